@@ -382,6 +382,27 @@ async def test_an_export_skips_nothing_at_a_pages_edge(house: House) -> None:
     ]
 
 
+async def test_the_list_names_the_runs_at_work_in_each_thread(house: House) -> None:
+    """A device that opens the page marks threads in which an agent is busy; ended runs are not named."""
+    busy, idle = [(await house.chat.create(ADA, name)).thread_id for name in ("busy", "idle")]
+    for number, thread in enumerate((busy, busy, idle)):
+        queued = Run(
+            run_id=f"r{number}",
+            thread_id=thread,
+            tenant="default",
+            user_id="ada",
+            agent="bot",
+            state="queued",
+            client_message_id=f"c{number}",
+            message_id=f"m{number}",
+            created_at=house.time,
+        )
+        await house.store.runs.start(queued, queue_limit=100)
+    await house.store.runs.request_cancel("default", "r2", "ada", house.time)
+    listed = {one.title: sorted(one.active_runs) for one in await house.chat.threads_of(ADA, None, 50)}
+    assert listed == {"busy": ["r0", "r1"], "idle": []}
+
+
 async def test_an_export_reads_outcomes_of_any_number(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """More runs than one reading gives, many of one moment: each is there once, oldest first."""
     monkeypatch.setattr("narthex.app.chat.MAX_OUTCOMES", 3)

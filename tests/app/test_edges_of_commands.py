@@ -114,6 +114,7 @@ async def test_an_rpc_whose_engine_is_away_is_answered_503(
         ("rpc", {"method": "no.such"}, 104),
         ("rpc", {"method": "thread.get", "data": {}}, 400),
         ("rpc", {"method": "thread.get", "data": {"thread_id": "none"}}, 404),
+        ("rpc", {"method": "run.steer", "data": {"run_id": "none", "text": "x"}}, 404),
         ("rpc", {"method": "thread.list", "data": {"before": IN_MS}}, 400),
         ("rpc", {"method": "thread.get", "data": {"thread_id": "none", "before": IN_MS}}, 400),
         ("rpc", {"method": "thread.outcomes", "data": {"thread_id": "none", "since": IN_MS}}, 400),

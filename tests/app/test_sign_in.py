@@ -132,9 +132,12 @@ async def test_only_we_make_a_journeys_cookie() -> None:
 
 async def test_a_journey_serves_once() -> None:
     """The browser's cookie and the state may leak together, in a shared browser's history: they are spent."""
-    _, elsewhere, sign_in = await house()
+    here, elsewhere, sign_in = await house()
     attempt = await begin(sign_in)
     assert isinstance(await finish(sign_in, attempt), UserSession)
+    assert [ends for _, ends in here.store.tickets.values()] == [here.now + STATE_TTL_S], (
+        "as long as its cookie"
+    )
     again = await finish(sign_in, attempt)
     assert isinstance(again, Denied)
     assert len(elsewhere.redeemed) == 1

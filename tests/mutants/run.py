@@ -120,14 +120,16 @@ class Coverage:
         """The tests that execute the line, nearest and fastest first, within the bounds."""
         lines = self.lines.get(mutant.path, {})
         found: set[str] = set()
-        for line in _candidates(mutant, source):
-            found |= lines.get(line, frozenset())
-            if found:
-                break
-        else:  # at import: every test that uses the module
-            if _at_module_level(mutant, source):
-                found = {test for tests in lines.values() for test in tests}
-        near = "tests/" + mutant.path.rpartition("/")[0]
+        near = "tests/" + mutant.path.rpartition("/")[0] + "/"
+        if _at_module_level(mutant, source):
+            # Executed in the first test that imports it, and used by all of them; a table has no other line.
+            found = {test for tests in lines.values() for test in tests}
+            found |= {test for test in self.durations if test.startswith(near)}
+        else:
+            for line in _candidates(mutant, source):
+                found |= lines.get(line, frozenset())
+                if found:
+                    break
         own = f"test_{Path(mutant.path).stem}.py"
         good = [test for test in found if self.durations.get(test, -1.0) >= 0.0]
         good.sort(key=lambda test: (own not in test, not test.startswith(near), self.durations[test], test))

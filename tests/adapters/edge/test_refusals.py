@@ -6,11 +6,14 @@ import json
 import re
 import socket
 import time
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from narthex.adapters.edge.limits import EdgeLimits
 from narthex.adapters.edge.responses import refusal_response
+from narthex.adapters.edge.tcp import Lingering, TcpConnection
 from narthex.domain.refusals import TABLE, Refusal
 from tests.adapters.edge.harness import KEY, PathHandler, Running, upgrade
 
@@ -263,6 +266,18 @@ def test_an_upgrade_on_a_kept_connection_has_a_deadline_of_its_own() -> None:
         head, body = peer.answer()
         assert (head.status, json.loads(body)["code"]) == (503, "overloaded")
         assert server.gate.cancelled.wait(5)
+
+
+def test_a_lingering_peer_is_read_up_to_the_bound() -> None:
+    """At the bound reading goes on, so that a refusal is not lost to a reset; one byte more stops it."""
+    paused: list[bool] = []
+    transport = SimpleNamespace(pause_reading=lambda: paused.append(True))
+    edge = SimpleNamespace(limits=EdgeLimits(linger_bytes=1_000))
+    lingering = Lingering(cast("TcpConnection", SimpleNamespace(transport=transport, edge=edge)))
+    lingering.data_received(b"x" * 1_000)
+    assert paused == []
+    lingering.data_received(b"x")
+    assert paused == [True]
 
 
 def test_a_lingering_peer_is_dropped_in_the_end() -> None:

@@ -71,6 +71,27 @@ async def test_an_event_of_the_ag_ui_package_is_taken_by_its_wire_names() -> Non
         await way_in.take(7)
 
 
+async def test_members_without_a_value_are_left_out_where_null_says_nothing() -> None:
+    """Objects of packages name every member; in a snapshot or a value null is a value."""
+    sink = Sink(1)
+    way_in = intake(sink)
+    await way_in.take({"type": "CUSTOM", "name": "x", "value": None, "rawEvent": None})
+    await way_in.take({"type": "STATE_SNAPSHOT", "snapshot": None, "rawEvent": None})
+    custom, snapshot = sink.put_events
+    assert (custom["value"], "rawEvent" in custom) == (None, False)
+    assert (snapshot["snapshot"], "rawEvent" in snapshot) == (None, False)
+
+
+async def test_a_chunk_of_another_message_closes_the_plain_text_before_it() -> None:
+    """An agent that yields text and then chunks: two messages, the first one whole."""
+    sink = Sink(1)
+    way_in = intake(sink)
+    await way_in.take("plain")
+    await way_in.take({"type": "TEXT_MESSAGE_CHUNK", "messageId": "m-0123456789-abcdef", "delta": "chunk"})
+    kinds = [event["type"].removeprefix("TEXT_MESSAGE_") for event in sink.put_events]
+    assert kinds == ["START", "CONTENT", "END", "START", "CONTENT"]
+
+
 async def test_the_bytes_of_a_run_are_bounded() -> None:
     """All of them together, at the bound and one beyond."""
     await intake(Sink(1), max_run_bytes=400).take(ev.custom("x", "y" * 100))
