@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Final, NamedTuple
 
 from tests.history import report, summary
-from tests.simulation.mutants import MUTANTS
+from tests.simulation.mutants import FENCED, MUTANTS
 from tests.simulation.plan import draw
 from tests.simulation.shrink import shrink
 from tests.simulation.world import Outcome, run
@@ -44,7 +44,7 @@ def play(seed: int, mutant: str = "") -> Outcome:
     """Play one seed, with a seeded fault if one is named."""
     if not mutant:
         return run(draw(seed))
-    seeded = MUTANTS[mutant]
+    seeded = (MUTANTS | FENCED)[mutant]
     with seeded.app():
         return run(draw(seed), seeded.prepare)
 
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seeds", metavar="A..B", help="a range, both ends included")
     parser.add_argument("--seed", type=int, help="one seed, told in full")
     parser.add_argument("--shrink", action="store_true", help="with --seed: leave out what is not needed")
-    parser.add_argument("--mutant", default="", choices=["", *MUTANTS], help="with a seeded fault")
+    parser.add_argument("--mutant", default="", choices=["", *MUTANTS, *FENCED], help="with a seeded fault")
     parser.add_argument(
         "--mutants", action="store_true", help="every seeded fault: the first seed that finds it"
     )
@@ -101,7 +101,7 @@ def _range(seeds: Sequence[int], workers: int, mutant: str) -> int:
 def _one(seed: int, mutant: str, *, small: bool) -> int:
     outcome = play(seed, mutant)
     if small and outcome.failed:
-        seeded = MUTANTS.get(mutant)
+        seeded = (MUTANTS | FENCED).get(mutant)
 
         def again(plan: object) -> Outcome:
             if seeded is None:

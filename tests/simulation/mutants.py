@@ -106,6 +106,14 @@ async def _sees_nobody(self: Journal, end: Position, tried: list[bytes]) -> None
     self.log.top = end
 
 
+@contextlib.contextmanager
+def _all(*patches: Callable[[], contextlib.AbstractContextManager[None]]) -> Generator[None]:
+    with contextlib.ExitStack() as stack:
+        for patch in patches:
+            stack.enter_context(patch())
+        yield
+
+
 async def _takes_it(self: Journal, published: Published, tried: list[bytes]) -> bytes:
     before = Position(published.offset - 1, published.epoch)
     page = await self._services.broker.history(self._channel, since=before, limit=1)
@@ -118,6 +126,9 @@ def _lies(*names: str) -> Callable[[World], None]:
 
     return prepare
 
+
+_ZOMBIES: Final = _patched(Lease, hold=_always)
+_DUPLICATES: Final = _patched(Journal, _ours=_takes_it, _read_on=_sees_nobody)
 
 MUTANTS: Final[dict[str, Mutant]] = {
     "commands-overtake": Mutant(
@@ -174,15 +185,19 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "digest-over-a-hole": Mutant(
         "46",
         "a run does not notice that its log is another one",
-        _patched(RunLogState, _follows=lambda *_: True),
+        lambda: _all(
+            _patched(RunLogState, _follows=lambda *_: True), _patched(Journal, _read_on=_sees_nobody)
+        ),
+    ),
+    "end-unconditional": Mutant(
+        "46", "the engine appends wherever its log ends", engine=_lies("appends anywhere")
     ),
     "keys-forgotten": Mutant("port", "a repeated publish is appended again", engine=_lies("forgets keys")),
     "gaps-hidden": Mutant("hub", "a gap in the offsets is not re-read", _patched(Hub, _repair=_hides_gaps)),
-    "zombies-publish": Mutant("runs", "a lost lease does not stop a run", _patched(Lease, hold=_always)),
-    "duplicates-are-ours": Mutant(
+    "two-owners-publish": Mutant(
         "runs",
-        "an owner takes another owner's events for its own",
-        _patched(Journal, _ours=_takes_it, _read_on=_sees_nobody),
+        "neither a lost lease nor another owner's events stop a run",
+        lambda: _all(_ZOMBIES, _DUPLICATES),
     ),
     "revoked-stay": Mutant(
         "revocations",
@@ -191,6 +206,15 @@ MUTANTS: Final[dict[str, Mutant]] = {
     ),
 }
 
+
+FENCED: Final[dict[str, Mutant]] = {
+    "zombies-publish": Mutant("runs", "a lost lease does not stop a run", _ZOMBIES),
+    "duplicates-are-ours": Mutant("runs", "an owner takes another owner's events for its own", _DUPLICATES),
+}
+"""Faults that no client can see, because each is fenced by the other. An owner without a lease that appends first is
+found by the next owner, in the log, before it appends; one that comes second finds the next owner's events and stops;
+the store refuses its end. With the lease checked, no owner meets another owner's events. `two-owners-publish` takes
+both away (`cut_owner` in the plan makes such owners)."""
 
 BELOW: Final[dict[str, str]] = {
     "37": "the NATS route itself: tests/campaigns (route reset between servers)",

@@ -78,11 +78,13 @@ FAULTS: Final[dict[str, float]] = {
     "deaf": 0.7,
     "cut_log": 0.6,
     "cut_store": 0.5,
+    "cut_owner": 0.4,
     "hang_log": 0.4,
     "hang_store": 0.4,
     "lose_tail": 0.5,
     "purge": 0.2,
     "recreate": 0.2,
+    "lose_at_end": 0.3,
     "restore": 0.2,
     "restore_store": 0.3,
     "trim": 0.3,
@@ -119,12 +121,22 @@ def _cluster(rng: random.Random, weights: dict[str, float], faults: dict[str, fl
     """A fault, often together with another one and with user actions, because coincidences break guarantees."""
     first = _fault(rng, faults)
     steps = [first]
+    if first.what == "cut_owner":  # of a run that takes longer than its lease lasts
+        said = Step(
+            max(0.5, round(first.at - 1.0, 3)),
+            "say",
+            rng.choice(READERS),
+            0.0,
+            f"{rng.choice(THREADS)} steady",
+        )
+        steps.insert(0, said)
     if rng.random() < 0.3:
         steps.append(_fault(rng, faults))
     steps += [_person(rng, weights) for _ in range(rng.choice((0, 0, 1, 2)))]
-    near = [min(BUSY_S, max(0.5, first.at + rng.uniform(-1.5, 1.5))) for _ in steps[1:]]
-    moved = zip(steps[1:], near, strict=True)
-    return [first, *(msgspec.structs.replace(step, at=round(at, 3)) for step, at in moved)]
+    kept = steps.index(first) + 1
+    near = [min(BUSY_S, max(0.5, first.at + rng.uniform(-1.5, 1.5))) for _ in steps[kept:]]
+    moved = zip(steps[kept:], near, strict=True)
+    return [*steps[:kept], *(msgspec.structs.replace(step, at=round(at, 3)) for step, at in moved)]
 
 
 def _pick(rng: random.Random, weights: dict[str, float]) -> str:
@@ -159,6 +171,10 @@ def _fault(rng: random.Random, faults: dict[str, float]) -> Step:
             return Step(at, what, "", float(rng.choice((1, 1, 2, 5, 30))))
         case "hang_log" | "hang_store" | "restore" | "restore_store":
             return Step(at, what, "", lasts)
+        case "cut_owner":
+            return Step(min(at, BUSY_S - 2.0), what, "", round(rng.uniform(8.5, 13.0), 3))
+        case "lose_at_end":
+            return Step(at, what, "", 0.0, rng.choice(("lose_tail", "purge", "recreate")))
         case "purge" | "recreate":
             return Step(at, what)
         case "trim":

@@ -12,7 +12,7 @@ import pytest
 
 from tests.history import summary
 from tests.simulation.__main__ import play
-from tests.simulation.mutants import MUTANTS
+from tests.simulation.mutants import FENCED, MUTANTS
 from tests.simulation.plan import Plan, draw
 from tests.simulation.shrink import shrink
 from tests.simulation.world import Outcome, run
@@ -21,7 +21,7 @@ from tests.timing import within
 ROOT = Path(__file__).parents[2]
 SEEDS = 1_000
 SOAK_SEEDS = 10_000
-QUICK = 60
+QUICK = 100
 """Seeds that show the faults of `QUICK_MUTANTS`."""
 QUICK_MUTANTS = (
     "commands-overtake",
@@ -30,6 +30,8 @@ QUICK_MUTANTS = (
     "keys-forgotten",
     "removals-ignored",
     "revoked-stay",
+    "two-owners-publish",
+    "end-unconditional",
 )
 
 
@@ -83,10 +85,10 @@ def test_histories_are_not_empty() -> None:
     assert counts["epoch_changes"] > 5
 
 
-@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize("name", MUTANTS | FENCED)
 def test_a_seeded_fault_changes_something(name: str) -> None:
     """The patched attribute exists, and the replaced SQL exists in this form."""
-    mutant = MUTANTS[name]
+    mutant = (MUTANTS | FENCED)[name]
     with mutant.app():
         pass
     sources = "".join(path.read_text() for path in (ROOT / "src/narthex/adapters/stores/sql").glob("*.py"))

@@ -149,6 +149,12 @@ class World:
                 yield f"{number} "
                 await asyncio.sleep(0.5)
 
+        async def steady(run: RunInput) -> AsyncIterator[str]:
+            began(run)
+            for number in range(24):
+                yield f"{number} "
+                await asyncio.sleep(0.5)
+
         async def again(run: RunInput) -> AsyncIterator[str]:
             began(run, restartable=True)
             for number in range(6):
@@ -167,7 +173,9 @@ class World:
             answer = await run.ask({"type": "object", "properties": {"ok": {"type": "boolean"}}}, "May I?")
             yield f"You said {answer}."
 
-        made = [Agent(name=function.__name__, function=function) for function in (echo, long, fails, asks)]
+        made = [
+            Agent(name=function.__name__, function=function) for function in (echo, long, steady, fails, asks)
+        ]
         return [*made, Agent(name="again", function=again, restartable=True)]
 
     # -- the history ---------------------------------------------------------------------------------------
@@ -334,14 +342,24 @@ class World:
 
     def cut_store(self, step: Step) -> None:
         """A node is cut off from the store."""
-        link = self._node(step).store_link
+        self._cut_store(self._node(step), step)
+
+    def cut_owner(self, step: Step) -> None:
+        """The owner of a run is cut off from the store and not from the log, until another node has taken it over."""
+        for (owner,) in self.database.look(_owners()):
+            found = next(node for node in self.nodes if node.name == owner.partition("/")[0])
+            self._cut_store(found, step)
+            return
+
+    def _cut_store(self, node: Node, step: Step) -> None:
+        link = node.store_link
         link.answers_pass = False
         link.requests_pass = step.text != "both"
 
         def back() -> None:
             link.answers_pass = link.requests_pass = True
 
-        self._begin(f"store cut {step.who}", STORE_AWAY, step.value, back)
+        self._begin(f"store cut {node.name}", STORE_AWAY, step.value, back)
 
     def hang_log(self, step: Step) -> None:
         """The log executes nothing for a while."""
@@ -371,6 +389,11 @@ class World:
         """The log is recreated, empty."""
         self.log.recreate()
         self._reconnect_all()
+
+    def lose_at_end(self, step: Step) -> None:
+        """One of the three, while the next terminal event of a run is on its way to the log."""
+        lose: Callable[[Step], None] = getattr(self, step.text)
+        self.log.on_proof = lambda: lose(msgspec.structs.replace(step, value=3.0))
 
     def restore(self, step: Step) -> None:
         """The log goes back to its state this many seconds before."""
@@ -564,6 +587,11 @@ def _messages(thread: str) -> Rows:
         "SELECT message_id, role FROM messages WHERE thread_id = ? ORDER BY place, created_at, seq",
         (thread,),
     )
+    return rows
+
+
+def _owners() -> Rows:
+    rows = yield "SELECT owner FROM runs WHERE state = 'running' AND owner <> '' ORDER BY run_id", ()
     return rows
 
 
