@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from narthex.app.retention import Retention
 from narthex.domain.plans import PLANS
-from narthex.ports.broker import Broker, Position
+from narthex.ports.broker import Broker, Page, Position
 from narthex.ports.threads import LogCut
 from tests.app.runs.fakes import FakeMeter, FakeThreads
 
@@ -72,3 +73,25 @@ async def test_all_of_it_may_be_older(broker: Broker) -> None:
     await cut(broker, 0.0)
     assert (await broker.history(THREAD)).top.offset == 0
     await cut(broker, 0.0)
+
+
+async def test_a_log_that_is_replaced_during_the_search_is_searched_anew(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Offsets that were found in the old log name other publications in the new one: none of those goes."""
+    moments = await filled(broker)
+    history, reads = broker.history, 0
+
+    async def replaced(channel: str, **asked: Any) -> Page:
+        nonlocal reads
+        reads += 1
+        if reads == 4:
+            await broker.remove(THREAD)
+            await filled(broker)
+        return await history(channel, **asked)
+
+    monkeypatch.setattr(broker, "history", replaced)
+    await cut(broker, moments[COUNT - 1])
+    monkeypatch.undo()
+    page = await broker.history(THREAD)
+    assert ([entry.offset for entry in page.publications], page.complete) == ([*range(1, COUNT + 1)], True)
