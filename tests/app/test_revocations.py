@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from narthex.adapters.stores.sql.operation import Operation
+from narthex.adapters.stores.sqlite import SqliteStore
 from narthex.app import revocations as module
 from narthex.app.revocations import Revocations
 from narthex.domain.identity import Identity
@@ -407,3 +410,24 @@ async def test_what_ended_is_remembered_as_long_as_a_broadcast_can_be_late() -> 
     now += 1
     await instance.reload()
     assert instance._ended == {}
+
+
+async def test_a_revocation_after_the_store_went_back_in_time_is_found_by_the_poll(tmp_path: Path) -> None:
+    """It has the number of one that the store lost, which this instance has read; its broadcast is lost."""
+    store = SqliteStore(tmp_path / "store.db")
+    await store.start()
+    one, two = (Revocations(store.credentials, None, clock=lambda: NOW) for _ in range(2))
+    await one.revoke_subject("acme", "carol", until=NOW + 1e6, reason="blocked")
+    await two.refresh()
+
+    def forget() -> Operation[None]:
+        yield "DELETE FROM revocations", ()
+        yield "UPDATE counters SET value = 0 WHERE name = 'revocations'", ()
+
+    await store._engine.write(forget())  # a store that goes back in time has no port
+    await two.refresh()
+    await one.revoke_subject("acme", "alice", until=NOW + 1e6, reason="blocked")
+    await two.refresh()
+    assert two.covers(ALICE)
+    assert two.covers(msgspec.structs.replace(ALICE, subject="carol"))  # until it reads everything again
+    await store.stop()

@@ -203,6 +203,9 @@ class TestRevocations:
         block = Revocation(kind="subject", tenant="a", value="ann", at=1.0, until=50.0, reason="left")
         await store.credentials.add_revocation(block)
         position = (await store.credentials.revocation_changes(0, 10)).position
+        assert (await store.credentials.revocation_changes(position, 10)).position == position
+        ahead = await store.credentials.revocation_changes(position + 1, 10)  # the store went back in time
+        assert (ahead.position, ahead.changed, ahead.more) == (0, [], True)
         assert not await store.credentials.remove_revocation("subject", "b", "ann", 9.0)
         assert await store.credentials.remove_revocation("subject", "a", "ann", 9.0)
         assert not await store.credentials.remove_revocation("subject", "a", "ann", 10.0)

@@ -168,7 +168,8 @@ class Credentials(Protocol):
 
         The cost depends on the number of changes, not of kept rows. No change is skipped: a position covers every write
         of any instance up to it. A caller whose last call is an hour ago starts from 0, because ended revocations are
-        deleted by then.
+        deleted by then. A store that went back in time (a restored copy, a standby that lagged) to before the position
+        sends the caller back to 0: its next changes have numbers that were given before.
         """
 
     async def expire(self, now: float) -> int:

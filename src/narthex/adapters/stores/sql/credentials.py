@@ -183,6 +183,8 @@ class SqlCredentials(Adapter):
             f"SELECT {_REVOCATION.columns}, change FROM revocations WHERE change > ? ORDER BY change LIMIT ?",
             (after, limit),
         )
+        if not rows and after > (yield "SELECT value FROM counters WHERE name = 'revocations'", ())[0][0]:
+            return RevocationChanges(position=0, changed=[], more=True)
         # An older program beside this one writes no numbers: its few revocations are read each time, until they end.
         old = yield from _REVOCATION.many(
             'FROM revocations WHERE change = 0 ORDER BY "until" DESC LIMIT ?', limit
