@@ -68,6 +68,20 @@ async def test_the_log_is_gone_and_the_owner_dead(fake_house: House) -> None:
     assert "digest" not in events[-1]
 
 
+async def test_the_owner_that_ends_it_dies_too(fake_house: House) -> None:
+    """It had noted a position of the new log, in which the run has no event: that is no proof that it had not begun."""
+    work = Counted()
+    run = await at_work(fake_house, work)
+    fake_house.fake_broker.lose()
+    fake_house.fake_broker.fail_publishes = 1_000_000
+    second = await fake_house.node(agent(work.talk), name="n2")
+    await fake_house.comes(lambda: fake_house.meter.counts.get("run_publish_retries", 0) > 0)
+    kill(second)
+    fake_house.fake_broker.fail_publishes = 0
+    row = await next_owner(fake_house, work, run)
+    assert (row.state, row.error, work.times) == ("failed", "log_lost", 1)
+
+
 async def test_a_restartable_one_runs_again(fake_house: House) -> None:
     """And says so; its digest is left out, since nobody has all of its events."""
     work = Counted()

@@ -43,6 +43,7 @@ from narthex.domain.events import Event
 from narthex.domain.runs import RUN_ERRORS, RunState
 from narthex.errors import DependencyError, NarthexError
 from narthex.ports.agents import AgentError
+from narthex.ports.broker import Position
 from narthex.ports.runs import Run
 
 log = structlog.get_logger("narthex.runs", log_name="narthex.runs")
@@ -206,6 +207,9 @@ class Execution:
                 channel = channel_key(run.tenant, thread_channel(run.thread_id))
                 position = (await self.services.broker.history(channel, limit=0)).top
                 self.journal.log.top = position
+            # The noted position proves that the run's log is gone; one of the next log would not.
+            if self.journal.log.broken:
+                position = Position(run.start_offset, run.start_epoch)
             now = self.services.now()
             if not await self.services.runs.started(run, position, now):
                 raise OwnershipLost
