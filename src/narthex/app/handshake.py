@@ -179,21 +179,45 @@ class HandshakeHandler:
     async def identify(self, head: RequestHead) -> PreflightResult:
         """The requesting user, by the upgrade's own rules (`POST /ws/ticket` and others). Uses up nothing."""
         request = self._read_request(head, sees_refusal=True, upgrade=False)
-        verdicts: Verdicts = ()
-        screened = self._screen(request, consume=False)
-        outcome: Admit | Refusal
-        if isinstance(screened, Refusal):
-            outcome = screened
-        else:
-            found = self._verdicts(request, consume=False)
-            if isinstance(found, Awaitable):
-                found = await self._in_time(request, found)
-            if isinstance(found, Refusal):
-                outcome = found
-            else:
-                verdicts, outcome = found, admit_screened(screened, found)
+        outcome, verdicts = await self._judge(request, consume=False)
         self._record(outcome, request, verdicts, count=False)
         return PreflightResult(outcome=outcome, trace_id=request.trace_id, address=request.client.address)
+
+    async def verify(self, head: RequestHead) -> PreflightResult:
+        """The decision on a handshake that another server will complete. Uses up a ticket, takes no slot.
+
+        It counts as a handshake; a connection without proof is refused, because nothing could ask for it later.
+        """
+        request = self._read_request(head, sees_refusal=True)
+        outcome, verdicts = await self._judge(request, consume=True)
+        if not isinstance(outcome, Refusal):
+            outcome = await self._proven(request, outcome) or outcome
+        self._record(outcome, request, verdicts, count=True)
+        return PreflightResult(outcome=outcome, trace_id=request.trace_id, address=request.client.address)
+
+    async def _proven(self, request: HandshakeRequest, admit: Admit) -> Refusal | None:
+        """Record the admission of a test identity; the refusal that is due without proof, or without the record."""
+        if admit.identity is None:
+            return Refusal(code="auth_required")
+        if not admit.identity.e2e:
+            return None
+        return await self._admissions.record(
+            admit.identity,
+            surface="verify",
+            proof=admit.carriers[0],
+            address=request.client.address,
+            trace_id=request.trace_id,
+            wait_s=request.deadline - self._monotonic(),
+        )
+
+    async def _judge(self, request: HandshakeRequest, *, consume: bool) -> tuple[Admit | Refusal, Verdicts]:
+        screened = self._screen(request, consume=False)
+        if isinstance(screened, Refusal):
+            return screened, ()
+        found = self._verdicts(request, consume=consume)
+        if isinstance(found, Awaitable):
+            found = await self._in_time(request, found)
+        return (found, ()) if isinstance(found, Refusal) else (admit_screened(screened, found), found)
 
     # -- the steps of a handshake --------------------------------------------------------------------------
 

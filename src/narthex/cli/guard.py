@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from narthex.cli.flags import LogFormat, LogLevel
+from narthex.cli.flags import LogFormat, LogLevel, serving_settings
 from narthex.errors import EXIT_FINDINGS, EXIT_OK
 
 
@@ -18,6 +17,7 @@ def guard(
     upstream: str | None = None,
     path: Annotated[list[str] | None, Parameter(consume_multiple=True, negative_iterable=())] = None,
     pass_http: Annotated[bool | None, Parameter(negative=())] = None,
+    verify_only: Annotated[bool | None, Parameter(negative=())] = None,
     host: str | None = None,
     port: int | None = None,
     data_dir: Path | None = None,
@@ -35,12 +35,14 @@ def guard(
 
     Examples:
         NARTHEX_JWKS_URL=https://id.example.com/jwks narthex guard --upstream ws://127.0.0.1:9000
+        narthex guard --verify-only
         narthex guard --upstream http://127.0.0.1:3000 --path /ws '/rooms/{room}/live' --pass-http
 
     Args:
         upstream: The server behind: ws://HOST:PORT, wss://…, http://…; requests keep their path and query.
         path: Paths of its WebSockets (default /ws); `{name}` matches one segment, `*` at the end any rest.
         pass_http: Pass plain HTTP requests to it too, unchecked and with their credentials.
+        verify_only: No upstream: only answer proxies that ask /ws/verify (docs/guard-verify.md).
         host: Address to listen on (development: 127.0.0.1; staging and production: 0.0.0.0).
         port: Port; 0 takes a free one.
         data_dir: Directory of revocations, tickets and signing keys.
@@ -49,13 +51,11 @@ def guard(
         allow_remote_development: Let development listen beyond loopback.
         config: The settings file instead of ./narthex.toml.
     """
-    from narthex.adapters.telemetry.logging import configure_logging, get_logger
-    from narthex.settings import load
-
     flags = {
         "upstream": upstream,
         "upstream_paths": path,
         "pass_http": pass_http,
+        "verify_only": verify_only,
         "host": host,
         "port": port,
         "data_dir": data_dir,
@@ -63,13 +63,7 @@ def guard(
         "log_level": log_level,
         "allow_remote_development": allow_remote_development,
     }
-    settings = load(flags, os.environ, config, parts={"store"})
-    configure_logging(
-        log_format=settings.log_format, level=settings.log_level, secrets=settings.secret_values()
-    )
-    log = get_logger("narthex")
-    for warning in settings.warnings:
-        log.warning("configuration", detail=warning)
+    settings = serving_settings(flags, config, parts={"store"})
     from narthex.guard.core import guard_settings
     from narthex.guard.process import serve, upstream_of
     from narthex.wiring.start_checks import check_start
@@ -80,8 +74,12 @@ def guard(
     def ready(urls: list[str]) -> None:
         url = settings.public_url or urls[0].replace("//0.0.0.0", "//127.0.0.1").replace("//[::]", "//[::1]")
         lines = [f"narthex guard is ready ({settings.environment})"]
-        lines += [f"  socket    {url.replace('http', 'ws', 1)}{one}" for one in settings.upstream_paths]
-        lines += [f"  upstream  {settings.upstream}", f"  keys      {url}/.well-known/jwks.json"]
+        if settings.verify_only:
+            lines.append(f"  verify    {url}/ws/verify")
+        else:
+            lines += [f"  socket    {url.replace('http', 'ws', 1)}{one}" for one in settings.upstream_paths]
+            lines.append(f"  upstream  {settings.upstream}")
+        lines.append(f"  keys      {url}/.well-known/jwks.json")
         sys.stdout.write("\n".join(lines) + "\n")
         sys.stdout.flush()
 

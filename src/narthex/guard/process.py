@@ -31,7 +31,7 @@ from narthex.adapters.tokens.claims import ClaimRules
 from narthex.adapters.tokens.signing import KeyRing
 from narthex.app.connection_context import ConnectionContext
 from narthex.app.handshake import NewReceiver
-from narthex.app.health import CheckFailed, auth_check, ping_check
+from narthex.app.health import Check, CheckFailed, auth_check, ping_check
 from narthex.app.lifecycle import Component
 from narthex.domain.descriptors import capacity
 from narthex.domain.refusals import Refusal
@@ -42,8 +42,9 @@ from narthex.guard.core import GuardCore
 from narthex.guard.paths import PathPatterns
 from narthex.guard.relayed import Assertions, RelayedConnection, handed_on
 from narthex.settings import Settings
+from narthex.web import preflight, verify
 from narthex.web.problems import exception_handlers, problem
-from narthex.web.request_rules import RequestRules
+from narthex.web.request_rules import RequestAuthenticator, RequestRules
 from narthex.wiring.capacity_log import Evictions, log_capacity
 from narthex.wiring.server_process import ServerProcess, edge_limits, make_edge, make_health, probe_pages
 
@@ -51,6 +52,7 @@ JWKS_PATH: Final = "/.well-known/jwks.json"
 JWKS_MAX_AGE_S: Final = 30  # below the minute for which a new key is published before it signs
 DESCRIPTORS_EACH: Final = 2  # the client's socket and the upstream's
 DEFAULT_ISSUER: Final = "narthex-guard"
+DEFAULT_AUDIENCE: Final = "upstream"
 
 log = get_logger("narthex.guard")
 
@@ -68,47 +70,37 @@ class GuardProcess:
 
     def __init__(self, settings: Settings, on_ready: Callable[[list[str]], None]) -> None:
         self.settings = settings
-        address, paths = upstream_of(settings)
-        self.address = address
+        self.address, paths = upstream_of(settings)
         descriptors = raise_descriptor_limit()
         fitted = capacity(settings.limits(), descriptors // DESCRIPTORS_EACH)
         log_capacity(fitted, asked=settings.source("max_connections") != "default")
-        self.core = GuardCore(
+        self.core = core = GuardCore(
             settings,
-            new_receiver=cast(
-                "NewReceiver", self._new_connection
-            ),  # the relay calls less of it than a gateway
+            # The relay calls less of it than a gateway.
+            new_receiver=cast("NewReceiver", self._new_connection),
             paths=paths,
             limits=fitted.limits,
         )
-        core = self.core
         core.meter.gauge("descriptors", float(descriptors))
-        tls = ssl.create_default_context() if address.secure else None
-        self.upstream = Upstream(address.host, address.port, tls)
         self.ring = KeyRing(
             core.store.credentials,
             "guard",
             issuer=settings.public_url or DEFAULT_ISSUER,
-            audience=settings.upstream_name or address.authority,
+            audience=settings.upstream_name or (self.address.authority if self.address else DEFAULT_AUDIENCE),
             rules=ClaimRules(),
             clock=core.now,
         )
-        assertions = Assertions(self.ring, core.now)
-        handler = RelayHandler(
-            core.handshakes,
-            self.upstream,
-            partial(handed_on, assertions=assertions),
-            timeout_s=settings.upstream_timeout_s,
-            handshake_timeout_s=core.limits.handshake_timeout_s,
-            result=self._upstream_answered,
-        )
-        edge = handler.edge = make_edge(
+        self._assertions = Assertions(self.ring, core.now)
+        relay = None if self.address is None else self._make_relay(self.address)
+        edge = make_edge(
             settings,
             edge_limits(settings, fitted),
-            handler,
+            relay or core.handshakes,
             HeadRules(allowed_host=settings.hosts.allows, websocket_paths=paths),
             Evictions(core.meter).counted,
         )
+        if relay is not None:
+            relay.edge = edge
         core.lifecycle.add([Component("assertions", self.ring.start, self.ring.stop)])
         self.process = ServerProcess(
             Starlette(routes=self._routes(), exception_handlers=exception_handlers(core.report_bug)),
@@ -118,6 +110,17 @@ class GuardProcess:
             grace_s=settings.drain_grace_s,
             log=log,
             on_ready=on_ready,
+        )
+
+    def _make_relay(self, address: UpstreamAddress) -> RelayHandler:
+        tls = ssl.create_default_context() if address.secure else None
+        return RelayHandler(
+            self.core.handshakes,
+            Upstream(address.host, address.port, tls),
+            partial(handed_on, assertions=self._assertions),
+            timeout_s=self.settings.upstream_timeout_s,
+            handshake_timeout_s=self.core.limits.handshake_timeout_s,
+            result=self._upstream_answered,
         )
 
     def _new_connection(self, context: ConnectionContext) -> RelayedConnection:
@@ -138,34 +141,27 @@ class GuardProcess:
 
     def _routes(self) -> Sequence[BaseRoute]:
         settings, core = self.settings, self.core
-        checks = {
-            "auth": auth_check(core.verifier),
-            "store": ping_check(core.store.ping),
-            "upstream": self._check_upstream,
-        }
+        checks: dict[str, Check] = {"auth": auth_check(core.verifier), "store": ping_check(core.store.ping)}
+        if self.address is not None:
+            checks["upstream"] = partial(_check_upstream, self.address)
         health = make_health(settings, checks, core.lifecycle, core.meter, log, critical=("upstream",))
+        http = RequestAuthenticator(core.handshakes, settings.public_url)
+        passing = settings.pass_http and self.address is not None
         return [
             *probe_pages(settings, health, core.meter).routes(),
+            *preflight.routes(core.handshakes, http),
+            *verify.routes(core.handshakes, self._assertions.headers),
             Route(JWKS_PATH, self._jwks, methods=["GET"]),
-            *([Mount("/", app=self._passing())] if settings.pass_http else []),
+            *([Mount("/", app=self._passing(self.address))] if passing and self.address else []),
         ]
-
-    async def _check_upstream(self) -> str:
-        """Connect, and leave: only a handshake with a user's proof would be answered."""
-        try:
-            _, writer = await asyncio.open_connection(self.address.host, self.address.port)
-        except OSError as fault:
-            raise CheckFailed("the server behind takes no connection") from fault
-        writer.transport.abort()
-        return "takes connections; a handshake with it is not tried"
 
     async def _jwks(self, _: Request) -> Response:
         """RFC 7517 section 5: the keys that the assertions verify with."""
         headers = {"Cache-Control": f"public, max-age={JWKS_MAX_AGE_S}", "Access-Control-Allow-Origin": "*"}
         return JSONResponse(self.ring.public_keys(), headers=headers)
 
-    def _passing(self) -> HttpPassing:
-        settings, core, address = self.settings, self.core, self.address
+    def _passing(self, address: UpstreamAddress) -> HttpPassing:
+        settings, core = self.settings, self.core
         rules = RequestRules(settings.proxies, settings.origins, settings.public_url)
 
         def prepare(scope: Message) -> tuple[list[tuple[str, str]], str, str]:
@@ -184,13 +180,28 @@ class GuardProcess:
         return passing
 
 
-def upstream_of(settings: Settings) -> tuple[UpstreamAddress, PathPatterns]:
-    """The server behind, and its WebSockets' paths. Raises ConfigError with every problem."""
+async def _check_upstream(address: UpstreamAddress) -> str:
+    """Connect, and leave: only a handshake with a user's proof would be answered."""
+    try:
+        _, writer = await asyncio.open_connection(address.host, address.port)
+    except OSError as fault:
+        raise CheckFailed("the server behind takes no connection") from fault
+    writer.transport.abort()
+    return "takes connections; a handshake with it is not tried"
+
+
+def upstream_of(settings: Settings) -> tuple[UpstreamAddress | None, PathPatterns]:
+    """The server behind, and its WebSockets' paths; none with `verify_only`. Raises ConfigError with every problem."""
+    if settings.verify_only:
+        if settings.upstream:
+            raise ConfigError(["NARTHEX_VERIFY_ONLY relays nothing, and NARTHEX_UPSTREAM is set. Unset one."])
+        return None, PathPatterns(())
     problems = []
     address = parse_upstream(settings.upstream)
     if not settings.upstream:
         problems.append(
-            "NARTHEX_UPSTREAM is not set. Name the server behind: --upstream ws://127.0.0.1:9000."
+            "NARTHEX_UPSTREAM is not set. Name the server behind, --upstream ws://127.0.0.1:9000, or only answer "
+            "proxies: --verify-only."
         )
     try:
         paths = PathPatterns(settings.upstream_paths)

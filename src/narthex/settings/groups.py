@@ -366,6 +366,11 @@ class GuardOptions(BaseModel):
         ge=0.1,
         le=60,
     )
+    verify_only: bool = option(
+        False,
+        "Answer proxies at `/ws/verify` and relay nothing: `narthex guard` without an upstream.",
+        flag="--verify-only",
+    )
     pass_http: bool = option(
         False,
         "Pass plain HTTP requests to the upstream too, with their credentials and without any check.",
