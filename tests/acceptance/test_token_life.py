@@ -323,8 +323,16 @@ async def test_revocation_closes_live_sockets_within_a_second(tmp_path: Path, ho
                         "default", "ada", until=began + 60, reason="test"
                     )
                 else:
-                    await parts.core.revocations.revoke_issued_before(
-                        "default", "ada", cut=began + 1, max_ttl_s=60, reason="test"
+                    await parts.core.revocations.revoke(
+                        Revocation(
+                            kind="issued_before",
+                            tenant="default",
+                            value="ada",
+                            at=began,
+                            cut=began + 1,
+                            until=began + 61,
+                            reason="test",
+                        )
                     )
             code, reason, moment, _ = await ending
             assert (code, reason.partition(":")[0]) == (3500, "token_revoked")

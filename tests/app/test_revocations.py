@@ -93,16 +93,23 @@ async def test_issued_before_covers_what_is_older_and_what_has_no_iat(
 ) -> None:
     """A token without `iat` counts as issued before any cut."""
     one, two, _, _ = pair()
-    await one.revoke_issued_before("acme", "alice", cut=NOW, max_ttl_s=3600, reason="password changed")
+    await one.revoke(issued_before_now("alice"))
     identity = Identity(subject=subject, tenant="acme", issued_at=issued_at)
     assert one.covers(identity) is covered
     assert two.covers(identity) is covered
 
 
+def issued_before_now(subject: str) -> Revocation:
+    """Of everything that the subject was issued before `NOW`."""
+    return Revocation(
+        kind="issued_before", tenant="acme", value=subject, at=NOW, cut=NOW, until=NOW + 3600, reason="leak"
+    )
+
+
 async def test_a_whole_tenant_can_be_cut() -> None:
     """`*` is everybody of the tenant and nobody else."""
     one, _, _, _ = pair()
-    await one.revoke_issued_before("acme", "*", cut=NOW, max_ttl_s=3600, reason="leak")
+    await one.revoke(issued_before_now("*"))
     assert one.covers(Identity(subject="anyone", tenant="acme", issued_at=NOW - 1))
     assert not one.covers(Identity(subject="anyone", tenant="other", issued_at=NOW - 1))
 

@@ -10,6 +10,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -97,10 +98,11 @@ class CiOidc(msgspec.Struct, frozen=True):
         return bool(self.subject) and subject == self.subject
 
 
+@dataclass(kw_only=True, eq=False)
 class TokenExchange:
     """`POST /auth/e2e/test-auth`: a key, or CI's token, for a token of a confined test identity.
 
-    Args:
+    Attributes:
         environment: in production nothing is exchanged.
         proofs: checks keys; without a live key nothing is exchanged either.
         mint: signs for issuer `narthex-e2e`.
@@ -110,24 +112,13 @@ class TokenExchange:
         clock: seconds since the epoch.
     """
 
-    def __init__(
-        self,
-        *,
-        environment: Environment,
-        proofs: KeyProofs,
-        mint: TokenMint,
-        admissions: Admissions,
-        ci: CiOidc | None,
-        meter: Meter,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._environment = environment
-        self._proofs = proofs
-        self._mint = mint
-        self._admissions = admissions
-        self._ci = ci
-        self._meter = meter
-        self._clock = clock
+    environment: Environment
+    proofs: KeyProofs
+    mint: TokenMint
+    admissions: Admissions
+    ci: CiOidc | None
+    meter: Meter
+    clock: Callable[[], float] = time.time
 
     async def exchange(self, request: ExchangeRequest) -> ExchangeAnswer | Refusal:
         """Check the proof, then the body, then mint.
@@ -140,11 +131,11 @@ class TokenExchange:
             return refusal
         body = _body(request.body)
         if isinstance(body, Refusal):
-            self._meter.e2e_admission("bad_body")
+            self.meter.e2e_admission("bad_body")
             return body
         identity = self._identity(body, request.fresh_id)
         proof = E2E_KEY if request.keys else "oidc"
-        unrecorded = await self._admissions.record(
+        unrecorded = await self.admissions.record(
             identity,
             surface="exchange",
             proof=proof,
@@ -154,7 +145,7 @@ class TokenExchange:
         )
         if unrecorded is not None:
             return unrecorded
-        token = self._mint.mint(identity, ttl_s=E2E_LIFE_S, now=self._clock())
+        token = self.mint.mint(identity, ttl_s=E2E_LIFE_S, now=self.clock())
         user: dict[str, object] = {
             "id": identity.subject,
             "email": body.email,
@@ -168,11 +159,11 @@ class TokenExchange:
         return ExchangeAnswer(access_token=token, user=user)
 
     def _closed(self) -> Refusal | None:
-        if self._environment is Environment.PRODUCTION:
-            self._meter.e2e_admission("not_allowed")
+        if self.environment is Environment.PRODUCTION:
+            self.meter.e2e_admission("not_allowed")
             return Refusal(code="e2e_not_allowed_here", detail="This is production.")
-        if not self._proofs.possible:
-            self._meter.e2e_admission("no_key")
+        if not self.proofs.possible:
+            self.meter.e2e_admission("no_key")
             return Refusal(code="auth_unavailable", detail=f"{NO_KEY_REASON}.")
         return None
 
@@ -184,22 +175,22 @@ class TokenExchange:
             if bearer is not None or len(request.keys) > 1:
                 detail = "Send X-E2E-Bypass-Key once, and no other credential with it."
                 return Refusal(code="credential_conflict", detail=detail, carriers_checked=_CHECKED)
-            return self._proofs.check(request.keys[0].strip(), request.address)
-        if bearer is None or self._ci is None:
+            return self.proofs.check(request.keys[0].strip(), request.address)
+        if bearer is None or self.ci is None:
             return Refusal(
                 code="e2e_key_wrong", detail="X-E2E-Bypass-Key is missing.", carriers_checked=_CHECKED
             )
-        return await self._ci_refusal(self._ci, bearer)
+        return await self._ci_refusal(self.ci, bearer)
 
     async def _ci_refusal(self, ci: CiOidc, token: str) -> Refusal | None:
-        verdict = await _bounded(ci.verifier.verify(token, now=self._clock(), traffic="e2e"))
+        verdict = await _bounded(ci.verifier.verify(token, now=self.clock(), traffic="e2e"))
         if isinstance(verdict, Unavailable):
-            self._meter.e2e_admission("unavailable")
+            self.meter.e2e_admission("unavailable")
             return Refusal(
                 code="auth_unavailable", retry_after_s=verdict.retry_after_s, log_detail=verdict.cause
             )
         if isinstance(verdict, Rejected):
-            self._meter.e2e_admission("wrong_token")
+            self.meter.e2e_admission("wrong_token")
             return Refusal(
                 code=verdict.code,
                 detail=verdict.detail,
@@ -207,7 +198,7 @@ class TokenExchange:
                 log_detail=verdict.log_detail,
             )
         if not ci.names(verdict.identity.subject):
-            self._meter.e2e_admission("wrong_subject")
+            self.meter.e2e_admission("wrong_subject")
             return Refusal(
                 code="permission_denied",
                 detail="This workflow's subject is not allowed to run tests here.",
@@ -220,8 +211,8 @@ class TokenExchange:
         identity = key_proof_identity(
             test_run=body.test_run,
             fresh_id=fresh_id,
-            permissions=self._proofs.permissions,
-            now=self._clock(),
+            permissions=self.proofs.permissions,
+            now=self.clock(),
         )
         who = f"{identity.subject}:{body.email}" if body.test_run else f"e2e:{body.email}"
         return msgspec.structs.replace(

@@ -28,38 +28,6 @@ def outcome_of(result: Admit | Refusal) -> tuple[str, str]:
     return ("inert", result.inert) if result.inert else ("admitted", "ok")
 
 
-def handshake_record(
-    result: Admit | Refusal,
-    policy: AdmissionPolicy,
-    *,
-    carriers: tuple[str, ...],
-    key_id: str,
-    algorithm: str,
-    client: str,
-    trace_id: str,
-    duration_s: float,
-) -> dict[str, object]:
-    """The record."""
-    outcome, code = outcome_of(result)
-    identity = None if isinstance(result, Refusal) else result.identity
-    return {
-        "event": "handshake",
-        "outcome": outcome,
-        "code": code,
-        "environment": policy.environment.value,
-        "is_testing": policy.is_testing,
-        "is_e2e_testing": policy.is_e2e_testing,
-        "carriers": list(carriers),
-        "key_id": _plain(key_id),
-        "algorithm": _plain(algorithm),
-        "identity_class": identity.identity_class.value if identity else "",
-        "test_run": identity.test_run if identity else "",
-        "client": client,
-        "trace_id": trace_id,
-        "duration_ms": round(duration_s * 1000, 3),
-    }
-
-
 class DecisionRecorder:
     """Counts every decision, and writes its record when records are wanted.
 
@@ -106,17 +74,25 @@ class DecisionRecorder:
         if self._record is None:
             return
         key_id, algorithm = _key_of(verdicts)
+        outcome, code = outcome_of(result)
+        identity = None if isinstance(result, Refusal) else result.identity
         self._record(
-            handshake_record(
-                result,
-                self._policy,
-                carriers=carriers,
-                key_id=key_id,
-                algorithm=algorithm,
-                client=client,
-                trace_id=trace_id,
-                duration_s=duration_s,
-            )
+            {
+                "event": "handshake",
+                "outcome": outcome,
+                "code": code,
+                "environment": self._policy.environment.value,
+                "is_testing": self._policy.is_testing,
+                "is_e2e_testing": self._policy.is_e2e_testing,
+                "carriers": list(carriers),
+                "key_id": _plain(key_id),
+                "algorithm": _plain(algorithm),
+                "identity_class": identity.identity_class.value if identity else "",
+                "test_run": identity.test_run if identity else "",
+                "client": client,
+                "trace_id": trace_id,
+                "duration_ms": round(duration_s * 1000, 3),
+            }
         )
         if isinstance(result, Refusal) and result.log_detail:
             self._record(

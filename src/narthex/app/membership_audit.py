@@ -21,6 +21,7 @@ import structlog
 from narthex.app.commands.subscribing import Subscriptions
 from narthex.app.connection import Connection
 from narthex.app.hub import Hub
+from narthex.app.periodic import BackgroundTask
 from narthex.app.tasks import Tasks
 from narthex.domain.channels import parse_channel, split_key
 from narthex.errors import DependencyError
@@ -37,8 +38,8 @@ RETRY_MOST_S: Final = 10.0
 _log = structlog.get_logger("narthex.rights", log_name="narthex.rights")
 
 
-class MembershipAudit:
-    """See the module.
+class MembershipAudit(BackgroundTask):
+    """See the module. `start` begins the continuous checks; the store must have started.
 
     Args:
         hub: has the subscribers.
@@ -46,8 +47,7 @@ class MembershipAudit:
         tasks: owns the check after a doubt.
         threads: has the members.
         per_s: subscriptions a second after a doubt.
-        spread_s: a check begins within this time; None: `SPREAD_S`.
-        every_s: from one check's start to the next one's without a doubt; None: `EVERY_S`.
+        spread_s: a check begins within this time.
     """
 
     def __init__(
@@ -58,31 +58,17 @@ class MembershipAudit:
         threads: Threads,
         *,
         per_s: float = DOUBTED_PER_S,
-        spread_s: float | None = None,
-        every_s: float | None = None,
+        spread_s: float = SPREAD_S,
     ) -> None:
+        super().__init__(self._forever, "rights")
         self._hub = hub
         self._subscriptions = subscriptions
         self._tasks = tasks
         self._threads = threads
         self._per_s = per_s
-        self._spread_s = SPREAD_S if spread_s is None else spread_s
-        self._every_s = EVERY_S if every_s is None else every_s
+        self._spread_s = spread_s
         self._checking = False
         self._again = False
-        self._task: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Begin the continuous checks; the store must have started."""
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._forever(), name="rights")
-
-    async def stop(self) -> None:
-        """End; a later `start` begins anew."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
     def schedule(self) -> None:
         """Control messages may have been lost: check all subscriptions, soon."""
@@ -108,7 +94,7 @@ class MembershipAudit:
 
     async def _forever(self) -> None:
         loop = asyncio.get_running_loop()
-        wait_s = self._every_s
+        wait_s = EVERY_S
         while True:
             await asyncio.sleep(wait_s * random.uniform(0.9, 1.0))  # noqa: S311 - nodes must not ask in one wave
             began = loop.time()
@@ -118,7 +104,7 @@ class MembershipAudit:
                     _log.warning("removals_were_missed", subscriptions=removed)
             except Exception:  # a bug: without this task a removal that no message tells of is never found
                 _log.exception("rights_raised")
-            wait_s = max(0.0, self._every_s - (loop.time() - began))
+            wait_s = max(0.0, EVERY_S - (loop.time() - began))
 
     async def _check_all(self, per_s: float) -> tuple[int, int]:
         """Check every subscription once; returns how many were compared, and how many had ended."""

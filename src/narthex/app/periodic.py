@@ -1,4 +1,4 @@
-"""Repeated housekeeping: one task, soon after the start and then at an interval, until it is stopped.
+"""Background tasks: one that is owned between `start` and `stop`, and repeated housekeeping.
 
 Not here: the work. Rule: times have jitter, so that instances that were started together do not meet.
 """
@@ -6,13 +6,39 @@ Not here: the work. Rule: times have jitter, so that instances that were started
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 
-class Periodic:
-    """One task; `start` and `stop`.
+class BackgroundTask:
+    """One task. `start` and `stop` are idempotent; a later `start` begins anew.
+
+    Args:
+        run: the task's work, from its start to its cancellation; it raises nothing, an exception ends it.
+        name: of the task.
+    """
+
+    def __init__(self, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        self._run_task = run
+        self._name = name
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run_task(), name=self._name)
+
+    async def stop(self) -> None:
+        """End, in the middle of the work if need be."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+class Periodic(BackgroundTask):
+    """Work that is repeated; the first time is soon, for entries that ended while no process ran.
 
     Args:
         work: called each time; it raises nothing, an exception ends the task.
@@ -20,24 +46,11 @@ class Periodic:
     """
 
     def __init__(self, work: Callable[[], Awaitable[None]], *, every_s: float) -> None:
+        super().__init__(self._repeat, "periodic")
         self._work = work
         self._every_s = every_s
-        self._task: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Begin; the first time is soon, for entries that ended while no process ran."""
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
-
-    async def stop(self) -> None:
-        """End, in the middle of the work if need be."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
-
-    async def _run(self) -> None:
+    async def _repeat(self) -> None:
         pause_s = self._every_s / 20
         while True:
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311 - jitter guards nothing

@@ -13,7 +13,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -128,12 +128,12 @@ class Provider:
         policy: ProviderPolicy,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self.mint = mint
+        self.policy = policy
         self._credentials = credentials
-        self._mint = mint
         self._verifier = verifier
         self._passwords = passwords
         self._revocations = revocations
-        self._policy = policy
         self._clock = clock
         self._accounts = {account.email.lower(): account for account in policy.accounts}
         self._per_account = Attempts(OF_ADDRESS_AT_ACCOUNT, FAILED_WINDOW_S)
@@ -145,19 +145,9 @@ class Provider:
         )
 
     @property
-    def mint(self) -> TokenMint:
-        """The signer of access tokens."""
-        return self._mint
-
-    @property
-    def policy(self) -> ProviderPolicy:
-        """The provider's policy."""
-        return self._policy
-
-    @property
     def takes_passwords(self) -> bool:
         """Whether users can sign in here with an e-mail; else only through another provider."""
-        return self._policy.open_login or bool(self._accounts)
+        return self.policy.open_login or bool(self._accounts)
 
     async def start(self, *, verify_mint: bool = True) -> None:
         """Store the accounts of settings, and check that a token minted here is admitted here.
@@ -176,7 +166,7 @@ class Provider:
                 )
             await self._keep_account(account)
         if verify_mint:
-            await mint_and_verify(self._mint, self._verifier, self._clock())
+            await mint_and_verify(self.mint, self._verifier, self._clock())
 
     # -- sign in -------------------------------------------------------------------------------------------
 
@@ -195,7 +185,7 @@ class Provider:
         email = email.strip().lower()
         if not 3 <= len(email) <= MAX_EMAIL_LENGTH or "@" not in email[1:-1] or not email.isprintable():
             return Denied(code="bad_request", detail="`email` is not an e-mail address.")
-        if self._policy.open_login:
+        if self.policy.open_login:
             return await self._begin(await self._keep_open(email, name), BY_NOBODY)
         return await self._login_with_password(email, password, address)
 
@@ -221,32 +211,30 @@ class Provider:
         return await self._begin(await self._credentials.upsert_user(user), f"{BY_OIDC}:{issuer}")
 
     async def _keep_account(self, account: Account) -> User:
-        return await self._credentials.upsert_user(
-            User(
-                user_id=user_id_of(account.tenant, account.email.lower()),
-                tenant=account.tenant,
-                email=account.email.lower(),
-                name=account.name or account.email.partition("@")[0],
-                plan=account.plan,
-                permissions=account.permissions,
-                password_hash=account.password_hash,
-                created_at=self._clock(),
-            )
+        email = account.email.lower()
+        return await self._keep(
+            account.tenant,
+            email,
+            name=account.name or email.partition("@")[0],
+            plan=account.plan,
+            permissions=account.permissions,
+            password_hash=account.password_hash,
         )
 
     async def _keep_open(self, email: str, name: str) -> User:
         shown = "".join(character for character in name[:MAX_NAME_LENGTH] if character.isprintable())
-        return await self._credentials.upsert_user(
-            User(
-                user_id=user_id_of(DEFAULT_TENANT, email),
-                tenant=DEFAULT_TENANT,
-                email=email,
-                name=shown or email.partition("@")[0],
-                plan=self._policy.plan,
-                permissions=self._policy.permissions,
-                created_at=self._clock(),
-            )
+        return await self._keep(
+            DEFAULT_TENANT,
+            email,
+            name=shown or email.partition("@")[0],
+            plan=self.policy.plan,
+            permissions=self.policy.permissions,
         )
+
+    async def _keep(self, tenant: str, email: str, **known: Any) -> User:
+        user_id = user_id_of(tenant, email)
+        user = User(user_id=user_id, tenant=tenant, email=email, created_at=self._clock(), **known)
+        return await self._credentials.upsert_user(user)
 
     async def _begin(self, user: User, source: str) -> UserSession | Denied:
         if user.blocked_at:
@@ -259,8 +247,8 @@ class Provider:
             tenant=user.tenant,
             user_id=user.user_id,
             created_at=now,
-            expires_at=now + self._policy.refresh_ttl_s,
-            environment=self._policy.environment,
+            expires_at=now + self.policy.refresh_ttl_s,
+            environment=self.policy.environment,
             source=source,
             signed_in_at=now,
         )
@@ -275,7 +263,7 @@ class Provider:
             used,
             token_hash=fingerprint(refresh),
             created_at=now,
-            expires_at=now + self._policy.refresh_ttl_s,
+            expires_at=now + self.policy.refresh_ttl_s,
             used_at=0.0,
         )
         if not await self._credentials.put_refresh(link, replaces=used.token_hash):
@@ -283,12 +271,12 @@ class Provider:
         return self._with_access(user, used.family, refresh)
 
     def _with_access(self, user: User, family: str, refresh: str) -> UserSession:
-        ttl_s = self._policy.access_ttl_s
+        ttl_s = self.policy.access_ttl_s
         return UserSession(
-            access_token=self._mint.mint(identity_of(user, family), ttl_s=ttl_s, now=self._clock()),
+            access_token=self.mint.mint(identity_of(user, family), ttl_s=ttl_s, now=self._clock()),
             expires_in=int(ttl_s),
             refresh_token=refresh,
-            refresh_expires_in=int(self._policy.refresh_ttl_s),
+            refresh_expires_in=int(self.policy.refresh_ttl_s),
             user=user,
         )
 
@@ -330,12 +318,12 @@ class Provider:
     async def _vouched_for(self, token: RefreshToken, now: float) -> User | Denied:
         """The user of a session with the current rights, or why the user could not sign in again in the same way."""
         kept = await self._credentials.user(token.tenant, token.user_id)
-        if kept is None or token.environment != self._policy.environment:
+        if kept is None or token.environment != self.policy.environment:
             return _SESSION_OVER
         if kept.blocked_at:
             return Denied(code="account_blocked", detail="The account is blocked.")
         by, _, mark = token.source.partition(":")
-        if by == BY_NOBODY and self._policy.open_login:
+        if by == BY_NOBODY and self.policy.open_login:
             return await self._keep_open(kept.email, kept.name)
         if by == BY_PASSWORD:
             account = self._accounts.get(kept.email)
@@ -345,14 +333,14 @@ class Provider:
                 and token.source == _by_password(account)
             ):
                 return await self._keep_account(account)
-        if by == BY_OIDC and mark == self._policy.oidc_issuer and self._policy.oidc_issuer:
+        if by == BY_OIDC and mark == self.policy.oidc_issuer and self.policy.oidc_issuer:
             return self._bound(kept, token, now)
         return _SESSION_OVER
 
     def _bound(self, kept: User, token: RefreshToken, now: float) -> User | Denied:
         """A user of the OpenID issuer, with the tenants and rights that its binding allows now."""
-        binding = self._policy.oidc_binding
-        if now - token.signed_in_at >= self._policy.oidc_session_s:
+        binding = self.policy.oidc_binding
+        if now - token.signed_in_at >= self.policy.oidc_session_s:
             return Denied(
                 code="refresh_invalid", detail="The session has ended; sign in with your provider again."
             )
@@ -398,7 +386,7 @@ class Provider:
         """End a session. Its refresh tokens first: a token minted after that is of another session."""
         await self._credentials.revoke_family(family)
         await self._revocations.revoke_session(
-            tenant, family, max_ttl_s=self._policy.access_ttl_s, reason=reason
+            tenant, family, max_ttl_s=self.policy.access_ttl_s, reason=reason
         )
 
     async def block_user(self, tenant: str, user_id: str, *, blocked: bool, reason: str) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from narthex.app.periodic import BackgroundTask
 from narthex.domain.identity import Identity
 from narthex.domain.ids import EVERYBODY
 from narthex.errors import DependencyError
@@ -82,7 +83,7 @@ class Revocations:
         self._fresh: set[Key] = set()  # broadcast since the last whole read of the store began
         self._ended: dict[Key, float] = {}  # by time of removal: a broadcast from before then is late
         self._position = 0
-        self._poll: asyncio.Task[None] | None = None
+        self._poll = BackgroundTask(self._keep_reading, "revocations")
 
     def __len__(self) -> int:
         return sum(map(len, self._tables.values()))
@@ -192,31 +193,6 @@ class Revocations:
             )
         )
 
-    async def revoke_issued_before(
-        self, tenant: str, subject: str, *, cut: float, max_ttl_s: float, reason: str
-    ) -> None:
-        """Revoke everything that a subject (`*`: every user of the tenant) was issued before `cut`.
-
-        Args:
-            tenant: of the subject.
-            subject: the subject, or `*`.
-            cut: seconds since the epoch; tokens with `iat` < `cut`, or without one.
-            max_ttl_s: how long any such token can still live.
-            reason: for the audit; never a secret.
-        """
-        until = cut + max_ttl_s + self.after_exp_s
-        await self.revoke(
-            Revocation(
-                kind="issued_before",
-                tenant=tenant,
-                value=subject,
-                at=self._clock(),
-                until=until,
-                cut=cut,
-                reason=reason,
-            )
-        )
-
     async def allow_subject(self, tenant: str, subject: str, *, reason: str) -> bool:
         """End a `revoke_subject` (an unblock), everywhere within a second; False when there was none."""
         now = self._clock()
@@ -246,16 +222,11 @@ class Revocations:
     async def start(self) -> None:
         """Load, then poll. Raises DependencyError: admit no client before this has returned."""
         await self.reload()
-        if self._poll is None:
-            self._poll = asyncio.get_running_loop().create_task(self._keep_reading())
+        await self._poll.start()
 
     async def stop(self) -> None:
         """End the poll."""
-        if self._poll is not None:
-            self._poll.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._poll
-            self._poll = None
+        await self._poll.stop()
 
     async def reload(self) -> None:
         """Read all from the store and forget those that it no longer keeps. Raises DependencyError."""

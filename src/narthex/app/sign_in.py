@@ -12,6 +12,7 @@ import secrets
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -39,28 +40,22 @@ class SignInAttempt(msgspec.Struct, frozen=True, kw_only=True):
     next_path: str
 
 
+@dataclass(eq=False)
 class SignIn:
     """See the module.
 
-    Args:
+    Attributes:
         provider: begins the session here.
         elsewhere: the other OIDC provider.
         credentials: stores accounts.
         clock: seconds since the epoch.
     """
 
-    def __init__(
-        self,
-        provider: Provider,
-        elsewhere: IdentityProvider,
-        credentials: Credentials,
-        *,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._provider = provider
-        self._elsewhere = elsewhere
-        self._credentials = credentials
-        self._clock = clock
+    provider: Provider
+    elsewhere: IdentityProvider
+    credentials: Credentials
+    _: KW_ONLY
+    clock: Callable[[], float] = time.time
 
     async def begin(self, *, redirect_uri: str, next_path: str) -> tuple[str, str]:
         """Returns the URL for the browser, and the value of its cookie. Raises DependencyError."""
@@ -73,17 +68,17 @@ class SignIn:
         challenge = (
             urlsafe_b64encode(hashlib.sha256(attempt.verifier.encode()).digest()).rstrip(b"=").decode()
         )
-        url = await self._elsewhere.authorization_url(
+        url = await self.elsewhere.authorization_url(
             redirect_uri=redirect_uri, state=attempt.state, nonce=attempt.nonce, challenge=challenge
         )
         values = msgspec.to_builtins(attempt)
-        return url, self._provider.mint.seal(values, ttl_s=STATE_TTL_S, now=self._clock())
+        return url, self.provider.mint.seal(values, ttl_s=STATE_TTL_S, now=self.clock())
 
     def attempt_of(self, cookie: str) -> SignInAttempt | None:
         """The sign-in in a browser's cookie; None when it is not ours, altered, or too old."""
         if not cookie or len(cookie) > MAX_COOKIE_BYTES:
             return None
-        values = self._provider.mint.unseal(cookie, self._clock())
+        values = self.provider.mint.unseal(cookie, self.clock())
         try:
             return None if values is None else msgspec.convert(values, SignInAttempt)
         except msgspec.ValidationError:
@@ -104,18 +99,18 @@ class SignIn:
         Raises:
             DependencyError: the provider or the store does not answer.
         """
-        now = self._clock()
+        now = self.clock()
         if attempt is None or not state or not equal(state, attempt.state):
             return Denied(
                 code="login_failed", detail="The sign-in did not start in this browser, or took too long."
             )
-        if issuer and issuer != self._elsewhere.issuer:
+        if issuer and issuer != self.elsewhere.issuer:
             return Denied(code="login_failed", detail="A different provider answered. Start again.")
-        if not await self._credentials.spend(fingerprint(f"journey:{attempt.state}"), now + STATE_TTL_S):
+        if not await self.credentials.spend(fingerprint(f"journey:{attempt.state}"), now + STATE_TTL_S):
             return Denied(code="login_failed", detail="This sign-in was already completed. Start a new one.")
         if not code:
             return Denied(code="login_failed", detail="The provider did not sign in a user.")
-        outcome = await self._elsewhere.redeem(
+        outcome = await self.elsewhere.redeem(
             code, redirect_uri=redirect_uri, verifier=attempt.verifier, nonce=attempt.nonce, now=now
         )
         if isinstance(outcome, Unavailable):
@@ -129,12 +124,12 @@ class SignIn:
             return Denied(code="login_failed", detail=outcome.detail or "The provider's answer is not valid.")
         if outcome.identity.tenant == E2E_TENANT:
             return Denied(code="login_failed", detail="Test identities cannot sign in on the pages.")
-        return await self._provider.begin_for(await self._account(outcome), self._elsewhere.issuer)
+        return await self.provider.begin_for(await self._account(outcome), self.elsewhere.issuer)
 
     async def _account(self, person: SignedInUser) -> User:
         """The account of the same subject, so that the provider's own tokens and this session are one user."""
         identity = person.identity
-        known = await self._credentials.user(identity.tenant, identity.subject)
+        known = await self.credentials.user(identity.tenant, identity.subject)
         email = known.email if known is not None else await self._free_email(person)
         return User(
             user_id=identity.subject,
@@ -143,14 +138,14 @@ class SignIn:
             name=identity.name or email.partition("@")[0],
             plan=identity.plan,
             permissions=identity.permissions,
-            created_at=self._clock(),
+            created_at=self.clock(),
         )
 
     async def _free_email(self, person: SignedInUser) -> str:
         """The verified e-mail if no account has it yet, else a stand-in: an e-mail alone must not take an account."""
         tenant, email = person.identity.tenant, person.email.lower()
-        if email and await self._credentials.user_by_email(tenant, email) is None:
+        if email and await self.credentials.user_by_email(tenant, email) is None:
             return email
-        issuer = self._elsewhere.issuer
+        issuer = self.elsewhere.issuer
         digest = hashlib.sha256(f"{issuer}\0{person.identity.subject}".encode()).hexdigest()[:24]
         return f"{digest}@{urlsplit(issuer).hostname}"

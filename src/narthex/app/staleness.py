@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from narthex.app.periodic import BackgroundTask
 from narthex.errors import DependencyError
 from narthex.ports.broker import ChannelLog, Position
 
@@ -43,7 +44,7 @@ class Followed(Protocol):
         """Re-read them."""
 
 
-class StalenessCheck:
+class StalenessCheck(BackgroundTask):
     """See the module.
 
     Args:
@@ -65,6 +66,7 @@ class StalenessCheck:
         grace_s: float = GRACE_S,
         clock: Callable[[], float] | None = None,
     ) -> None:
+        super().__init__(self._run, "staleness")
         self._followed = followed
         self._broker = broker
         self._on_behind = on_behind
@@ -73,20 +75,12 @@ class StalenessCheck:
         self._clock = clock
         self._compared_at = float("-inf")
         self._away = False
-        self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin; the broker must have started."""
         if self._task is None:
             self._compared_at = self._now()
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="staleness")
-
-    async def stop(self) -> None:
-        """End; a later `start` begins anew."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await super().start()
 
     def fresh(self) -> bool:
         """Whether the known positions were true at most `BOUND_S` ago."""

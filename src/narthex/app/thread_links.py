@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from narthex.app.chat import Chat
@@ -23,24 +24,16 @@ from narthex.ports.threads import Kept
 TOKEN_BYTES: Final = 32
 
 
+@dataclass(eq=False)
 class ThreadLinks:
     """See the module. Arguments as `app.memberships.MembershipService` has them."""
 
-    def __init__(
-        self,
-        memberships: Memberships,
-        notices: Notices,
-        chat: Chat,
-        plans: Callable[[Identity], Plan],
-        now: Callable[[], float],
-        kept: Callable[[], Kept],
-    ) -> None:
-        self._memberships = memberships
-        self._notices = notices
-        self._chat = chat
-        self._plans = plans
-        self._now = now
-        self._kept = kept
+    memberships: Memberships
+    notices: Notices
+    chat: Chat
+    plans: Callable[[Identity], Plan]
+    now: Callable[[], float]
+    kept: Callable[[], Kept]
 
     async def make(self, identity: Identity, thread_id: str, days: int) -> tuple[str, float]:
         """Open a link for `days`; an earlier one of the thread ends.
@@ -51,8 +44,8 @@ class ThreadLinks:
         Raises:
             ClientError: `thread_not_found` (404), `not_owner` (403).
         """
-        await self._chat.require(identity, thread_id)
-        plan, now, token = self._plans(identity), self._now(), secrets.token_urlsafe(TOKEN_BYTES)
+        await self.chat.require(identity, thread_id)
+        plan, now, token = self.plans(identity), self.now(), secrets.token_urlsafe(TOKEN_BYTES)
         link = ThreadLink(
             thread_id=thread_id,
             tenant=identity.tenant,
@@ -64,8 +57,8 @@ class ThreadLinks:
             member_limit=plan.thread_members,
             additions=plan.additions_per_day,
         )
-        if not await self._memberships.make_link(link):
-            await self._chat.require(identity, thread_id, owner=True)  # raises the reason
+        if not await self.memberships.make_link(link):
+            await self.chat.require(identity, thread_id, owner=True)  # raises the reason
         return token, link.expires_at
 
     async def of_thread(self, identity: Identity, thread_id: str) -> ThreadLink | None:
@@ -74,8 +67,8 @@ class ThreadLinks:
         Raises:
             ClientError: `thread_not_found` (404), `not_owner` (403).
         """
-        await self._chat.require(identity, thread_id, owner=True)
-        return await self._memberships.link(identity.tenant, thread_id, now=self._now())
+        await self.chat.require(identity, thread_id, owner=True)
+        return await self.memberships.link(identity.tenant, thread_id, now=self.now())
 
     async def revoke(self, identity: Identity, thread_id: str) -> None:
         """Close the link; its members stay. Idempotent.
@@ -83,9 +76,9 @@ class ThreadLinks:
         Raises:
             ClientError: `thread_not_found` (404), `not_owner` (403).
         """
-        await self._chat.require(identity, thread_id)
-        if not await self._memberships.revoke_link(identity.tenant, thread_id, by=identity.subject):
-            await self._chat.require(
+        await self.chat.require(identity, thread_id)
+        if not await self.memberships.revoke_link(identity.tenant, thread_id, by=identity.subject):
+            await self.chat.require(
                 identity, thread_id, owner=True
             )  # raises the reason, unless there was no link
 
@@ -96,8 +89,8 @@ class ThreadLinks:
             ClientError: `link_not_found` (404), `sign_in_required` (403: a guest).
         """
         _require_user(identity)
-        found = await self._memberships.linked(
-            identity.tenant, _digest(token), identity.subject, now=self._now(), kept=self._kept()
+        found = await self.memberships.linked(
+            identity.tenant, _digest(token), identity.subject, now=self.now(), kept=self.kept()
         )
         if found is None:
             raise _no_link()
@@ -111,14 +104,14 @@ class ThreadLinks:
                 blocked the owner), `members_limit`, `additions_limit` (429: the owner's plan).
         """
         _require_user(identity)
-        tenant, user_id, now = identity.tenant, identity.subject, self._now()
-        joined = await self._memberships.join_by_link(
+        tenant, user_id, now = identity.tenant, identity.subject, self.now()
+        joined = await self.memberships.join_by_link(
             tenant,
             _digest(token),
             user_id,
             since=now - INVITATION_DAYS * DAY_S,
             now=now,
-            kept=self._kept(),
+            kept=self.kept(),
         )
         match joined.outcome:
             case "absent":
@@ -140,10 +133,10 @@ class ThreadLinks:
                 )
             case "joined":
                 value = {"threadId": joined.thread_id, "userId": user_id, "by": user_id}
-                await self._chat.notify_members(tenant, joined.thread_id, "narthex.thread_added", value)
+                await self.chat.notify_members(tenant, joined.thread_id, "narthex.thread_added", value)
                 if joined.invited:
                     value = {"threadId": joined.thread_id, "state": "accepted"}
-                    await self._notices.send(tenant, [user_id], "narthex.invitation_closed", value)
+                    await self.notices.send(tenant, [user_id], "narthex.invitation_closed", value)
         return joined.thread_id
 
 

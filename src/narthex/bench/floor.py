@@ -7,9 +7,7 @@ generator's own ceiling; it is no yardstick for servers (benchmarks/csrv.c is).
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
 import select
 import socket
 import sys
@@ -17,9 +15,8 @@ from typing import Final
 
 from narthex.bench.cpu import raise_open_files
 from narthex.bench.load.wire import frames
-from narthex.protocol.framing import NO_MASK, TEXT, encode_frame
+from narthex.protocol.framing import NO_MASK, TEXT, accept_key, encode_frame
 
-_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _READ: Final = 65536
 
 
@@ -74,10 +71,9 @@ def _take(peer: _Peer, fd: int, data: bytes, subscribers: dict[int, _Peer]) -> N
         peer.role = head[5:8]
         del peer.buffer[: len(head) + 4]
         key = head.partition(b"Sec-WebSocket-Key: ")[2][:24]
-        accept = base64.b64encode(hashlib.sha1(key + _GUID).digest())  # noqa: S324 -- RFC 6455 asks for it
         peer.sock.send(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
+            b"Sec-WebSocket-Accept: " + accept_key(key) + b"\r\n\r\n"
         )
         if peer.role == b"sub":
             subscribers[fd] = peer

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from inspect import isawaitable
 from urllib.parse import urlsplit, urlunsplit
 
@@ -74,32 +75,25 @@ def preflight_url(url: str) -> str:
     return urlunsplit((scheme, parts.netloc, prefix_of(parts.path) + "/ws/preflight", "", ""))
 
 
+@dataclass(eq=False)
 class PreflightClient:
     """Gets the gateway's verdict without an upgrade."""
 
-    def __init__(
-        self,
-        url: str,
-        headers: Mapping[str, str],
-        timeout_s: float,
-        tls: ssl.SSLContext | None,
-        use_proxy: bool,
-    ) -> None:
-        self._url = url
-        self._headers = headers
-        self._timeout_s = timeout_s
-        self._tls = tls
-        self._use_proxy = use_proxy
+    url: str
+    headers: Mapping[str, str]
+    timeout_s: float
+    tls: ssl.SSLContext | None
+    use_proxy: bool
 
     async def ask(self) -> Refused | bool:
         """The refusal; True: it would admit; False: unknown (no answer, or not a gateway's)."""
         # A TLS context costs some 50 ms of CPU, so plain HTTP gets none.
-        verify: ssl.SSLContext | bool = self._tls if self._tls is not None else self._url.startswith("https")
+        verify: ssl.SSLContext | bool = self.tls if self.tls is not None else self.url.startswith("https")
         try:
             async with httpx2.AsyncClient(
-                verify=verify, trust_env=self._use_proxy, timeout=self._timeout_s
+                verify=verify, trust_env=self.use_proxy, timeout=self.timeout_s
             ) as client:
-                answer = await client.get(self._url, headers=dict(self._headers))
+                answer = await client.get(self.url, headers=dict(self.headers))
         except (httpx2.HTTPError, OSError, ssl.SSLError):
             return False
         if answer.is_success:

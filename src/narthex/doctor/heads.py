@@ -7,11 +7,10 @@ credential are kept.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from typing import Final, NamedTuple
 
-MAGIC: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
+from narthex.protocol.framing import accept_key
+
 MAX_HEAD_BYTES: Final = 64 * 1024  # four times narthex' own limit; bounds a hostile answer
 KEPT: Final = frozenset(
     {
@@ -38,7 +37,7 @@ class Head(NamedTuple):
 
 def accept_of(key: str) -> str:
     """`Sec-WebSocket-Accept` for a key (RFC 6455 section 4.2.2)."""
-    return base64.b64encode(hashlib.sha1(key.encode() + MAGIC, usedforsecurity=False).digest()).decode()
+    return accept_key(key.encode()).decode()
 
 
 def request(resource: str, headers: list[tuple[str, str]]) -> bytes:

@@ -7,7 +7,9 @@ context takeover the same holds for a compressed one (RFC 7692 section 7.1.1.1).
 
 from __future__ import annotations
 
+import hashlib
 import zlib
+from base64 import b64encode
 from enum import IntEnum
 from typing import Final
 
@@ -37,6 +39,13 @@ class Framing(IntEnum):
     WEBSOCKET_DEFLATE = 1
     HTTP_STREAM = 2
     SSE = 3
+
+
+def accept_key(key: bytes) -> bytes:
+    """`Sec-WebSocket-Accept` for a `Sec-WebSocket-Key` (RFC 6455 section 4.2.2)."""
+    return b64encode(
+        hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11", usedforsecurity=False).digest()
+    )
 
 
 def encode_frame(opcode: int, payload: bytes, key: bytes | None = None) -> bytes:

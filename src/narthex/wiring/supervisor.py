@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from multiprocessing.connection import wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from types import FrameType
@@ -62,13 +62,20 @@ class WorkerProcess:
     def __init__(self, number: int) -> None:
         self.number = number
         self.process: SpawnProcess | None = None
-        self.ready: Event | None = None
-        self.drained: Event | None = None
-        self.heartbeat: Heartbeat | None = None
-        self.watchdog = Watchdog(2 * TICK_S)
-        self.born_at = 0.0
         self.restart_at = 0.0
         self.delay_s = FIRST_RESTART_S
+
+    def begin(self, context: SpawnContext, orders: WorkerArguments) -> None:
+        """Start the child anew."""
+        self.ready, self.drained = context.Event(), context.Event()
+        self.heartbeat, self.watchdog = Heartbeat(context), Watchdog(2 * TICK_S)
+        self.process = context.Process(
+            target=_work,
+            args=(orders, self.ready, self.drained, self.heartbeat),
+            name=f"narthex-worker-{self.number}",
+        )
+        self.process.start()
+        self.born_at = time.monotonic()
 
     def alive(self) -> bool:
         """Whether the child runs."""
@@ -76,7 +83,7 @@ class WorkerProcess:
 
     def on_command(self) -> bool:
         """Whether the server API asked this process of the child to drain."""
-        return self.drained is not None and self.drained.is_set()
+        return self.process is not None and self.drained.is_set()
 
 
 class Supervisor:
@@ -126,7 +133,7 @@ class Supervisor:
             stack.callback(self._end_all)
             self._take_signals(stack)
             for worker in self._workers:
-                self._start(worker, orders)
+                worker.begin(self._context, orders)
             self._await_ready()
             if self._stopping_at is None:
                 self._on_ready(url_of(settings.host, port))
@@ -163,22 +170,9 @@ class Supervisor:
 
     # -- children ------------------------------------------------------------------------------------------
 
-    def _start(self, worker: WorkerProcess, orders: WorkerArguments) -> None:
-        worker.ready = self._context.Event()
-        worker.drained = self._context.Event()
-        worker.heartbeat, worker.watchdog = Heartbeat(self._context), Watchdog(2 * TICK_S)
-        worker.process = self._context.Process(
-            target=_work,
-            args=(orders, worker.ready, worker.drained, worker.heartbeat),
-            name=f"narthex-worker-{worker.number}",
-        )
-        worker.process.start()
-        worker.born_at = time.monotonic()
-
     def _await_ready(self) -> None:
         until = time.monotonic() + READY_S
         for worker in self._workers:
-            assert worker.ready is not None
             while not worker.ready.wait(TICK_S):
                 if self._stopping_at is not None:
                     return
@@ -216,20 +210,15 @@ class Supervisor:
             if worker.process is not None:
                 self._buried(worker, now)
             if now >= worker.restart_at:
-                self._start(worker, orders)
+                worker.begin(self._context, orders)
 
     def _end_hung(self, worker: WorkerProcess, now: float) -> None:
         """Kill a worker whose loop stands still: it still accepts sockets, which would wait for ever."""
-        if (
-            worker.process is None
-            or worker.heartbeat is None
-            or not worker.watchdog.stalled_for_s(worker.heartbeat.count, now)
-        ):
-            return
-        log.error(
-            "a worker hangs", worker=worker.number, pid=worker.process.pid, for_s=worker.watchdog.seconds
-        )
-        worker.process.kill()
+        if worker.process is not None and worker.watchdog.stalled_for_s(worker.heartbeat.count, now):
+            log.error(
+                "a worker hangs", worker=worker.number, pid=worker.process.pid, for_s=worker.watchdog.seconds
+            )
+            worker.process.kill()
 
     def _buried(self, worker: WorkerProcess, now: float) -> None:
         assert worker.process is not None

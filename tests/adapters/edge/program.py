@@ -12,7 +12,7 @@ import os
 from narthex.adapters.edge.edge import Edge
 from narthex.adapters.edge.limits import EdgeLimits, MessageLimits
 from narthex.adapters.edge.rules import HeadRules
-from narthex.adapters.edge.server import run, serve
+from narthex.adapters.edge.server import EdgeServer, listen, run
 from narthex.domain.refusals import Refusal
 from narthex.ports.edge import Accept, Decision, Deny, RequestHead, Socket
 from tests.adapters.edge.harness import PathHandler, echo_app
@@ -64,8 +64,12 @@ def main() -> None:
     def started(urls: list[str]) -> None:
         print(json.dumps({"port": int(urls[0].rsplit(":", 1)[1]), "pid": os.getpid()}), flush=True)
 
-    orderly = run(serve(echo_app, edge, port=0, drain=drain, on_started=started, grace_s=8, lifespan="off"))
-    print(json.dumps({"orderly": orderly}), flush=True)
+    async def serve() -> bool:
+        server = EdgeServer(echo_app, edge, drain=drain, on_started=started, grace_s=8, lifespan="off")
+        await server.serve(sockets=listen("127.0.0.1", 0))
+        return not server.forced
+
+    print(json.dumps({"orderly": run(serve())}), flush=True)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ adds cannot inject another line.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from http import HTTPStatus
 from typing import Final
 
@@ -15,10 +13,10 @@ import msgspec
 
 from narthex.domain.refusals import Refusal
 from narthex.errors import Bug
+from narthex.protocol.framing import accept_key
 
 Headers = list[tuple[str, str]]
 
-GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 _SWITCHING: Final = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
 )
@@ -55,7 +53,7 @@ def refusal_response(
 
 def switching_protocols(key: str, *, subprotocol: str | None, extension: str, extra: Headers) -> bytes:
     """The 101 for `Sec-WebSocket-Key` `key` (RFC 6455 section 4.2.2)."""
-    accept = base64.b64encode(hashlib.sha1(key.encode() + GUID, usedforsecurity=False).digest())
+    accept = accept_key(key.encode())
     if subprotocol is None and not extension and not extra:
         return _SWITCHING + accept + b"\r\n\r\n"
     lines = list(extra)

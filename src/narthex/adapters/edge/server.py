@@ -263,47 +263,6 @@ def _prepare(listener: socket.socket, *, reuse_port: bool, send_buffer_bytes: in
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
 
 
-async def serve(
-    app: ASGIApplication,
-    edge: Edge,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    sockets: list[socket.socket] | None = None,
-    reuse_port: bool = False,
-    drain: Drain | None = None,
-    on_started: Callable[[list[str]], None] | None = None,
-    grace_s: float = 10.0,
-    lifespan: Literal["auto", "on", "off"] = "auto",
-) -> bool:
-    """Serve until a signal, then drain and stop.
-
-    Args:
-        app: the web application.
-        edge: upgrade handler, rules and limits.
-        host: the listening name or address, unless `sockets` is given.
-        port: the port; 0 picks a free one (`on_started` gets it).
-        sockets: bound listeners to use instead; they are closed at the end.
-        reuse_port: share the port with other processes.
-        drain: see `Drain`.
-        on_started: see `EdgeServer`.
-        grace_s: from signal to end.
-        lifespan: see `EdgeServer`.
-
-    Returns:
-        Whether the end was orderly: False when a second signal cut it short.
-
-    Raises:
-        ConfigError: the address cannot be bound.
-    """
-    listeners = sockets or listen(
-        host, port, reuse_port=reuse_port, send_buffer_bytes=edge.limits.send_buffer_bytes
-    )
-    server = EdgeServer(app, edge, drain=drain, on_started=on_started, grace_s=grace_s, lifespan=lifespan)
-    await server.serve(sockets=listeners)
-    return not server.forced
-
-
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run `main` to its end on uvloop where it is installed, else on asyncio's own loop."""
     try:

@@ -7,6 +7,7 @@ in-band token, and with the user channel's position at hand, a connect is answer
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from narthex.app.commands.server_side import ServerSubscriptions, restorable
@@ -34,10 +35,11 @@ class InBandAuthenticator(Protocol):
         """Check a token of `connect` or `refresh` against the connection's bound user."""
 
 
+@dataclass(kw_only=True, eq=False)
 class ConnectCommands:
     """See the module.
 
-    Args:
+    Attributes:
         in_band: admits by a token after the upgrade.
         subscriptions: the user's own channel.
         server_side: restores threads that a reconnecting client names.
@@ -51,32 +53,17 @@ class ConnectCommands:
         now: the loop's clock.
     """
 
-    def __init__(
-        self,
-        *,
-        in_band: InBandAuthenticator,
-        subscriptions: Subscriptions,
-        server_side: ServerSubscriptions,
-        presence: Presence,
-        registry: ConnectionRegistry[Connection],
-        session_limits: SessionLimits,
-        meter: Meter,
-        node: str,
-        version: str,
-        clock: Callable[[], float],
-        now: Callable[[], float],
-    ) -> None:
-        self._in_band = in_band
-        self._subscriptions = subscriptions
-        self._server_side = server_side
-        self._presence = presence
-        self._registry = registry
-        self._session_limits = session_limits
-        self._meter = meter
-        self._node = node
-        self._version = version
-        self._clock = clock
-        self._now = now
+    in_band: InBandAuthenticator
+    subscriptions: Subscriptions
+    server_side: ServerSubscriptions
+    presence: Presence
+    registry: ConnectionRegistry[Connection]
+    session_limits: SessionLimits
+    meter: Meter
+    node: str
+    version: str
+    clock: Callable[[], float]
+    now: Callable[[], float]
 
     def connect(self, connection: Connection, command: ReceivedCommand) -> Outcome:
         """See the module."""
@@ -84,7 +71,7 @@ class ConnectCommands:
         assert isinstance(request, ConnectRequest)
         if request.token:
             return _then(
-                self._in_band.admit(connection.context, request.token),
+                self.in_band.admit(connection.context, request.token),
                 lambda outcome: self._connect_with(connection, command, request, outcome),
             )
         admit = connection.context.admit
@@ -120,13 +107,13 @@ class ConnectCommands:
         name = user_channel(identity.subject)
         wanted = request.subs.get(name) if request.subs else None
         recovers = wanted is not None and wanted.recover
-        at_hand = wanted is None or not recovers or self._subscriptions.nothing_missed(identity, name, wanted)
+        at_hand = wanted is None or not recovers or self.subscriptions.nothing_missed(identity, name, wanted)
         if at_hand and not restorable(request.subs):
-            result = self._subscriptions.join_user_channel_now(connection, identity, name)
+            result = self.subscriptions.join_user_channel_now(connection, identity, name)
             if result is not None:
                 if recovers:  # usually nothing was published meanwhile, so a reconnect reads no log
                     result.was_recovering = result.recovered = True
-                    self._meter.count("recoveries", result="recovered")
+                    self.meter.count("recoveries", result="recovered")
                 self._answer(connection, command, identity, {name: result})
                 return None
         return self._finish_later(connection, command, request, identity, name)
@@ -140,8 +127,8 @@ class ConnectCommands:
         name: str,
     ) -> None:
         subs = request.subs or {}
-        result = await self._subscriptions.join_user_channel(connection, identity, name, subs.get(name))
-        threads = await self._server_side.restored(connection, identity, subs) if restorable(subs) else {}
+        result = await self.subscriptions.join_user_channel(connection, identity, name, subs.get(name))
+        threads = await self.server_side.restored(connection, identity, subs) if restorable(subs) else {}
         if connection.is_closed:
             return
         self._answer(connection, command, identity, {name: result, **threads}, goes_on=True)
@@ -149,7 +136,7 @@ class ConnectCommands:
             if (
                 thread in connection.subscriptions
             ):  # it may have left or lost the channel while others were joined
-                await self._presence.join(connection, channel_key(identity.tenant, thread))
+                await self.presence.join(connection, channel_key(identity.tenant, thread))
 
     def _answer(
         self,
@@ -165,18 +152,18 @@ class ConnectCommands:
         """
         expires_at, ttl = self._life(identity)
         connection.live(identity, expires_at)
-        self._registry.identify(connection, identity.user)
+        self.registry.identify(connection, identity.user)
         result = ConnectResult(
             client=connection.client,
-            version=self._version,
+            version=self.version,
             expires=ttl > 0,
             ttl=ttl,
             subs=subs,
-            ping=int(self._session_limits.ping_every_s),
+            ping=int(self.session_limits.ping_every_s),
             pong=True,
             session=connection.socket.session,
-            node=self._node,
-            time=int(self._clock() * 1000),
+            node=self.node,
+            time=int(self.clock() * 1000),
         )
         reply = encode_reply(command.id, "connect", result)
         if goes_on:
@@ -190,8 +177,8 @@ class ConnectCommands:
         """The token's end on the loop's clock, and the `ttl` to announce: whole seconds, at least 1; 0 for no end."""
         if identity.expires_at is None:
             return NEVER, 0
-        left_s = identity.expires_at - self._clock()
-        return self._now() + left_s, max(1, int(left_s))
+        left_s = identity.expires_at - self.clock()
+        return self.now() + left_s, max(1, int(left_s))
 
     def refresh(self, connection: Connection, command: ReceivedCommand) -> Outcome:
         """A fresh token of the same subject for a live connection."""
@@ -200,7 +187,7 @@ class ConnectCommands:
         if not request.token:
             return encode_error(command.id, codes.BAD_REQUEST)
         return _then(
-            self._in_band.admit(connection.context, request.token),
+            self.in_band.admit(connection.context, request.token),
             lambda outcome: self._refreshed(connection, command, outcome),
         )
 
@@ -221,7 +208,7 @@ class ConnectCommands:
             return None
         expires_at, ttl = self._life(identity)
         connection.refreshed(identity, expires_at)
-        result = RefreshResult(client=connection.client, version=self._version, expires=ttl > 0, ttl=ttl)
+        result = RefreshResult(client=connection.client, version=self.version, expires=ttl > 0, ttl=ttl)
         return encode_reply(command.id, "refresh", result)
 
 

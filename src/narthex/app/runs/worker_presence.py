@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from narthex.app.health import Degraded
+from narthex.app.periodic import BackgroundTask
 from narthex.errors import NarthexError
 from narthex.ports.broker import PRESENCE_TTL_S, Member, Presence
 from narthex.ports.telemetry import Meter
@@ -19,8 +20,8 @@ CHANNEL: Final = "narthex/workers:attendance"  # no client's channel has this ki
 EVERY_S: Final = PRESENCE_TTL_S / 3  # two may fail
 
 
-class WorkerPresence:
-    """Announces one worker: `start` and `stop` own its task.
+class WorkerPresence(BackgroundTask):
+    """Announces one worker.
 
     Args:
         broker: keeps the presence.
@@ -30,22 +31,14 @@ class WorkerPresence:
     """
 
     def __init__(self, broker: Presence, node: str, agents: Iterable[str], meter: Meter) -> None:
+        super().__init__(self._stay, "attendance")
         self._broker = broker
         self._member = Member(client=node, user="worker", conn_info={"agents": list(agents)})
         self._meter = meter
-        self._task: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Announce the worker."""
-        self._task = asyncio.get_running_loop().create_task(self._stay(), name="attendance")
 
     async def stop(self) -> None:
-        """Withdraw the announcement; idempotent."""
-        task, self._task = self._task, None
-        if task is None:
-            return
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        """Withdraw the announcement."""
+        await super().stop()
         try:
             await self._broker.leave(CHANNEL, self._member.client)
         except NarthexError:  # then the entry expires

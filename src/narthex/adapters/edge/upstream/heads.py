@@ -8,13 +8,12 @@ allow is never passed on as a success.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
-from narthex.adapters.edge.responses import GUID, Headers, header_lines
+from narthex.adapters.edge.responses import Headers, header_lines
 from narthex.ports.edge import RequestHead
+from narthex.protocol.framing import accept_key
 
 _HOP_BY_HOP: Final = frozenset(
     {
@@ -125,12 +124,10 @@ def fault_of(answer: Answer, head: RequestHead, offered: list[str]) -> str:
         head: the client's request.
         offered: the subprotocols that the upstream was offered.
     """
-    digest = hashlib.sha1(
-        (head.get("sec-websocket-key") or "").encode() + GUID, usedforsecurity=False
-    ).digest()
+    accept = accept_key((head.get("sec-websocket-key") or "").encode()).decode()
     if answer.get("upgrade").lower() != "websocket" or "upgrade" not in answer.get("connection").lower():
         return "Its 101 does not say `Upgrade: websocket`."
-    if answer.get("sec-websocket-accept") != base64.b64encode(digest).decode():
+    if answer.get("sec-websocket-accept") != accept:
         return "Its Sec-WebSocket-Accept is wrong."
     chosen = answer.get("sec-websocket-protocol")
     if chosen and chosen not in offered:
