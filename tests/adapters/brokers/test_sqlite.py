@@ -19,6 +19,7 @@ from narthex.adapters.sqlite import file
 from narthex.errors import ConfigError, DependencyError, NarthexError, Overloaded
 from narthex.ports.broker import IDEMPOTENCY_WINDOW_S, Member, Position, Published
 from tests.contracts.recorder import Recorder
+from tests.timing import within
 
 THREAD = "default/thread:t1"
 
@@ -91,6 +92,18 @@ async def test_unknown_positions_beyond_the_bound(tmp_path: Path) -> None:
         assert broker.known_position("default/thread:never") is None
         assert (await broker.history("default/thread:a", limit=0)).top.offset == 1
         assert (await broker.publish("default/thread:a", b"2")).offset == 2
+
+
+async def test_churn_takes_no_position_from_a_followed_channel(tmp_path: Path) -> None:
+    """Positions are bounded; a quiet channel that is followed keeps its own, or each comparison would read the log."""
+    async with running(SqliteBroker(tmp_path / "log.db", known_limit=20)) as broker:
+        await broker.publish(THREAD, b"1")
+        broker.subscribe(THREAD)
+        for number in range(100):
+            await broker.publish(f"default/thread:{number}", b"1")
+        assert broker.known_position(THREAD) is not None
+        assert broker.known_position("default/thread:0") is None
+        assert len(broker._positions) <= 21
 
 
 async def test_keys_expire_after_the_window(tmp_path: Path) -> None:
@@ -362,7 +375,9 @@ async def test_a_start_that_fails_gives_everything_back(
     monkeypatch.setattr(first._reader, "start", fails)
     with pytest.raises(DependencyError, match="reader"):
         await first.start(Recorder(), "n1")
-    assert not [thread for thread in threading.enumerate() if thread.name == "log.db writer"]
+    for thread in [found for found in threading.enumerate() if found.name == "log.db writer"]:
+        await asyncio.to_thread(thread.join, within(2))  # it says that it ends a moment before it has ended
+        assert not thread.is_alive()
     async with running(SqliteBroker(tmp_path / "log.db")) as second:
         assert (await second.publish(THREAD, b"1")).offset == 1
 

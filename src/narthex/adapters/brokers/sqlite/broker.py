@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,7 +36,7 @@ from narthex.ports.broker import (
     Published,
 )
 
-KNOWN_POSITIONS: Final = 200_000  # about 250 bytes each: 50 MB at most
+KNOWN_POSITIONS: Final = 50_000  # about 300 bytes each: under churn of threads memory rises to 15 MB
 EXPIRE_PRESENCE_S: Final = 5.0
 PING_CHANNEL: Final = "narthex/ping"
 
@@ -56,7 +57,7 @@ class SqliteBroker:
         retention: returns a channel's retention by its key; called once per channel and process.
         max_pending: the most publishes, and the most reads, that may wait; more raise Overloaded.
         timeout_s: seconds after which a call raises DependencyError when the disk hangs.
-        known_limit: the number of channels whose positions are kept in memory.
+        known_limit: the number of channels whose positions are kept in memory, beside those that are followed.
         clock: returns seconds since the epoch, for `Publication.at`, keys and retention, and never steps: a window of
             120 s would end too early when the wall clock jumps ahead, and never when it jumps back.
     """
@@ -288,7 +289,12 @@ class SqliteBroker:
         positions = self._positions
         if channel not in positions and len(positions) >= self._known_limit:
             self._complete = False
-            del positions[next(iter(positions))]  # the oldest entry; to read it again is cheap
+            for name in list(
+                islice(positions, max(1, self._known_limit // 10))
+            ):  # the oldest; to read one is cheap
+                oldest = positions.pop(name)
+                if name in self._subscribed:  # else each comparison of a quiet channel would read the log
+                    positions[name] = oldest
         positions[channel] = position
 
     def _tell_presence(self, channel: str, member: Member, *, joined: bool) -> None:

@@ -19,7 +19,7 @@ from narthex.adapters.brokers.sqlite.state import MAX_KEYS, ChannelState, Recent
 from narthex.errors import Overloaded
 from narthex.ports.broker import IDEMPOTENCY_WINDOW_S, LogMoved, Position, fulfils
 
-CACHED_CHANNELS: Final = 200_000  # about 300 bytes each
+CACHED_CHANNELS: Final = 50_000  # about 400 bytes each; a channel that left costs its next append one row
 ROWS_A_STATEMENT: Final = (256, 64, 16, 4, 1)  # few distinct statements, so that all stay prepared
 TRIM_SLACK: Final = 256  # a full channel is cut once per this many publications
 SWEPT_CHANNELS: Final = 500  # per housekeeping turn: 5 ms of work a second

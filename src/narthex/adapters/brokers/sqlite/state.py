@@ -60,3 +60,5 @@ class RecentKeys:
             _, keys, key, offset = recent.popleft()
             if keys.get(key) == offset:  # not used again since, and its log is not removed
                 del keys[key]
+                if not keys:
+                    keys.clear()  # gives its table back: half of what a channel takes that was busy once
