@@ -3,6 +3,8 @@ hour.
 
 The growth came from SQLite's page caches (16 MiB for each of six connections, filled at the pace of new pages) and dead
 connections that waited for a full collection. `NARTHEX_TEST_CHURN_S` is the soak's length, an hour by default.
+All threads share one heap of the C library since holes in the heaps of SQLite's threads grew too. Take the figure on a
+quiet machine: a pause makes a crowd of what waits, and each larger crowd leaves its high-water mark.
 """
 
 from __future__ import annotations
