@@ -38,14 +38,7 @@ _BOUNDS: Final[dict[str, tuple[str, Callable[[Any, Any], bool], str]]] = {
     "maxItems": ("array", lambda value, bound: len(value) <= bound, "at most this many:"),
 }
 _CHECKED: Final = frozenset(_BOUNDS) | {
-    "type",
-    "properties",
-    "required",
-    "additionalProperties",
-    "items",
-    "enum",
-    "const",
-    "anyOf",
+    *("type", "properties", "required", "additionalProperties", "items", "enum", "const", "anyOf"),
 }
 
 

@@ -68,20 +68,8 @@ class Edge:
     """
 
     __slots__ = (
-        "_common",
-        "_common_of",
-        "clock",
-        "connections",
-        "evicted",
-        "forwarded",
-        "http",
-        "limits",
-        "loop",
-        "rules",
-        "secure",
-        "timers",
-        "upgrade_handler",
-        "upgrades",
+        *("_common", "_common_of", "clock", "connections", "evicted", "forwarded", "http"),
+        *("limits", "loop", "rules", "secure", "timers", "upgrade_handler", "upgrades"),
     )
 
     timers: TimerWheel

@@ -57,17 +57,8 @@ class FrameReader:
     """
 
     __slots__ = (
-        "_buffer",
-        "_compressed",
-        "_count",
-        "_decoder",
-        "_deflate",
-        "_limits",
-        "_need",
-        "_opcode",
-        "_parts",
-        "failure",
-        "more",
+        *("_buffer", "_compressed", "_count", "_decoder", "_deflate", "_limits", "_need"),
+        *("_opcode", "_parts", "failure", "more"),
     )
 
     def __init__(self, limits: MessageLimits, *, deflate: bool = False) -> None:

@@ -81,21 +81,8 @@ class WebSocket(Stage):
 
     session: str = ""  # only the HTTP fallbacks have one
     __slots__ = (
-        "_code",
-        "_controls",
-        "_descriptor",
-        "_direct",
-        "_full",
-        "_limits",
-        "_reader",
-        "_reason",
-        "_receiver",
-        "_second",
-        "_sender",
-        "_state",
-        "_transport",
-        "direct_sender",
-        "framing",
+        *("_code", "_controls", "_descriptor", "_direct", "_full", "_limits", "_reader", "_reason"),
+        *("_receiver", "_second", "_sender", "_state", "_transport", "direct_sender", "framing"),
         "window",
     )
 

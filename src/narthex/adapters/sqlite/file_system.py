@@ -15,19 +15,8 @@ from narthex.errors import ConfigError
 MOUNTS: Final = Path("/proc/self/mountinfo")
 NETWORK: Final = frozenset(
     (
-        "nfs",
-        "nfs4",
-        "cifs",
-        "smb3",
-        "smbfs",
-        "afs",
-        "ceph",
-        "glusterfs",
-        "lustre",
-        "gpfs",
-        "beegfs",
-        "ocfs2",
-        "gfs2",
+        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "lustre", "gpfs"),
+        *("beegfs", "ocfs2", "gfs2"),
     )
 ) | {
     f"fuse.{name}"

@@ -18,15 +18,8 @@ SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verif
 SESSION_ATTRS: Final = ("any", "read-write", "primary")
 _DRIVER: Final = frozenset(
     (
-        "sslmode",
-        "sslcert",
-        "sslkey",
-        "sslrootcert",
-        "sslcrl",
-        "sslpassword",
-        "sslnegotiation",
-        "passfile",
-        "service",
+        *("sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword", "sslnegotiation"),
+        *("passfile", "service"),
     )
 ) | {"ssl_min_protocol_version", "ssl_max_protocol_version", "krbsrvname", "gsslib"}
 """Honoured by asyncpg as libpq does."""

@@ -33,51 +33,24 @@ MAX_DEPTH: Final = 4
 
 ALLOWED_HEADERS: Final = frozenset(
     {
-        "accept",
-        "accept-encoding",
-        "accept-language",
-        "connection",
-        "content-length",
-        "content-type",
-        "host",
-        "origin",
-        "retry-after",
-        "sec-websocket-extensions",
-        "sec-websocket-version",
-        "server",
-        "upgrade",
-        "user-agent",
-        "x-e2e-test-run",
+        *("accept", "accept-encoding", "accept-language", "connection", "content-length"),
+        *("content-type", "host", "origin", "retry-after", "sec-websocket-extensions"),
+        *("sec-websocket-version", "server", "upgrade", "user-agent", "x-e2e-test-run"),
     }
 )
 _SECRET_NAMES: Final = frozenset(
     {
         *("authorization", "cookie", "cookies", "set_cookie", "sec_websocket_protocol", "subprotocol"),
         *(
-            "subprotocols",
-            "x_e2e_bypass_key",
-            "token",
-            "jwt",
-            "ticket",
-            "key",
-            "secret",
-            "password",
-            "passwd",
+            *("subprotocols", "x_e2e_bypass_key", "token", "jwt", "ticket", "key", "secret"),
+            *("password", "passwd"),
         ),
         *("credential", "credentials", "query", "query_string", "body", "payload", "jwk", "jwks", "pem"),
         *("private_key", "assertion", "session", "nonce", "apikey", "api_key"),
     }
 )
 _SECRET_ENDINGS: Final = (
-    "_token",
-    "_secret",
-    "_key",
-    "_password",
-    "_ticket",
-    "_cookie",
-    "_jwt",
-    "_hash",
-    "_jwk",
+    *("_token", "_secret", "_key", "_password", "_ticket", "_cookie", "_jwt", "_hash", "_jwk"),
 )
 # Ids are random by design and meant to be read; only rule 3's "long random words" leaves them alone.
 _ID_NAMES: Final = frozenset({"client", "node", "epoch", "digest", "channel", "trace", "span", "commit"})

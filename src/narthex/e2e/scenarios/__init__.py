@@ -6,16 +6,9 @@ import importlib
 from typing import Final
 
 STAGING: Final = (
-    "websocket_events",
-    "message_flow",
-    "agent_pipeline",
-    "agent_orchestration",
-    "response_streaming",
-    "failure_recovery",
-    "startup_resilience",
-    "lifecycle_events",
-    "coordination",
-    "critical_path",
+    *("websocket_events", "message_flow", "agent_pipeline", "agent_orchestration"),
+    *("response_streaming", "failure_recovery", "startup_resilience", "lifecycle_events"),
+    *("coordination", "critical_path"),
 )
 """Files of tests/e2e/staging, in their order."""
 

@@ -103,17 +103,8 @@ class RedisBroker:
         self._scripts = {
             name: Script(getattr(scripts, name))
             for name in (
-                "APPEND",
-                "READ",
-                "BEHIND",
-                "REMOVE",
-                "TRIM",
-                "ATTACH",
-                "BEAT",
-                "DETACH",
-                "JOIN",
-                "LEAVE",
-                "MEMBERS",
+                *("APPEND", "READ", "BEHIND", "REMOVE", "TRIM", "ATTACH", "BEAT", "DETACH", "JOIN"),
+                *("LEAVE", "MEMBERS"),
             )
         }
         self._known = KnownPositions()
