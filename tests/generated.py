@@ -29,9 +29,13 @@ def _between(page: Path, name: str, text: str) -> str:
 
 
 def _operations() -> str:
-    from narthex.adapters.telemetry.catalogue import render_table
+    from narthex.adapters.telemetry.catalogue import CATALOGUE
 
-    return _between(ROOT / "docs" / "operations.md", "metrics", render_table())
+    lines = ["| metric | kind | labels | meaning |", "| --- | --- | --- | --- |"]
+    for metric in CATALOGUE:
+        labels = ", ".join(f"`{label}`" for label in metric.labels) or "–"
+        lines.append(f"| `{metric.full_name}` | {metric.kind} | {labels} | {metric.text} |")
+    return _between(ROOT / "docs" / "operations.md", "metrics", "\n".join(lines))
 
 
 def _contract() -> str:
@@ -56,7 +60,7 @@ def _contract() -> str:
 
 
 def _refusals() -> str:
-    from narthex.domain.refusals_page import refusals_page
+    from tests.refusals_page import refusals_page
 
     return refusals_page()
 

@@ -24,7 +24,6 @@ BY_HAND: Final = {
     "bench/report.py": ["cli/test_bench.py"],
     "cli/doctor.py": ["doctor/test_command.py"],
     "cli/gate.py": ["doctor/test_gate.py"],
-    "domain/refusals_page.py": ["domain/test_refusals.py"],
     "wiring/agent_worker.py": ["acceptance/test_worker.py"],
     "wiring/auth_service.py": ["acceptance/test_auth_service.py"],
 }

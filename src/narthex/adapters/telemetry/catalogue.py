@@ -113,12 +113,3 @@ CATALOGUE: Final = (
     _counter("undeclared_metrics", "Uses of a metric that the catalogue does not know. Must stay 0."),
 )
 """In the order of docs/operations.md."""
-
-
-def render_table() -> str:
-    """The metrics table of docs/operations.md."""
-    lines = ["| metric | kind | labels | meaning |", "| --- | --- | --- | --- |"]
-    for metric in CATALOGUE:
-        labels = ", ".join(f"`{label}`" for label in metric.labels) or "–"
-        lines.append(f"| `{metric.full_name}` | {metric.kind} | {labels} | {metric.text} |")
-    return "\n".join(lines)
