@@ -139,6 +139,7 @@ async def test_the_first_word_comes_at_once() -> None:
 def test_refusals_are_found_by_any_of_their_names() -> None:
     """By code, by HTTP status, by close code."""
     assert refusal_codes("rate_limited") == ["rate_limited"]
-    assert set(refusal_codes("got 503")) == {"starting", "auth_unavailable", "overloaded", "draining"}
+    unavailable = {"starting", "auth_unavailable", "overloaded", "draining", "upstream_gone"}
+    assert set(refusal_codes("got 503")) == unavailable
     assert refusal_codes("closed 3008") == ["slow"]
     assert refusal_codes("nothing") == []

@@ -63,40 +63,33 @@ class Concierge:
         text = _said(run)
         for pattern, skill in SKILLS:
             match = pattern.search(text)
-            if match is not None:
-                async for item in skill(self, run, match):
+            if match is None:
+                continue
+            async for item in skill(self, run, match):
+                if isinstance(item, str):
+                    async for word in say(item, self.pace_s):
+                        yield word
+                else:  # a thought has its own pace
                     yield item
-                return
-        async for item in self._lost(text):
-            yield item
-
-    # -- talking -------------------------------------------------------------------------------------------
-
-    def _say(self, text: str) -> AsyncIterator[str]:
-        return say(text, self.pace_s)
+            return
+        quoted = text if len(text) <= 60 else text[:60] + "…"
+        lost = f"I do not understand “{quoted}”: I match words, I have no language model.\n\n{HELP}"
+        async for word in say(lost, self.pace_s):
+            yield word
 
     def _think(self, text: str) -> AsyncIterator[Event]:
         return think(text, self.pace_s / 2)
-
-    async def _lost(self, text: str) -> Items:
-        quoted = text if len(text) <= 60 else text[:60] + "…"
-        async for word in self._say(
-            f"I do not understand “{quoted}”: I match words, I have no language model.\n\n{HELP}"
-        ):
-            yield word
 
     # -- skills --------------------------------------------------------------------------------------------
 
     async def help(self, _run: RunInput, _match: re.Match[str]) -> Items:
         """Answer with the concierge's abilities."""
-        async for word in self._say(HELP):
-            yield word
+        yield HELP
 
     async def hello(self, run: RunInput, _match: re.Match[str]) -> Items:
         """A greeting by name."""
         name = run.user.name or run.user.subject
-        async for word in self._say(f"Hello, {name}. Say `help` to see what I can do."):
-            yield word
+        yield f"Hello, {name}. Say `help` to see what I can do."
 
     async def health(self, _run: RunInput, _match: re.Match[str]) -> Items:
         """The gateway's health, asked for now."""
@@ -107,8 +100,7 @@ class Concierge:
             yield event
         body = await self._facts()
         yield call.end(brief(body))
-        async for word in self._say(health_report(body)):
-            yield word
+        yield health_report(body)
 
     async def who(self, run: RunInput, _match: re.Match[str]) -> Items:
         """Answer with the user's identity."""
@@ -118,10 +110,7 @@ class Concierge:
         about = {name: value for name, value in msgspec.to_builtins(run.user).items() if value}
         yield call.end(about)
         rows = "\n".join(f"| {name} | `{cell(value)}` |" for name, value in about.items())
-        async for word in self._say(
-            f"The gateway identifies you as:\n\n| property | value |\n| --- | --- |\n{rows}\n"
-        ):
-            yield word
+        yield f"The gateway identifies you as:\n\n| property | value |\n| --- | --- |\n{rows}\n"
 
     async def refused(self, _run: RunInput, match: re.Match[str]) -> Items:
         """Explain a refusal by code, HTTP status or close code."""
@@ -133,8 +122,7 @@ class Concierge:
             yield event
         codes = refusal_codes(asked)
         yield call.end([{"code": code, **TABLE[code]._asdict()} for code in codes])
-        async for word in self._say(refusal_report(asked, codes)):
-            yield word
+        yield refusal_report(asked, codes)
 
     async def codes(self, _run: RunInput, _match: re.Match[str]) -> Items:
         """Every refusal."""
@@ -143,8 +131,7 @@ class Concierge:
             for code, row in TABLE.items()
         )
         table = f"| code | HTTP | close | meaning |\n| --- | --- | --- | --- |\n{rows}\n"
-        async for word in self._say(table):
-            yield word
+        yield table
 
     async def echo(self, _run: RunInput, match: re.Match[str]) -> Items:
         """The same words again, to the byte, by way of a tool."""
@@ -153,8 +140,7 @@ class Concierge:
         for event in call.begin():
             yield event
         yield call.end(said)
-        async for word in self._say(said):
-            yield word
+        yield said
 
     async def count(self, _run: RunInput, match: re.Match[str]) -> Items:
         """`1 2 3 … N`: the same text every time, whatever the pace."""
@@ -168,27 +154,23 @@ class Concierge:
 
     async def markdown(self, _run: RunInput, _match: re.Match[str]) -> Items:
         """Answer with every kind of content that a page renders."""
-        async for word in self._say(MARKDOWN):
-            yield word
+        yield MARKDOWN
 
     async def time(self, _run: RunInput, _match: re.Match[str]) -> Items:
         """The server's time."""
         now = datetime.now(UTC)
-        async for word in self._say(f"It is {now:%Y-%m-%d %H:%M:%S} UTC here."):
-            yield word
+        yield f"It is {now:%Y-%m-%d %H:%M:%S} UTC here."
 
     async def approve(self, run: RunInput, _match: re.Match[str]) -> Items:
         """A task that asks for approval before it does anything."""
-        async for word in self._say("I am about to check every part of the gateway. Do you approve?"):
-            yield word
+        yield "I am about to check every part of the gateway. Do you approve?"
         try:
             answer = await run.ask(APPROVAL, "Check every part of the gateway now?")
         except TimeoutError:
             return
         if not answer["approved"]:
             note = f" You said: “{answer['note']}”" if answer.get("note") else ""
-            async for word in self._say(f"All right, I did not check anything.{note}"):
-                yield word
+            yield f"All right, I did not check anything.{note}"
             return
         async for item in self.health(run, _match):
             yield item

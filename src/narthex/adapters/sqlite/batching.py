@@ -137,23 +137,25 @@ class BatchThread(Generic[J]):
         self._waiting.append(job)
         self._queue.put(job)
 
-    def now(self) -> float:
-        """The clock of `Job.asked_at`."""
-        return time.monotonic()
+    def ask(self, kind: Callable[..., J], *values: object) -> asyncio.Future[Any]:
+        """Queue a job `kind(future, asked_at, *values)`; returns its future. Raises as `submit`."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.submit(kind(future, time.monotonic(), *values))
+        return future
 
     def _main(self, opened: asyncio.Future[None], ended: asyncio.Future[None]) -> None:
         try:
             self._work.open()
         except BaseException as error:  # passed to the caller of start()
-            self._post(_resolve, opened, error)
-            self._post(_resolve, ended, None)
+            self._post(resolve, opened, error)
+            self._post(resolve, ended, None)
             return
-        self._post(_resolve, opened, None)
+        self._post(resolve, opened, None)
         try:
             self._serve()
         finally:
             self._work.close()
-            self._post(_resolve, ended, None)
+            self._post(resolve, ended, None)
 
     def _serve(self) -> None:
         housekeeping_at = time.monotonic() + IDLE_S
@@ -186,7 +188,7 @@ class BatchThread(Generic[J]):
 
             def deliver() -> None:
                 for job in batch:
-                    _resolve(job.future, bug)
+                    resolve(job.future, bug)
 
         self._post(self._delivered, len(batch), deliver)
 
@@ -212,7 +214,7 @@ class BatchThread(Generic[J]):
             if job.asked_at > limit:
                 break
             if not job.future.done():
-                _resolve(job.future, self._timed_out())
+                resolve(job.future, self._timed_out())
 
     def _timed_out(self) -> DependencyError:
         return DependencyError(
@@ -225,13 +227,20 @@ class BatchThread(Generic[J]):
     def _fail_waiting(self, why: str) -> None:
         while self._waiting:
             job = self._waiting.popleft()
-            _resolve(job.future, DependencyError(self._dependency, f"{self._name} {why}.", "Start it again."))
+            resolve(job.future, DependencyError(self._dependency, f"{self._name} {why}.", "Start it again."))
 
 
-def _resolve(future: asyncio.Future[Any], outcome: BaseException | None) -> None:
+def resolve(future: asyncio.Future[Any], outcome: object) -> None:
+    """Answer a job with its result, or with the exception that it ended with. Call it on the loop."""
     if future.done():  # cancelled, or timed out meanwhile
         return
-    if outcome is None:
-        future.set_result(None)
-    else:
+    if isinstance(outcome, BaseException):
         future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+
+
+def resolve_all(batch: Sequence[Job], outcomes: Sequence[object]) -> None:
+    """`resolve` every job of a batch with its outcome."""
+    for job, outcome in zip(batch, outcomes, strict=True):
+        resolve(job.future, outcome)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from narthex.adapters.machine import steady_time
-from narthex.adapters.sqlite.batching import BatchThread, Job
+from narthex.adapters.sqlite.batching import BatchThread, Job, resolve_all
 from narthex.adapters.sqlite.checkpoint import Checkpointer
 from narthex.adapters.sqlite.file import OwnerLock, Synchronous, claim_format, connect, dependency_error
 from narthex.adapters.stores.sql.dialect import SQLITE
@@ -23,7 +23,7 @@ from narthex.adapters.stores.sql.operation import Operation
 from narthex.adapters.stores.sql.runs import release
 from narthex.adapters.stores.sql.schema import migrate
 from narthex.adapters.stores.sql.store import SqlStore
-from narthex.errors import Bug, DependencyError, NarthexError
+from narthex.errors import Bug, DependencyError
 
 T = TypeVar("T")
 
@@ -159,16 +159,13 @@ class SqliteEngine:
 
     async def read(self, operation: Operation[T]) -> T:
         """See `operation.SqlEngine`."""
-        return await self._submit(self._reader, operation)
+        value: T = await self._reader.ask(_Task, operation)
+        return value
 
     async def write(self, operation: Operation[T]) -> T:
         """See `operation.SqlEngine`."""
-        return await self._submit(self._writer, operation)
-
-    async def _submit(self, thread: BatchThread[_Task], operation: Operation[T]) -> T:
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        thread.submit(_Task(future, thread.now(), operation))
-        return await future
+        value: T = await self._writer.ask(_Task, operation)
+        return value
 
 
 class _Driver:
@@ -211,12 +208,12 @@ class _Driver:
         except sqlite3.Error as error:
             failure = dependency_error("store", self._path, error)
             failure.__cause__ = error
-            outcomes = [(None, failure)] * len(batch)
+            outcomes = [failure] * len(batch)
         finally:
             with contextlib.suppress(sqlite3.Error):
                 if self._sql.in_transaction:
                     self._sql.execute("ROLLBACK")
-        return lambda: _deliver(batch, outcomes)
+        return lambda: resolve_all(batch, outcomes)
 
     def idle(self) -> None:
         """Nothing to do."""
@@ -225,32 +222,31 @@ class _Driver:
         """Close; the last connection to close checkpoints the log."""
         self._sql.close()
 
-    def _outcome(self, operation: Operation[Any]) -> tuple[Any, Exception | None]:
+    def _outcome(self, operation: Operation[Any]) -> Any:
         """Drive one operation; its failure undoes only itself. Raises sqlite3.Error when the whole batch is lost."""
         if not self._writes:
             return self._driven(operation)
         self._sql.execute("SAVEPOINT operation")
-        value, error = self._driven(operation)
-        if error is not None:
+        outcome = self._driven(operation)
+        if isinstance(outcome, Exception):
             self._sql.execute("ROLLBACK TO operation")  # raises when SQLite has rolled the transaction back
         self._sql.execute("RELEASE operation")
-        return value, error
+        return outcome
 
-    def _driven(self, operation: Operation[Any]) -> tuple[Any, Exception | None]:
+    def _driven(self, operation: Operation[Any]) -> Any:
+        """The operation's value, or the exception for its caller."""
         try:
-            return _drive(self._sql, operation), None
-        except NarthexError as error:
-            return None, error
+            return _drive(self._sql, operation)
         except sqlite3.IntegrityError as error:
             bug = Bug("store_conflict", f"A row that must be new already exists: {error}.")
             bug.__cause__ = error
-            return None, bug
+            return bug
         except sqlite3.Error as error:
             failure = dependency_error("store", self._path, error)
             failure.__cause__ = error
-            return None, failure
-        except Exception as error:  # a bug in one operation must not fail the others of its batch
-            return None, error
+            return failure
+        except Exception as error:  # a refusal, or a bug, which must not fail the others of its batch
+            return error
 
 
 def _drive(sql: sqlite3.Connection, operation: Operation[T]) -> T:
@@ -263,13 +259,3 @@ def _drive(sql: sqlite3.Connection, operation: Operation[T]) -> T:
         return value
     finally:
         operation.close()
-
-
-def _deliver(batch: Sequence[_Task], outcomes: Sequence[tuple[Any, Exception | None]]) -> None:
-    for task, (value, error) in zip(batch, outcomes, strict=True):
-        if task.future.done():
-            continue
-        if error is not None:
-            task.future.set_exception(error)
-        else:
-            task.future.set_result(value)

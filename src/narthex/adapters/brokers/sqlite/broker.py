@@ -21,7 +21,7 @@ from narthex.adapters.brokers.sqlite.reader import LogReader, Query
 from narthex.adapters.brokers.sqlite.schema import ChannelRetention
 from narthex.adapters.brokers.sqlite.writer import Append, LogChange, LogWriter, Outcome
 from narthex.adapters.machine import steady_time
-from narthex.adapters.sqlite.batching import MAX_PENDING, BatchThread
+from narthex.adapters.sqlite.batching import MAX_PENDING, BatchThread, resolve
 from narthex.adapters.sqlite.checkpoint import Checkpointer
 from narthex.adapters.sqlite.file import OwnerLock, Synchronous
 from narthex.errors import DependencyError, NarthexError
@@ -168,10 +168,9 @@ class SqliteBroker:
         expected: Position | None = None,
     ) -> Published:
         """See the port. Raises Overloaded when too many wait, DependencyError when the publication is not durable."""
-        future: asyncio.Future[Published] = asyncio.get_running_loop().create_future()
         request = AppendRequest(channel, data, key, tags, expected)
-        self._writer.submit(Append(future, self._writer.now(), request))
-        return await future
+        published: Published = await self._writer.ask(Append, request)
+        return published
 
     def subscribe(self, channel: str) -> None:
         """See the port; effective at once."""
@@ -201,9 +200,8 @@ class SqliteBroker:
         self, channel: str, *, since: Position | None = None, limit: int | None = None, reverse: bool = False
     ) -> Page:
         """See the port. Raises Overloaded or DependencyError."""
-        future: asyncio.Future[Page] = asyncio.get_running_loop().create_future()
-        self._reader.submit(Query(future, self._reader.now(), channel, since, limit, reverse))
-        return await future
+        page: Page = await self._reader.ask(Query, channel, since, limit, reverse)
+        return page
 
     async def remove(self, channel: str) -> None:
         """See the port."""
@@ -257,9 +255,7 @@ class SqliteBroker:
         )
 
     async def _change(self, apply: Callable[[Log], Callable[[], None] | None]) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._writer.submit(LogChange(future, self._writer.now(), apply))
-        await future
+        await self._writer.ask(LogChange, apply)
 
     def _deliver(self, batch: Sequence[Append | LogChange], outcomes: list[Outcome]) -> None:
         """On the loop, after the commit: call the handler in offset order, then answer every publisher."""
@@ -267,14 +263,11 @@ class SqliteBroker:
             if isinstance(outcome, Appended) and isinstance(job, Append):
                 self._appended(job.request, outcome)
                 result: Any = Published(outcome.offset, outcome.epoch, outcome.duplicate)
+            elif isinstance(outcome, NarthexError | LogMoved):
+                result = outcome
             else:
                 result = outcome() if callable(outcome) else None
-            if job.future.done():  # cancelled or timed out: the publication is in the log all the same
-                continue
-            if isinstance(outcome, NarthexError | LogMoved):
-                job.future.set_exception(outcome)
-            else:
-                job.future.set_result(result)
+            resolve(job.future, result)  # unless it was cancelled: the publication is in the log all the same
 
     def _appended(self, request: AppendRequest, appended: Appended) -> None:
         if appended.duplicate:

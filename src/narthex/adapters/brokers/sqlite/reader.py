@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from narthex.adapters.sqlite.batching import Job
+from narthex.adapters.sqlite.batching import Job, resolve_all
 from narthex.adapters.sqlite.file import connect, dependency_error
 from narthex.errors import DependencyError
 from narthex.ports.broker import MAX_HISTORY_PAGE, Page, Position, Publication
@@ -66,7 +66,7 @@ class LogReader:
         finally:
             if self._sql.in_transaction:
                 self._sql.execute("ROLLBACK")
-        return lambda: _deliver(batch, outcomes)
+        return lambda: resolve_all(batch, outcomes)
 
     def idle(self) -> None:
         """Nothing to do."""
@@ -128,13 +128,3 @@ def _block(sql: sqlite3.Connection, channel: int, low: int, high: int, order: st
             Publication(offset, data, None if tags is None else _decode_tags(tags), at)
             for offset, at, tags, data in sql.execute(rows, bounds).fetchall()
         ]
-
-
-def _deliver(batch: Sequence[Query], outcomes: list[Page | DependencyError]) -> None:
-    for query, outcome in zip(batch, outcomes, strict=True):
-        if query.future.done():
-            continue
-        if isinstance(outcome, DependencyError):
-            query.future.set_exception(outcome)
-        else:
-            query.future.set_result(outcome)
