@@ -47,7 +47,7 @@ class CodeFlow:
         breakers: Breakers,
     ) -> None:
         self._name = name
-        self._issuer = issuer
+        self.issuer = issuer
         self._client_id = client_id
         self._client_secret = client_secret
         self._discovery = Discovery(issuer, fetcher)
@@ -61,11 +61,6 @@ class CodeFlow:
             fetcher=fetcher,
             breakers=breakers,
         )
-
-    @property
-    def issuer(self) -> str:
-        """See the port."""
-        return self._issuer
 
     async def authorization_url(self, *, redirect_uri: str, state: str, nonce: str, challenge: str) -> str:
         """See the port."""

@@ -64,6 +64,7 @@ class JwksKeys:
         on_fault: Callable[[str, NarthexError], None] = lambda _name, _fault: None,
     ) -> None:
         self._name = name
+        self.issuers = (rules.claims.issuer,) if rules.claims.issuer else ()
         self._address = address
         self._rules = rules
         self._fetcher = fetcher
@@ -80,11 +81,6 @@ class JwksKeys:
         self._flight: asyncio.Task[None] | None = None
         self._background: asyncio.Task[None] | None = None
         self._first = asyncio.Event()  # the first fetch has ended, one way or the other
-
-    @property
-    def issuers(self) -> tuple[str, ...]:
-        """The configured issuer."""
-        return (self._rules.claims.issuer,) if self._rules.claims.issuer else ()
 
     @property
     def dependency(self) -> str:

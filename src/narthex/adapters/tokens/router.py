@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from narthex.adapters.tokens.compact import Compact, looks_like_jwt, take_apart
-from narthex.adapters.tokens.sources import KeySource, OpaqueSource
+from narthex.adapters.tokens.sources import KeySource, OpaqueSource, TokenSource
 from narthex.domain.verdict import Rejected, Verdict
 from narthex.ports.later import Later
 from narthex.ports.tokens import MAX_TOKEN_BYTES, VerifierStatus
@@ -30,11 +30,12 @@ class TokenRouter:
     """
 
     def __init__(self, sources: Iterable[KeySource], *, opaque: OpaqueSource | None = None) -> None:
-        self._sources = list(sources)
+        keyed = list(sources)
         self._opaque = opaque
+        self._sources: list[TokenSource] = [*keyed, *([opaque] if opaque is not None else [])]
         self._by_issuer: dict[str, list[KeySource]] = {}
-        self._unclaimed = [source for source in self._sources if not source.issuers]
-        for source in self._sources:
+        self._unclaimed = [source for source in keyed if not source.issuers]
+        for source in keyed:
             for issuer in source.issuers:
                 self._by_issuer.setdefault(issuer, []).append(source)
 
@@ -68,33 +69,22 @@ class TokenRouter:
 
     async def check(self) -> VerifierStatus:
         """Degraded when any source is; the details of all, joined."""
-        parts: list[KeySource | OpaqueSource] = [*self._sources]
-        if self._opaque is not None:
-            parts.append(self._opaque)
-        if not parts:
+        if not self._sources:
             return VerifierStatus(status="degraded", detail="no issuer is configured")
-        found = [await part.check() for part in parts]
-        breakers: dict[str, str] = {}
-        for status in found:
-            breakers.update(status.breakers)
+        found = [await source.check() for source in self._sources]
         bad = [status for status in found if status.status != "healthy"]
         return VerifierStatus(
             status="degraded" if bad else "healthy",
             detail="; ".join(status.detail for status in (bad or found)),
             latency_ms=max(status.latency_ms for status in found),
-            breakers=breakers,
+            breakers={name: state for status in found for name, state in status.breakers.items()},
         )
 
     async def start(self) -> None:
         """Start every source; none of them fails for a missing issuer."""
-        parts = [source.start() for source in self._sources]
-        if self._opaque is not None:
-            parts.append(self._opaque.start())
-        await asyncio.gather(*parts)
+        await asyncio.gather(*(source.start() for source in self._sources))
 
     async def stop(self) -> None:
         """Stop every source."""
         for source in self._sources:
             await source.stop()
-        if self._opaque is not None:
-            await self._opaque.stop()

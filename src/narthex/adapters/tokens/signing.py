@@ -73,7 +73,7 @@ class KeyRing:
     Args:
         credentials: where the keys live.
         purpose: `provider`, `e2e` or `guard`.
-        issuer: the `iss` of its tokens.
+        issuer: the `iss` of its tokens; also an attribute, as are `issuers` (with the aliases) and `name`.
         aliases: more `iss` values that its tokens may carry (the plain name, beside a public URL), so that
             `narthex token` without the server's variables is admitted too: only the holder of the keys could sign it.
         audience: put into every token when not empty; not required of one, for the same reason.
@@ -98,8 +98,9 @@ class KeyRing:
     ) -> None:
         self._credentials = credentials
         self._purpose: Purpose = purpose
-        self._issuer = issuer
-        self._issuers = (issuer, *(alias for alias in aliases if alias != issuer))
+        self.name = f"{purpose} keys"
+        self.issuer = issuer
+        self.issuers = (issuer, *(alias for alias in aliases if alias != issuer))
         self._audience = audience
         self._rules = IssuerRules(
             claims=msgspec.structs.replace(rules, issuer="", audiences=()),
@@ -119,11 +120,6 @@ class KeyRing:
         self._poll: asyncio.Task[None] | None = None
 
     # -- TokenMint -----------------------------------------------------------------------------------------
-
-    @property
-    def issuer(self) -> str:
-        """The `iss` of its tokens."""
-        return self._issuer
 
     @property
     def max_ttl_s(self) -> float:
@@ -207,16 +203,6 @@ class KeyRing:
 
     # -- KeySource -----------------------------------------------------------------------------------------
 
-    @property
-    def name(self) -> str:
-        """For health and logs."""
-        return f"{self._purpose} keys"
-
-    @property
-    def issuers(self) -> tuple[str, ...]:
-        """The issuer's name, and its aliases."""
-        return self._issuers
-
     def knows(self, algorithm: str, kid: str) -> bool:
         """Whether a loaded key serves that algorithm and name."""
         return bool(self._table.select(algorithm, kid))
@@ -229,7 +215,7 @@ class KeyRing:
         traffic: str,  # noqa: ARG002 - of the port; the store has no breaker
     ) -> Later[Verdict]:
         """The verdict; a read of the store first when the key is unknown (another instance made a new one)."""
-        if token.issuer not in self._issuers:
+        if token.issuer not in self.issuers:
             return Rejected("wrong_issuer", key_id=token.key_id)
         verdict = verify_token(token, self._table, self._rules, now)
         if (

@@ -13,7 +13,20 @@ from narthex.ports.later import Later
 from narthex.ports.tokens import VerifierStatus
 
 
-class KeySource(Protocol):
+class TokenSource(Protocol):
+    """Verifies the tokens of one issuer."""
+
+    async def check(self) -> VerifierStatus:
+        """As `TokenVerifier.check`."""
+
+    async def start(self) -> None:
+        """As `TokenVerifier.start`."""
+
+    async def stop(self) -> None:
+        """As `TokenVerifier.stop`."""
+
+
+class KeySource(TokenSource, Protocol):
     """Keys of one issuer, wherever they come from."""
 
     @property
@@ -26,27 +39,9 @@ class KeySource(Protocol):
     def verify(self, token: Compact, *, now: float, traffic: str) -> Later[Verdict]:
         """The verdict; an awaitable only when keys must be fetched first."""
 
-    async def check(self) -> VerifierStatus:
-        """As `TokenVerifier.check`."""
 
-    async def start(self) -> None:
-        """As `TokenVerifier.start`."""
-
-    async def stop(self) -> None:
-        """As `TokenVerifier.stop`."""
-
-
-class OpaqueSource(Protocol):
+class OpaqueSource(TokenSource, Protocol):
     """Verifies tokens that are not JWTs (RFC 7662)."""
 
     def verify(self, token: str, *, now: float, traffic: str) -> Later[Verdict]:
         """The verdict; an awaitable when the issuer must be asked."""
-
-    async def check(self) -> VerifierStatus:
-        """As `TokenVerifier.check`."""
-
-    async def start(self) -> None:
-        """As `TokenVerifier.start`."""
-
-    async def stop(self) -> None:
-        """As `TokenVerifier.stop`."""

@@ -25,6 +25,9 @@ class StaticKeys:
         keys: at least one.
         rules: the issuer's; `algorithms` is cut to what the keys can do.
         name: for health, for example `NARTHEX_JWT_SECRET`.
+
+    Attributes:
+        issuers: the configured issuer, or none: then tokens of any unclaimed issuer are tried.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class StaticKeys:
             raise ConfigError([f"{name}: the key can verify {able}, but {wanted} are allowed. Change one."])
         self._rules = IssuerRules(claims=rules.claims, algorithms=allowed)
         self._name = name
+        self.issuers = (rules.claims.issuer,) if rules.claims.issuer else ()
 
     @classmethod
     def from_secret(cls, secret: str, rules: IssuerRules, *, name: str = "NARTHEX_JWT_SECRET") -> StaticKeys:
@@ -54,11 +58,6 @@ class StaticKeys:
             return cls(keys_from_text(text), rules, name=name)
         except UnusableKey as error:
             raise ConfigError([f"{name}: {error} Give a PEM public key, or a JWK (set) as JSON."]) from None
-
-    @property
-    def issuers(self) -> tuple[str, ...]:
-        """The configured issuer, or none: then tokens of any unclaimed issuer are tried."""
-        return (self._rules.claims.issuer,) if self._rules.claims.issuer else ()
 
     def knows(self, algorithm: str, kid: str) -> bool:
         """Whether a key serves that algorithm and name."""
