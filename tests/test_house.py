@@ -146,7 +146,7 @@ def anchors(page: Path) -> set[str]:
 
 def leads_nowhere(path: Path, text: str, tests: set[str], names: set[str]) -> list[str]:
     """References in `text`, which stands in the file `path`, to what does not exist."""
-    wrong = re.findall(r"DESIGN sections? [\d.]+", text)  # of a file that is not in the repository
+    wrong = re.findall(r"(?:DESIGN|FACTS|STYLE) sections? [\d.]+", text)  # of files that are not in the repository
     bases = [ROOT, ROOT / "src" / "narthex", *path.parents]
     for name, anchor in PATHS.findall(text):
         if "/" not in name and name in names | ELSEWHERE:
@@ -195,6 +195,7 @@ def test_every_reference_of_the_code_leads_somewhere() -> None:
         ("shown by `test_nothing_of_the_kind`", ["test_nothing_of_the_kind"]),
         ("see nowhere.py", ["nowhere.py"]),
         ("of DESIGN section 8", ["DESIGN section 8"]),
+        ("(FACTS section 7)", ["FACTS section 7"]),
     ],
 )
 def test_a_reference_that_leads_nowhere_is_found(text: str, wrong: list[str]) -> None:

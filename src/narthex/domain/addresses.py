@@ -2,7 +2,7 @@
 
 Not here: origins and hosts (`origins`). Rules: a forwarding header counts only as far as a trusted proxy
 wrote it; values that a client wrote itself are never trusted. Only `X-Forwarded-For` and
-`X-Forwarded-Proto` are read: every proxy of FACTS section 5 writes them.
+`X-Forwarded-Proto` are read, because all common proxies write them (docs/security.md).
 """
 
 from __future__ import annotations

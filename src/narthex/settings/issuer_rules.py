@@ -1,7 +1,7 @@
 """Rules of one token issuer: one source of keys, algorithms that fit it, addresses that cannot be overheard.
 
 Not here: how tokens are verified (`adapters/tokens`). Rules: as in `rules.py`. Mixing HMAC with public keys in
-one issuer is refused, because a public key used as an HMAC secret is the classic forgery (FACTS section 7).
+one issuer is refused, because a public key used as an HMAC secret is the classic forgery (RFC 8725 section 2.1).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Attacks that have happened (FACTS section 7), at a tenth of their size by default, in full under `-m soak`.
+"""Attacks that have hit other servers, at a tenth of their size by default, in full under `-m soak`.
 
 Each runs against the real program; what it may cost is memory of that process, and the next client is served
 within a second.

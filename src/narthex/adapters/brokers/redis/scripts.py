@@ -53,8 +53,10 @@ APPEND: Final = (
 --   epoch` for any offset, or empty)
 -- Returns seq and per publication its offset, its epoch, and 0 (appended), 1 (a repeat) or 2 (the log's end, which was
 -- not the expected one).
--- A key is valid in the log's incarnation, also where the epoch has changed since: what it names is still there.
--- Behind the milliseconds of a told moment stands `seq`: floats read it as less than a millisecond more.
+-- An idempotency key counts as long as the log has the same incarnation, even after the epoch changed, because the
+-- log still holds the publication.
+-- `seq` follows the milliseconds of the published moment. A reader that parses both as one float is wrong by less than
+-- a millisecond.
 if redis.call('HEXISTS', KEYS[3], ARGV[2]) == 0 then
   return redis.error_reply('NEWRUN this node was not heard of for a while')
 end
@@ -98,7 +100,7 @@ READ: Final = (
     _HEAD
     + """
 -- KEYS: epoch, reign, meta, log, seq   ARGV: reign, wanted epoch, first, last, count, order
--- returns top, epoch, first kept offset, entries, seq; with a wanted epoch that is not the log's, no entries
+-- Returns top, epoch, first kept offset, entries, seq. The entries are empty if the wanted epoch is not the log's.
 local meta = redis.call('HMGET', KEYS[3], 't', 'i')
 local top, epoch = tonumber(meta[1] or 0), epoch_of(meta[2])
 local oldest = redis.call('XRANGE', KEYS[4], '-', '+', 'COUNT', 1)
@@ -118,8 +120,8 @@ return {top, epoch, kept, entries, tonumber(redis.call('GET', KEYS[5]) or 0)}
 BEHIND: Final = (
     _HEAD
     + """
--- KEYS: epoch, reign   ARGV: reign, what a meta key begins with, JSON [[channel, offset, epoch], …]
--- returns {place in the list from 0, top, epoch} of every channel that does not end where the list says
+-- KEYS: epoch, reign   ARGV: reign, prefix of the meta keys, JSON [[channel, offset, epoch], …]
+-- Returns {index in the list (from 0), top, epoch} for every channel whose log ends elsewhere than the list states.
 local found = {}
 for place, known in ipairs(cjson.decode(ARGV[3])) do
   local meta = redis.call('HMGET', ARGV[2] .. ':{' .. known[1] .. '}', 't', 'i')
@@ -153,19 +155,20 @@ ATTACH: Final = (
     _OWN
     + """
 -- KEYS: epoch, reign, nodes, seq, answers
--- ARGV: node, the epoch that it knows (empty: none), the highest seq that it was shown or acknowledged, an epoch for
---   what comes after a loss, whether every commit is synced, whether to wait no longer for other nodes
--- Returns reign, epoch, seq, whether appending may go on (else: call again), whether a loss was found.
+-- ARGV: node, the epoch that the node knows (empty: none), the highest seq that it received or got acknowledged, the
+--   new epoch in case of a loss, whether the server syncs every commit, whether to stop waiting for other nodes
+-- Returns reign, epoch, seq, whether nodes may append (if not: call again), whether a loss was found.
 local node, knows, highest, fresh = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local now = redis.call('TIME')[1]
 local base = redis.call('GET', KEYS[1])
 local open = redis.call('GET', KEYS[2])
 local seq = tonumber(redis.call('GET', KEYS[4]) or 0)
 if base and open == own then
-  -- Every node has compared, or the epoch is a new one. Less than this node knows: a snapshot of the machine came back.
+  -- Every node has compared, or the epoch is new. If the server has fewer publications than this node knows, an
+  -- operator restored an older snapshot of the machine.
   local lost = knows == base and highest > seq
   if lost then redis.call('SET', KEYS[1], fresh) end
-  redis.pcall('HSET', KEYS[3], node, now) -- without memory left a node may listen, which needs no place here
+  redis.pcall('HSET', KEYS[3], node, now) -- if memory is full, the node can still subscribe, which needs no entry here
   return {own, lost and fresh or base, seq, 1, lost and 1 or 0}
 end
 if redis.call('HGET', KEYS[5], 'reign') ~= own then
@@ -180,9 +183,9 @@ for _, other in ipairs(redis.call('HKEYS', KEYS[3])) do
 end
 if not lost and waiting > 0 then
   if ARGV[6] == '0' then return {own, base or '', seq, 0, 0} end
-  lost = true -- a node that does not answer may have been shown more
+  lost = true -- a node that does not answer may have received later publications
 elseif not lost and redis.call('HLEN', KEYS[5]) == 1 and seq > 0 then
-  -- No node remembers. Nothing is missing where every commit is synced and no replica took over.
+  -- No other node knows the state. Nothing is missing if the server syncs every commit and no replica took over.
   lost = ARGV[5] == '0' or string.match(info, 'master_replid2:(%w+)') == open
 end
 if lost or not base then
@@ -202,9 +205,9 @@ return {own, base, seq, 1, lost and 1 or 0}
 BEAT: Final = (
     _HEAD
     + f"""
--- KEYS: epoch, reign, nodes, seq   ARGV: reign, node, where this node listens for its beats
--- Forgets nodes without a beat: what they were acknowledged is below the `seq` that this node learns here. A moment
--- in the future (the server's clock went back) counts as now. Returns seq and epoch.
+-- KEYS: epoch, reign, nodes, seq   ARGV: reign, node, the channel on which this node receives its own beats
+-- Removes nodes that sent no beat for a while. Every publication that they got acknowledged is below the `seq` that
+-- this node gets here. A time in the future counts as now: the server's clock went back. Returns seq and epoch.
 redis.call('PUBLISH', ARGV[3], '')
 local now = tonumber(redis.call('TIME')[1])
 if redis.call('HEXISTS', KEYS[3], ARGV[2]) == 0 then
@@ -227,7 +230,8 @@ return {{tonumber(redis.call('GET', KEYS[4]) or 0), base}}
 DETACH: Final = (
     _HEAD
     + """
--- KEYS: epoch, reign, nodes   ARGV: reign, node. It appends nothing more: no other node has to wait for it.
+-- KEYS: epoch, reign, nodes   ARGV: reign, node
+-- The node appends nothing from now on, so no other node has to wait for it.
 return redis.call('HDEL', KEYS[3], ARGV[2])
 """
 )
@@ -256,7 +260,8 @@ return 1
 """
 
 MEMBERS: Final = """
--- KEYS: by expiry, by client, told channel. Who has expired is forgotten and announced here.
+-- KEYS: by expiry, by client, told channel
+-- Removes the expired members and publishes that they left.
 local now = tonumber(redis.call('TIME')[1])
 for _, client in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 1000)) do
   local member = redis.call('HGET', KEYS[2], client)
