@@ -25,37 +25,21 @@ class RefusalRow(NamedTuple):
 
 
 TABLE: Final[dict[str, RefusalRow]] = {
-    "auth_required": RefusalRow(
-        401,
-        3500,
-        "Authentication required",
-        "Send a token in the Authorization header, as subprotocol `jwt.<token>` beside `jwt-auth`, or sign in.",
-    ),
-    "token_malformed": RefusalRow(
-        401, 3500, "The token is not a JWT", "Send the token as the issuer gave it."
-    ),
-    "token_invalid": RefusalRow(
-        401, 3500, "The token did not verify", "Get a fresh token from the configured issuer."
-    ),
+    "auth_required": RefusalRow(401, 3500, "Authentication required",
+        "Send a token in the Authorization header, as subprotocol `jwt.<token>` beside `jwt-auth`, or sign in."),
+    "token_malformed": RefusalRow(401, 3500, "The token is not a JWT",
+        "Send the token as the issuer gave it."),
+    "token_invalid": RefusalRow(401, 3500, "The token did not verify",
+        "Get a fresh token from the configured issuer."),
     "token_expired": RefusalRow(401, 3500, "The token has expired", "Refresh the token and connect again."),
-    "token_not_yet_valid": RefusalRow(
-        401, 3500, "The token is not valid yet", "Check the clocks of the issuer and this client."
-    ),
-    "wrong_issuer": RefusalRow(
-        401, 3500, "The token's issuer is not accepted", "Get a token from the configured issuer."
-    ),
-    "wrong_audience": RefusalRow(
-        401,
-        3500,
-        "The token is for another audience",
-        "Ask the issuer for a token for this gateway's audience.",
-    ),
-    "algorithm_not_allowed": RefusalRow(
-        401,
-        3500,
-        "The token's algorithm is not allowed",
-        "Have the issuer sign with an algorithm allowed here.",
-    ),
+    "token_not_yet_valid": RefusalRow(401, 3500, "The token is not valid yet",
+        "Check the clocks of the issuer and this client."),
+    "wrong_issuer": RefusalRow(401, 3500, "The token's issuer is not accepted",
+        "Get a token from the configured issuer."),
+    "wrong_audience": RefusalRow(401, 3500, "The token is for another audience",
+        "Ask the issuer for a token for this gateway's audience."),
+    "algorithm_not_allowed": RefusalRow(401, 3500, "The token's algorithm is not allowed",
+        "Have the issuer sign with an algorithm allowed here."),
     "unknown_key": RefusalRow(
         401,
         3500,
@@ -63,140 +47,72 @@ TABLE: Final[dict[str, RefusalRow]] = {
         "Check that token and gateway use the same issuer and key set; `narthex token` needs the gateway's --data-dir.",
     ),
     "token_revoked": RefusalRow(401, 3500, "The token was revoked", "Sign in again."),
-    "ticket_invalid": RefusalRow(
-        401,
-        3500,
-        "The ticket is unknown, used or expired",
-        "Ask POST /ws/ticket for a new one; it lives 30 s.",
-    ),
-    "e2e_key_wrong": RefusalRow(
-        401, 3500, "The end-to-end key is wrong", "Send the key that the server was started with."
-    ),
-    "credential_in_url": RefusalRow(
-        400,
-        3501,
-        "The URL contains a credential",
-        "Move it to a header, because URLs end up in logs. Tickets are allowed.",
-    ),
-    "credential_conflict": RefusalRow(
-        400, 3501, "Two credentials name different subjects", "Send one, or two of one subject."
-    ),
-    "bad_request": RefusalRow(
-        400, 3501, "The request is malformed", "Send it as docs/protocol.md describes it."
-    ),
-    "silence": RefusalRow(
-        None, 3502, "No credential came in time", "Send a `connect` command with a token within 10 s."
-    ),
-    "origin_not_allowed": RefusalRow(
-        403, 3507, "The page's origin is not allowed", "Add the origin to NARTHEX_ALLOWED_ORIGINS."
-    ),
-    "permission_denied": RefusalRow(
-        403, 3507, "Permission denied", "Ask the operator for the permission named in `detail`."
-    ),
-    "tenant_mismatch": RefusalRow(
-        403, 3507, "The tenant does not match", "Use a credential of the right tenant."
-    ),
-    "e2e_not_allowed_here": RefusalRow(
-        403,
-        3507,
-        "Test identities are not admitted here",
-        "Test against staging, or set E2E_OAUTH_SIMULATION_KEY on the server.",
-    ),
-    "connection_limit": RefusalRow(
-        429, 4004, "Too many connections", "Close a connection of this user or address first."
-    ),
-    "rate_limited": RefusalRow(
-        429, 3013, "Too many requests", "Slow down and retry after the time in Retry-After."
-    ),
+    "ticket_invalid": RefusalRow(401, 3500, "The ticket is unknown, used or expired",
+        "Ask POST /ws/ticket for a new one; it lives 30 s."),
+    "e2e_key_wrong": RefusalRow(401, 3500, "The end-to-end key is wrong",
+        "Send the key that the server was started with."),
+    "credential_in_url": RefusalRow(400, 3501, "The URL contains a credential",
+        "Move it to a header, because URLs end up in logs. Tickets are allowed."),
+    "credential_conflict": RefusalRow(400, 3501, "Two credentials name different subjects",
+        "Send one, or two of one subject."),
+    "bad_request": RefusalRow(400, 3501, "The request is malformed",
+        "Send it as docs/protocol.md describes it."),
+    "silence": RefusalRow(None, 3502, "No credential came in time",
+        "Send a `connect` command with a token within 10 s."),
+    "origin_not_allowed": RefusalRow(403, 3507, "The page's origin is not allowed",
+        "Add the origin to NARTHEX_ALLOWED_ORIGINS."),
+    "permission_denied": RefusalRow(403, 3507, "Permission denied",
+        "Ask the operator for the permission named in `detail`."),
+    "tenant_mismatch": RefusalRow(403, 3507, "The tenant does not match",
+        "Use a credential of the right tenant."),
+    "e2e_not_allowed_here": RefusalRow(403, 3507, "Test identities are not admitted here",
+        "Test against staging, or set E2E_OAUTH_SIMULATION_KEY on the server."),
+    "connection_limit": RefusalRow(429, 4004, "Too many connections",
+        "Close a connection of this user or address first."),
+    "rate_limited": RefusalRow(429, 3013, "Too many requests",
+        "Slow down and retry after the time in Retry-After."),
     "starting": RefusalRow(503, 4001, "The gateway is starting", "Retry after the time in Retry-After."),
-    "auth_unavailable": RefusalRow(
-        503, 4002, "The credential cannot be checked right now", "Retry after the time in Retry-After."
-    ),
+    "auth_unavailable": RefusalRow(503, 4002, "The credential cannot be checked right now",
+        "Retry after the time in Retry-After."),
     "overloaded": RefusalRow(503, 4003, "The gateway is at capacity", "Retry after the time in Retry-After."),
-    "draining": RefusalRow(
-        503, 3001, "The gateway is shutting down", "Connect again; another instance will answer."
-    ),
-    "upstream_refused": RefusalRow(
-        502,
-        4005,
-        "The server behind the guard takes no connection",
-        "Start the server that `narthex guard --upstream` names, or correct the address.",
-    ),
-    "upstream_invalid": RefusalRow(
-        502,
-        4005,
-        "The server behind the guard gave no valid answer",
-        "Check that `narthex guard --upstream` names a WebSocket server; `detail` says what is wrong.",
-    ),
-    "upstream_gone": RefusalRow(
-        503,
-        4006,
-        "The server behind the guard closed the connection",
-        "Come back after Retry-After seconds; see the log of the server behind.",
-    ),
-    "upstream_timeout": RefusalRow(
-        504,
-        4007,
-        "The server behind the guard did not answer in time",
-        "Come back after Retry-After seconds; see the load of the server behind.",
-    ),
-    "upstream_denied": RefusalRow(
-        None,
-        3507,
-        "The server behind the guard refused the handshake",
-        "See the log of the server behind; without `narthex.explain` its own answer reaches the client.",
-    ),
-    "upstream_failed": RefusalRow(
-        None,
-        4005,
-        "The server behind the guard failed to answer the handshake",
-        "See the log of the server behind; without `narthex.explain` its own answer reaches the client.",
-    ),
+    "draining": RefusalRow(503, 3001, "The gateway is shutting down",
+        "Connect again; another instance will answer."),
+    "upstream_refused": RefusalRow(502, 4005, "The server behind the guard takes no connection",
+        "Start the server that `narthex guard --upstream` names, or correct the address."),
+    "upstream_invalid": RefusalRow(502, 4005, "The server behind the guard gave no valid answer",
+        "Check that `narthex guard --upstream` names a WebSocket server; `detail` says what is wrong."),
+    "upstream_gone": RefusalRow(503, 4006, "The server behind the guard closed the connection",
+        "Come back after Retry-After seconds; see the log of the server behind."),
+    "upstream_timeout": RefusalRow(504, 4007, "The server behind the guard did not answer in time",
+        "Come back after Retry-After seconds; see the load of the server behind."),
+    "upstream_denied": RefusalRow(None, 3507, "The server behind the guard refused the handshake",
+        "See the log of the server behind; without `narthex.explain` its own answer reaches the client."),
+    "upstream_failed": RefusalRow(None, 4005, "The server behind the guard failed to answer the handshake",
+        "See the log of the server behind; without `narthex.explain` its own answer reaches the client."),
     "no_route": RefusalRow(404, None, "Nothing is served at this path", "WebSockets are at /ws."),
-    "handshake_timeout": RefusalRow(
-        408, None, "The handshake took too long", "Send the whole request within 10 s."
-    ),
-    "upgrade_required": RefusalRow(
-        426,
-        None,
-        "This path accepts only WebSocket upgrades",
-        "Send a WebSocket upgrade (GET, version 13), or use a client library.",
-    ),
-    "body_invalid": RefusalRow(
-        422, None, "The body is not valid for this path", "Send the members named in `detail`, as JSON."
-    ),
-    "head_too_large": RefusalRow(
-        431,
-        None,
-        "The request head is too large",
-        "Keep it below 16 KB and 100 headers; check for oversized cookies.",
-    ),
-    "expired": RefusalRow(
-        None, 3005, "The token expired on the live connection", "Refresh in-band before `ttl` ends."
-    ),
+    "handshake_timeout": RefusalRow(408, None, "The handshake took too long",
+        "Send the whole request within 10 s."),
+    "upgrade_required": RefusalRow(426, None, "This path accepts only WebSocket upgrades",
+        "Send a WebSocket upgrade (GET, version 13), or use a client library."),
+    "body_invalid": RefusalRow(422, None, "The body is not valid for this path",
+        "Send the members named in `detail`, as JSON."),
+    "head_too_large": RefusalRow(431, None, "The request head is too large",
+        "Keep it below 16 KB and 100 headers; check for oversized cookies."),
+    "expired": RefusalRow(None, 3005, "The token expired on the live connection",
+        "Refresh in-band before `ttl` ends."),
     "slow": RefusalRow(None, 3008, "The client reads too slowly", "Reconnect; missed events are recovered."),
-    "insufficient_state": RefusalRow(
-        None, 3010, "The position in a channel was lost", "Reconnect to recover."
-    ),
+    "insufficient_state": RefusalRow(None, 3010, "The position in a channel was lost",
+        "Reconnect to recover."),
     "no_pong": RefusalRow(None, 3012, "No pong came in time", "Reconnect; check the network on the path."),
     "internal": RefusalRow(500, 1011, "A bug in narthex", "Report it with the trace_id."),
-}
+}  # fmt: skip
 """Every refusal and disconnect. Tests check each row against docs/design.md#admission."""
 
 WWW_AUTHENTICATE_ERRORS: Final[dict[str, str]] = {
     # RFC 6750 section 3.1: a request without a credential gets no error attribute.
-    "auth_required": "",
-    "token_malformed": "invalid_token",
-    "token_invalid": "invalid_token",
-    "token_expired": "invalid_token",
-    "token_not_yet_valid": "invalid_token",
-    "wrong_issuer": "invalid_token",
-    "wrong_audience": "invalid_token",
-    "algorithm_not_allowed": "invalid_token",
-    "unknown_key": "invalid_token",
-    "token_revoked": "invalid_token",
-    "ticket_invalid": "invalid_token",
-    "e2e_key_wrong": "invalid_token",
+    code: "" if code == "auth_required" else "invalid_token"
+    for code, row in TABLE.items()
+    if row.http == 401
 }
 
 
