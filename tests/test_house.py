@@ -146,7 +146,9 @@ def anchors(page: Path) -> set[str]:
 
 def leads_nowhere(path: Path, text: str, tests: set[str], names: set[str]) -> list[str]:
     """References in `text`, which stands in the file `path`, to what does not exist."""
-    wrong = re.findall(r"(?:DESIGN|FACTS|STYLE) sections? [\d.]+", text)  # of files that are not in the repository
+    wrong = re.findall(
+        r"(?:DESIGN|FACTS|STYLE) sections? [\d.]+", text
+    )  # of files that are not in the repository
     bases = [ROOT, ROOT / "src" / "narthex", *path.parents]
     for name, anchor in PATHS.findall(text):
         if "/" not in name and name in names | ELSEWHERE:
