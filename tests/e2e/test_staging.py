@@ -24,7 +24,7 @@ def offspring() -> set[int]:
 async def test_a_child_that_ends_at_once_says_why(tmp_path: Path) -> None:
     """With the end of its output."""
     child = Child("brittle", tmp_path, ["/bin/sh", "-c", "echo no such luck; exit 3"], free_port())
-    with pytest.raises(DependencyError, match="brittle ended at once: no such luck"):
+    with pytest.raises(DependencyError, match="brittle exited immediately: no such luck"):
         await child.start()
 
 
