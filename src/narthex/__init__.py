@@ -1,7 +1,8 @@
 """narthex: an authenticated WebSocket gateway for AI-agent chat.
 
 Public names: `create_gateway` (narthex in your own program), `agent` (declare one), `RunInput` (what an agent
-is given), `AgentUser` (who asks), `AgentError` (fail in words for people), and the modules `narthex.client` (the
+is given), `Guard` (admission around a WebSocket endpoint of your own), `identity` and `current_identity` (its user),
+`Identity`, `AgentUser` (who asks), `AgentError` (fail in words for people), and the modules `narthex.client` (the
 Python helper), `narthex.testing`. They are loaded on first use, so that the command line stays fast.
 """
 
@@ -12,17 +13,34 @@ from typing import TYPE_CHECKING, Any
 from narthex._version import __version__
 
 if TYPE_CHECKING:
+    from narthex.domain.identity import Identity
+    from narthex.guard import Guard, current_identity, identity
     from narthex.ports.agents import AgentError, AgentUser, RunInput, agent
     from narthex.wiring.embedding import create_gateway
 
-__all__ = ["AgentError", "AgentUser", "RunInput", "__version__", "agent", "create_gateway"]
+__all__ = [
+    "AgentError",
+    "AgentUser",
+    "Guard",
+    "Identity",
+    "RunInput",
+    "__version__",
+    "agent",
+    "create_gateway",
+    "current_identity",
+    "identity",
+]
 
 _WHERE = {
     "AgentError": "narthex.ports.agents",
     "AgentUser": "narthex.ports.agents",
+    "Guard": "narthex.guard",
+    "Identity": "narthex.domain.identity",
     "RunInput": "narthex.ports.agents",
     "agent": "narthex.ports.agents",
     "create_gateway": "narthex.wiring.embedding",
+    "current_identity": "narthex.guard",
+    "identity": "narthex.guard",
 }
 
 

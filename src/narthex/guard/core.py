@@ -63,7 +63,11 @@ def guard_settings(settings: Settings | Mapping[str, Any] | None) -> Settings:
         ConfigError: with every problem.
     """
     if not isinstance(settings, Settings):
-        settings = load(dict(settings or {}), os.environ, parts={"store"})
+        flags = dict(settings or {})
+        settings = load(flags, os.environ, parts={"store"})
+        if settings.all_issuers() and settings.source("embedded_provider") == "default":
+            # A guard has no sign-in of its own: with an issuer, the embedded provider would be a source without use.
+            settings = load(flags | {"embedded_provider": "off"}, os.environ, parts={"store"})
     require(*requirements(settings, {"store"}))
     mask_records(settings.secret_values())
     return settings

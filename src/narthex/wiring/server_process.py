@@ -36,6 +36,7 @@ from narthex.app.health import CRITICAL, Check, CheckResult, Health
 from narthex.app.lifecycle import Component, Lifecycle
 from narthex.domain.addresses import TrustedProxies, client_of
 from narthex.domain.descriptors import Capacity
+from narthex.domain.environment import EnvironmentPolicy
 from narthex.domain.refusals import Refusal
 from narthex.errors import Damaged, DependencyError
 from narthex.ports.edge import Deny, RequestHead
@@ -135,23 +136,30 @@ class ServerProcess:
             raise outcome
 
     async def _start(self) -> None:
-        """Open the components, those that are not open yet again and again while an engine does not answer."""
-        delay_s, logged = FIRST_S, ""
-        while True:
-            try:
-                await self._lifecycle.start()
-                break
-            except Damaged:
-                raise
-            except DependencyError as fault:
-                if fault.message != logged:
-                    self._log.warning("start", code=fault.code, detail=fault.message, remedy=fault.remedy)
-                    logged = fault.message
-            await asyncio.sleep(delay_s * random.random())  # noqa: S311 - jitter guards nothing
-            delay_s = min(delay_s * 2, LAST_S)
+        await open_components(self._lifecycle, self._log)
         urls = await self._urls
         if not self._server.stopping:
             self._on_ready(urls)
+
+
+async def open_components(lifecycle: Lifecycle, log: Any) -> None:
+    """Open the components, those that are not open yet again and again while an engine does not answer.
+
+    Raises:
+        Damaged, ConfigError: no later try would succeed.
+    """
+    delay_s, logged = FIRST_S, ""
+    while True:
+        try:
+            return await lifecycle.start()
+        except Damaged:
+            raise
+        except DependencyError as fault:
+            if fault.message != logged:
+                log.warning("start", code=fault.code, detail=fault.message, remedy=fault.remedy)
+                logged = fault.message
+        await asyncio.sleep(delay_s * random.random())  # noqa: S311 - jitter guards nothing
+        delay_s = min(delay_s * 2, LAST_S)
 
 
 def _started_well(task: asyncio.Task[None]) -> bool:
@@ -229,6 +237,7 @@ def make_health(
     *,
     config: dict[str, object] | None = None,
     critical: Sequence[str] = (),
+    policy: EnvironmentPolicy | None = None,
 ) -> Health:
     """Health of a process.
 
@@ -240,6 +249,7 @@ def make_health(
         log: a structlog logger: gets each change of a check's status.
         config: of the process, see `Health`.
         critical: names of checks whose failure is `unhealthy`, besides `app.health.CRITICAL`.
+        policy: the environment's row as it holds here; None: that of the settings.
     """
 
     def changed(name: str, result: CheckResult, cause: BaseException | None) -> None:
@@ -249,7 +259,7 @@ def make_health(
     health = Health(
         checks,
         version=__version__,
-        policy=settings.policy,
+        policy=policy or settings.policy,
         config=config or {},
         show_causes=not settings.policy.environment.remote,
         critical=CRITICAL.union(critical),

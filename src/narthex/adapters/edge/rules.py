@@ -93,14 +93,9 @@ def classify_head(
     """
     if head.http_version not in ("1.1", "1.0"):
         return malformed("This server supports only HTTP/1.1 and HTTP/1.0.")
-    found: dict[str, str] = {}
-    for name, value in head.headers:
-        if name in _SINGLE:
-            if name in found:
-                return malformed(f"The request has two {name} headers.")
-            found[name] = value
-        elif name in _LISTS:
-            found[name] = f"{found[name]}, {value}" if name in found else value
+    found = _decisive_headers(head)
+    if isinstance(found, Refusal):
+        return found
     problem = _target_problem(fields, head, found.get("host")) or _host_problem(
         head, found.get("host"), rules
     )
@@ -111,6 +106,34 @@ def classify_head(
             return _no_upgrade(head)
         return PLAIN
     return _classify_upgrade(head, found, rules)
+
+
+def head_problem(head: RequestHead, rules: HeadRules, max_bytes: int, max_headers: int) -> Refusal | None:
+    """The refusal of a head that another server has parsed, by the rules that do not depend on its raw bytes."""
+    if len(head.headers) > max_headers:
+        return Refusal(code="head_too_large", detail=f"There are more than {max_headers} headers.")
+    size = (
+        len(head.path) + len(head.query) + sum([len(name) + len(value) + 4 for name, value in head.headers])
+    )
+    if size > max_bytes:
+        return Refusal(code="head_too_large")
+    if _CONTROL.search(head.path) is not None:
+        return malformed("The request target holds control characters.")
+    found = _decisive_headers(head)
+    return found if isinstance(found, Refusal) else _host_problem(head, found.get("host"), rules)
+
+
+def _decisive_headers(head: RequestHead) -> dict[str, str] | Refusal:
+    """The headers that the rules look at, each with one value."""
+    found: dict[str, str] = {}
+    for name, value in head.headers:
+        if name in _SINGLE:
+            if name in found:
+                return malformed(f"The request has two {name} headers.")
+            found[name] = value
+        elif name in _LISTS:
+            found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
 
 
 def _target_problem(fields: Fields, head: RequestHead, host: str | None) -> Refusal | None:

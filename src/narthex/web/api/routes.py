@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -27,23 +27,15 @@ from narthex.domain.moments import MOMENT_RULE, valid_moment
 from narthex.domain.refusals import Refusal
 from narthex.errors import ClientError
 from narthex.ports.broker import Broker, Control
-from narthex.ports.credentials import Revocation
 from narthex.ports.store import Store, TestRunResult
 from narthex.ports.telemetry import Meter
 from narthex.protocol.replies import encode_json
 from narthex.web.access import Access, Operator
 from narthex.web.api import bodies
-from narthex.web.api.description import POSTS, openapi
+from narthex.web.api.description import openapi
 from narthex.web.api.export import Download, as_json, as_markdown
-from narthex.web.fields import bounded_body
+from narthex.web.api.operations import RevokeAndDrain, body_of, json_answer, operation
 from narthex.web.problems import client_error, problem
-
-MAX_BODY: Final = 256 * 1024
-CLOCK_SLACK_S: Final = 60.0  # by which an operator's clock may be ahead of ours
-REVOKED_FOR_S: Final = (
-    400 * 86_400.0
-)  # other issuers' tokens may live for a year; revocations by hand are few
-B = TypeVar("B", bound=msgspec.Struct)
 
 
 class ServerApi:
@@ -65,14 +57,13 @@ class ServerApi:
         version: str,
         environment: str,
     ) -> None:
-        self._drain = drain
+        self._operations = RevokeAndDrain(access, revocations, drain)
         self._access = access
         self._broker = broker
         self._store = store
         self._chat = chat
         self._exports = exports
         self._engine = engine
-        self._revocations = revocations
         self._provider = provider
         self._meter = meter
         self._version = version
@@ -85,12 +76,14 @@ class ServerApi:
             "/api/v1/subscribe": self._subscribe,
             "/api/v1/unsubscribe": self._unsubscribe,
             "/api/v1/disconnect": self._disconnect,
-            "/api/v1/revoke": self._revoke,
             "/api/v1/users/block": self._block,
-            "/api/v1/drain": self._drain_node,
         }
         return [
-            *(Route(path, self._operation(path, run), methods=["POST"]) for path, run in operations.items()),
+            *(
+                Route(path, operation(self._access, path, run), methods=["POST"])
+                for path, run in operations.items()
+            ),
+            *self._operations.routes(),
             Route("/api/v1/e2e/results", self._results, methods=["POST"]),
             Route("/api/v1/e2e/results", self._result_list, methods=["GET"]),
             Route("/api/v1/threads", self._of_person(self._threads), methods=["GET"]),
@@ -101,28 +94,6 @@ class ServerApi:
         ]
 
     # -- operators -----------------------------------------------------------------------------------------
-
-    def _operation(
-        self, path: str, run: Callable[[Operator, Any], Awaitable[object]]
-    ) -> Callable[[Request], Awaitable[Response]]:
-        kind, process_wide = POSTS[path][0], path == "/api/v1/drain"
-
-        async def endpoint(request: Request) -> Response:
-            operator = await (self._access.operator if process_wide else self._access.administrator)(request)
-            if isinstance(operator, Refusal):
-                return problem(operator)
-            try:
-                body = await _body(request, kind)
-                tenant = getattr(body, "tenant", None)
-                if operator.tenant is not None and tenant is not None and tenant != operator.tenant:
-                    return problem(
-                        Refusal(code="tenant_mismatch", detail="This token is valid for its own tenant only.")
-                    )
-                return _json(await run(operator, body))
-            except ClientError as fault:
-                return client_error(fault)
-
-        return endpoint
 
     async def _publish(self, _: Operator, body: bodies.Publish) -> object:
         if parse_channel(body.channel) is None:
@@ -165,42 +136,6 @@ class ServerApi:
         await self._broker.control(Control(kind, data))
         return {}
 
-    async def _revoke(self, operator: Operator, body: bodies.Revoke) -> object:
-        now = time.time()
-        if not valid_moment(body.until):  # it would be kept for 50,000 years
-            raise ClientError(
-                "bad_params", "`until` lies after the year 9999.", f"Give {MOMENT_RULE}.", number=422
-            )
-        if body.before > now + CLOCK_SLACK_S:  # it would revoke every token that is yet to be issued
-            raise ClientError(
-                "bad_params",
-                "`before` lies in the future.",
-                f"Give {MOMENT_RULE}.",
-                number=422,
-            )
-        if body.until and body.until <= now:
-            raise ClientError(
-                "bad_params",
-                "`until` lies in the past.",
-                f"Give the token's `exp` in {MOMENT_RULE}.",
-                number=422,
-            )
-        revocation = Revocation(
-            kind=body.kind,
-            tenant=body.tenant,
-            value=body.value,
-            at=now,
-            cut=body.before or now,
-            until=body.until + self._revocations.after_exp_s if body.until else now + REVOKED_FOR_S,
-            reason=body.reason or f"by {operator.name}",
-        )
-        await self._revocations.revoke(revocation)
-        return {}
-
-    async def _drain_node(self, _: Operator, body: bodies.Drain) -> object:
-        await self._drain(body.node)
-        return {"draining": body.node or "this instance"}
-
     async def _block(self, _: Operator, body: bodies.BlockUser) -> object:
         if self._provider is None:
             raise ClientError(
@@ -224,7 +159,7 @@ class ServerApi:
         if isinstance(caller, Identity) and not tester and not caller.may(OPERATOR):
             return problem(Refusal(code="permission_denied", detail="The permission `operator` is needed."))
         try:
-            body = await _body(request, bodies.Results)
+            body = await body_of(request, bodies.Results)
         except ClientError as fault:
             return client_error(fault)
         if isinstance(caller, Identity) and tester and caller.test_run != body.test_run:
@@ -245,13 +180,13 @@ class ServerApi:
         )
         for result, count in (("passed", body.passed), ("failed", body.failed), ("skipped", body.skipped)):
             self._meter.e2e_tests(result, count)
-        return _json({"test_run": body.test_run})
+        return json_answer({"test_run": body.test_run})
 
     async def _result_list(self, request: Request) -> Response:
         operator = await self._access.operator(request)
         if isinstance(operator, Refusal):
             return problem(operator)
-        return _json({"results": await self._store.records.results(100)})
+        return json_answer({"results": await self._store.records.results(100)})
 
     # -- a person's own data -------------------------------------------------------------------------------
 
@@ -266,7 +201,7 @@ class ServerApi:
                 found = await run(identity, request)
             except ClientError as fault:
                 return client_error(fault)
-            return found if isinstance(found, Response) else _json(found)
+            return found if isinstance(found, Response) else json_answer(found)
 
         return endpoint
 
@@ -316,7 +251,7 @@ class ServerApi:
         )
 
     async def _openapi(self, _: Request) -> Response:
-        return _json(openapi(self._version))
+        return json_answer(openapi(self._version))
 
 
 def _thread_of(channel: str) -> str:
@@ -330,17 +265,3 @@ def _thread_of(channel: str) -> str:
             number=422,
         )
     return parsed[1]
-
-
-async def _body(request: Request, kind: type[B]) -> B:
-    raw = await bounded_body(request, MAX_BODY)
-    if raw is None:
-        raise ClientError("body_too_large", "The body is over 256 KB.", "Send less.", number=413)
-    try:
-        return msgspec.json.decode(raw, type=kind)
-    except (msgspec.DecodeError, RecursionError) as fault:
-        raise ClientError("bad_body", f"{fault}.", "See /api/v1/openapi.json.", number=422) from fault
-
-
-def _json(value: object) -> Response:
-    return Response(encode_json(value), media_type="application/json", headers={"Cache-Control": "no-store"})

@@ -1,0 +1,289 @@
+"""`narthex.Guard`: admission around the WebSockets of an ASGI application.
+
+    app = narthex.Guard(app, paths=["/ws"])
+
+Not here: the composition (`core`), an admitted socket (`sockets`), HTTP routes (`routes`). Rules: a WebSocket at a path
+that is not named is refused; the core belongs to one event loop and is made there; a configuration error ends the
+import with exit code 78 after every problem was printed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final, NoReturn, cast
+
+from narthex.adapters.edge.rules import HeadRules, head_problem
+from narthex.adapters.telemetry.logging import get_logger
+from narthex.app.connection_context import ConnectionContext
+from narthex.app.handshake import NewReceiver
+from narthex.domain.admission import Admit
+from narthex.domain.refusals import Refusal
+from narthex.errors import EXIT_CONFIG, ConfigError
+from narthex.guard.cleaning import without_claims
+from narthex.guard.core import GuardCore, guard_settings
+from narthex.guard.in_band import InBand, prove
+from narthex.guard.lifespan import Lifespan
+from narthex.guard.paths import PathPatterns
+from narthex.guard.probe import Probe
+from narthex.guard.routes import PREFIX, GuardRoutes
+from narthex.guard.scopes import (
+    Scope,
+    answers_http,
+    explained,
+    head_of,
+    refusal_messages,
+    refusing,
+    route_path,
+)
+from narthex.guard.sockets import Application, GuardedSocket, Receive, Send
+from narthex.guard.users import socket_of
+from narthex.ports.edge import Decision, Deny
+from narthex.ports.later import settled
+from narthex.ports.tokens import TokenVerifier
+from narthex.settings import Settings
+from narthex.wiring.server_process import open_components
+
+START_WAIT_S: Final = 2.0
+"""A request, or the server's start-up, waits so long for the store; then the answer is `starting`."""
+
+_AT_ONCE: Final = frozenset({"/livez", "/readyz"})
+
+log = get_logger("narthex.guard")
+
+
+class Guard:
+    """An ASGI 3 application around another one.
+
+    Args:
+        app: the application.
+        paths: WebSocket paths that are guarded; `{name}` matches one segment, `*` at the end any rest.
+        in_band: finds the token in a client's first message; then a connection without a credential is accepted and
+            can do nothing but send it. None: nothing is upgraded without a credential.
+        subprotocol: accepts such a connection with this subprotocol where the client offered it.
+        prefix: of the guard's HTTP routes: `/ws/health`, `/ws/preflight`, `/ws/ticket`, `/ws/config` and others.
+        without: paths of the guard's HTTP routes that are left to the application, such as `/metrics`.
+        settings: from `narthex.settings.load`, or options by name (as in narthex.toml) that go before the
+            environment; None: environment and narthex.toml only.
+        public: WebSocket paths that pass to the application unguarded, with all that the client sent.
+        probe: uses a connection to the first of `paths` as a client does, for the handshake check of health.
+        verifier: verifies tokens instead of the configured issuers.
+    """
+
+    def __init__(
+        self,
+        app: Application,
+        paths: Sequence[str] = ("/ws",),
+        *,
+        settings: Settings | Mapping[str, Any] | None = None,
+        public: Sequence[str] = (),
+        in_band: InBand | None = None,
+        subprotocol: str | None = None,
+        prefix: str = PREFIX,
+        without: Collection[str] = (),
+        probe: Probe | None = None,
+        verifier: TokenVerifier | None = None,
+    ) -> None:
+        self.app = app
+        try:
+            self.settings = guard_settings(settings)
+            self._paths = _patterns("paths", paths)
+            self._public = _patterns("public", public)
+            self._path = _endpoint(paths, prefix, probe)
+        except ConfigError as fault:
+            _exit(fault)
+        self._in_band = in_band
+        self._subprotocol = subprotocol
+        self._prefix = prefix
+        self._without = frozenset(without)
+        self._probe = probe
+        self._verifier = verifier
+        self._rules = HeadRules(allowed_host=self.settings.hosts.allows)
+        self._core: GuardCore | None = None
+        self._routes: GuardRoutes | None = None
+        self._starting: asyncio.Task[None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        kind = scope["type"]
+        if kind == "websocket":
+            await self._websocket(scope, receive, send)
+        elif kind == "lifespan":
+            await Lifespan(self).run(scope, receive, send)
+        elif kind == "http":
+            await self._http(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    # -- the core's life -----------------------------------------------------------------------------------
+
+    def _begin(self) -> GuardCore:
+        """The core of this event loop, made on first use; it starts in the background."""
+        loop = asyncio.get_running_loop()
+        if self._core is not None and self._core.lives.loop is loop:
+            return self._core
+        core = self._core = GuardCore(
+            self.settings,
+            # The handshake handler hands it back in its decision, and calls nothing of it.
+            new_receiver=cast("NewReceiver", self._new_socket),
+            paths=self._paths,
+            in_band=self._in_band is not None,
+            verifier=self._verifier,
+        )
+        self._routes = GuardRoutes(
+            core, path=self._path, prefix=self._prefix, without=self._without, probe=self._probe
+        )
+        for warning in self.settings.warnings:
+            log.warning("configuration", detail=warning)
+        self._starting = loop.create_task(open_components(core.lifecycle, log))
+        return core
+
+    async def start(self) -> GuardCore:
+        """The core of this event loop; it may still be `starting` on return."""
+        core = self._begin()
+        if core.state() == "starting" and self._starting is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(START_WAIT_S):
+                    await asyncio.shield(self._starting)
+        return core
+
+    async def drain(self) -> None:
+        """Refuse newcomers, and close every socket within the grace, paced."""
+        if self._core is not None:
+            await self._core.lifecycle.drain()
+
+    async def stop(self) -> None:
+        """Drain, and close the store. A later request begins anew."""
+        core, self._core = self._core, None
+        if core is None:
+            return
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.gather(self._starting, return_exceptions=True)
+            self._starting = None
+        await core.lifecycle.drain()
+        await core.lifecycle.stop()
+
+    def _new_socket(self, context: ConnectionContext) -> GuardedSocket:
+        assert self._core is not None
+        return GuardedSocket(self._core.lives, self._core.tasks.spawn, context)
+
+    async def refresh(self, connection: Any, token: str) -> Refusal | None:
+        """A fresh token for an admitted connection, which the application's wire carried.
+
+        Args:
+            connection: as for `narthex.identity`.
+            token: of the same subject.
+
+        Returns:
+            None: the connection lives as long as the new token; else why it does not.
+        """
+        socket = socket_of(connection)
+        assert self._core is not None
+        outcome: Admit | Refusal = await settled(self._core.in_band.admit(socket.context, token))
+        if isinstance(outcome, Refusal):
+            return outcome
+        socket.life.refreshed()
+        return None
+
+    # -- HTTP ----------------------------------------------------------------------------------------------
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._begin()
+        assert self._routes is not None
+        path = route_path(scope)
+        if path in self._routes.paths:
+            if path not in _AT_ONCE:
+                await self.start()
+            return await self._routes(scope, receive, send)
+        headers = scope["headers"]
+        kept = without_claims(headers)
+        return await self.app(scope if kept is headers else {**scope, "headers": kept}, receive, send)
+
+    # -- WebSockets ----------------------------------------------------------------------------------------
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = route_path(scope)
+        if self._public.match(scope["path"]) and not self._paths.match(path):
+            return await self.app(scope, receive, send)
+        core = self._begin()
+        if core.state() == "starting":
+            core = await self.start()
+        if (await receive())["type"] != "websocket.connect":
+            return None
+        head = head_of(scope)
+        head.path = path
+        problem = head_problem(head, self._rules, core.limits.max_head_bytes, core.limits.max_headers)
+        if problem is not None:
+            trace_id = core.handshakes.refused_early(problem, head)
+            return await _refuse(problem, trace_id, scope, send)
+        decision: Decision = await settled(core.handshakes.decide(head))
+        if isinstance(decision, Deny):
+            return await _refuse(decision.refusal, decision.trace_id, scope, send, explain=decision.explain)
+        socket = cast("GuardedSocket", decision.receiver)
+        if self._in_band is None or socket.context.identity is not None:
+            return await socket.serve(self.app, scope, receive, send)
+        return await self._inert(core, socket, self._in_band, scope, receive, send)
+
+    async def _inert(
+        self, core: GuardCore, socket: GuardedSocket, hook: InBand, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """A connection that must prove itself before the application runs."""
+        socket.attach(scope, receive, send)
+        try:
+            offered = scope.get("subprotocols") or ()
+            chosen = self._subprotocol if self._subprotocol in offered else socket.context.admit.subprotocol
+            await socket.accept(chosen)
+            try:
+                first = await prove(core, socket, hook)
+            except Exception as fault:  # of the application's hook
+                core.report_bug(fault, socket.context.trace_id)
+                first = Refusal(code="internal")
+            if isinstance(first, Refusal):
+                socket.life.refuse(first)
+            elif first is not None:
+                await socket.run(self.app, first)
+        finally:
+            await socket.detach()
+
+
+async def _refuse(
+    refusal: Refusal, trace_id: str, scope: Scope, send: Send, *, explain: bool = False
+) -> None:
+    """Answer a refused upgrade as well as the server can."""
+    if explain:
+        await send(explained(scope))
+    elif answers_http(scope):
+        for message in refusal_messages(refusal, trace_id):
+            await send(message)
+        # uvicorn logs an error for a call that returns before it has noticed the end of its connection.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return
+    await send(refusing(refusal))
+
+
+def _patterns(name: str, patterns: Sequence[str]) -> PathPatterns:
+    try:
+        return PathPatterns(patterns)
+    except ValueError as fault:
+        raise ConfigError([f"Guard({name}=…): {fault}"]) from fault
+
+
+def _endpoint(paths: Sequence[str], prefix: str, probe: Probe | None) -> str:
+    """The path that `/ws/config` names and the probe uses. Raises ConfigError: there is none."""
+    if not prefix.startswith("/") or prefix.endswith("/"):
+        raise ConfigError([f"Guard(prefix={prefix!r}): begin it with `/`, and do not end it with one."])
+    plain = [path for path in paths if "{" not in path and "*" not in path]
+    if not paths or (probe is not None and not plain):
+        raise ConfigError(["Guard(paths=…): name a path; with `probe=`, one without parameters."])
+    return (plain or list(paths))[0]
+
+
+def _exit(fault: ConfigError) -> NoReturn:
+    """End the import, as `narthex serve` ends: a server that goes on would serve without a guard."""
+    for problem in fault.problems:
+        print(f"narthex: {problem}", file=sys.stderr)  # noqa: T201 - logging may not be configured yet
+    raise SystemExit(EXIT_CONFIG) from None

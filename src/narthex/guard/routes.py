@@ -1,0 +1,263 @@
+"""The guard's own HTTP routes beside the application's: health, preflight, tickets, revocation, metrics and more.
+
+Not here: the handlers (`web`), which are the gateway's own. Rules: a path belongs to the guard or to the application,
+by its exact name; `Host` is checked as the gateway's edge does; nothing else of the application's HTTP is looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from narthex._version import __version__
+from narthex.adapters.edge.rules import HeadRules, head_problem
+from narthex.adapters.telemetry.logging import get_logger
+from narthex.adapters.telemetry.metrics import CONTENT_TYPE
+from narthex.app.drain import COMMAND_AFTER_S
+from narthex.app.exchange import CiOidc, TokenExchange
+from narthex.app.health import auth_check, ping_check
+from narthex.app.rates import Rates
+from narthex.domain.refusals import Refusal
+from narthex.domain.verdict import Rejected, Unavailable, Verdict
+from narthex.errors import ClientError
+from narthex.guard.core import GuardCore
+from narthex.guard.probe import HandshakeCheck, Probe
+from narthex.ports.later import settled
+from narthex.web import e2e, preflight, tickets
+from narthex.web.access import Access
+from narthex.web.api.operations import RevokeAndDrain
+from narthex.web.cookies import SESSION, drop_cookie, only_cookie
+from narthex.web.fields import bearer
+from narthex.web.health import HealthPages
+from narthex.web.problems import NO_STORE, exception_handlers, problem
+from narthex.web.rates import ADDRESS_SHARE, AddressRates
+from narthex.web.request_rules import RequestAuthenticator, head_of
+from narthex.wiring.server_process import make_health
+
+PREFIX: Final = "/ws"
+"""Where the handlers have their routes; the guard's prefix replaces it."""
+
+LOGOUT: Final = "/auth/logout"
+ENFORCED: Final = (
+    "handshake_timeout_s",
+    "max_head_bytes",
+    "max_headers",
+    "max_connections_per_address",
+    "max_connections_unauthenticated",
+    "max_connections",
+    "inband_timeout_s",
+)
+"""The limits that a guard enforces; those of messages are the application's and its server's."""
+
+log = get_logger("narthex.health")
+
+
+class GuardRoutes:
+    """The routes over one core.
+
+    Args:
+        core: the guard's.
+        path: of the guarded WebSocket that `config` names and the probe uses.
+        prefix: of the routes that are `/ws/…` at the gateway.
+        without: paths of the guard's that are left to the application.
+        probe: of the application's endpoint.
+    """
+
+    def __init__(
+        self, core: GuardCore, *, path: str, prefix: str, without: Collection[str], probe: Probe | None
+    ) -> None:
+        self._core = core
+        self._path = path
+        self._prefix = prefix
+        settings, limits = core.settings, core.limits
+        self._rates = Rates(limits.http_requests_per_s, limits.http_requests_burst)
+        self._http = RequestAuthenticator(
+            core.handshakes,
+            settings.public_url,
+            rates=self._rates,
+            limited=lambda: core.meter.count("http_rate_limited", by="user"),
+        )
+        self._rules = HeadRules(allowed_host=settings.hosts.allows)
+        self._check = HandshakeCheck(core, path, probe)
+        self._health = make_health(
+            settings,
+            {
+                "handshake": self._check,
+                "auth": auth_check(core.verifier),
+                "store": ping_check(core.store.ping),
+            },
+            core.lifecycle,
+            core.meter,
+            log,
+            config={**self._limits(), "max_connections_per_user": self._per_user()},
+            policy=core.environment_policy,
+        )
+        access = Access(
+            settings.admin_keys(),
+            self._http.authenticate,
+            self._http.address,
+            core.now,
+            metrics_tokens=settings.metrics_tokens(),
+            origin=self._http.origin_refusal,
+        )
+        pages = HealthPages(
+            self._health,
+            config=self._config,
+            stats=self._stats,
+            metrics=core.meter.render,
+            metrics_type=CONTENT_TYPE,
+            access=access,
+            rules=self._http,
+        )
+        made = [
+            *pages.routes(),
+            *preflight.routes(core.handshakes, self._http),
+            *tickets.routes(self._http, core.store.credentials, clock=core.now),
+            *e2e.routes(self._exchange(), self._http),
+            *RevokeAndDrain(access, core.revocations, self._drain).routes(),
+            Route(LOGOUT, self._logout, methods=["POST", "OPTIONS"]),
+        ]
+        routes = [moved for route in made if (moved := _moved(route, prefix)).path not in without]
+        self.paths = frozenset(route.path for route in routes)
+        self._app = Starlette(
+            routes=routes,
+            exception_handlers=exception_handlers(core.report_bug, self._http.cors),
+            middleware=[
+                Middleware(
+                    AddressRates,
+                    rates=Rates(
+                        limits.http_requests_per_s * ADDRESS_SHARE, limits.http_requests_burst * ADDRESS_SHARE
+                    ),
+                    http=self._http,
+                    foreign=(),
+                    refused=lambda: core.meter.count("http_rate_limited", by="address"),
+                )
+            ],
+        )
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request to one of `paths`."""
+        request = Request(scope)
+        refused = head_problem(
+            head_of(request), self._rules, self._core.limits.max_head_bytes, self._core.limits.max_headers
+        )
+        if refused is not None:
+            return await problem(refused)(scope, receive, send)
+        server = scope.get("server")
+        if server and server[1]:
+            self._check.address, self._check.secure = (server[0], int(server[1])), scope["scheme"] == "https"
+        return await self._app(scope, receive, send)
+
+    # -- bodies --------------------------------------------------------------------------------------------
+
+    def _limits(self) -> dict[str, object]:
+        return {name: getattr(self._core.limits, name) for name in ENFORCED}
+
+    def _per_user(self) -> object:
+        return self._core.limits.max_connections_per_user or {
+            name: plan.connections for name, plan in self._core.plans.items()
+        }
+
+    def _config(self, request: Request) -> Mapping[str, object]:
+        """The facts that a client needs to connect."""
+        facts = self._http.facts(request)
+        policy = self._core.policy
+        return {
+            "service": "narthex-guard",
+            "version": __version__,
+            "environment": self._core.settings.environment,
+            "url": facts.base_url.replace("http", "ws", 1) + self._path,
+            "protocol": "application",
+            "paths": {
+                "websocket": self._path,
+                **{name: f"{self._prefix}/{name}" for name in ("preflight", "ticket", "health")},
+            },
+            "subprotocols": ["jwt-auth", "narthex.explain"],
+            "carriers": ["authorization", "subprotocol", "cookie", "ticket"],
+            "pre_connection_auth_required": policy.pre_connection_auth_required,
+            "guests": policy.guests,
+            "limits": {**self._limits(), "max_connections_per_user": self._per_user()},
+            "limits_count": "per process",
+        }
+
+    async def _stats(self) -> Mapping[str, object]:
+        core = self._core
+        return {
+            "node": core.node,
+            "state": core.state(),
+            "connections": core.limiter.total,
+            "unproven": core.limiter.unproven,
+            "users": core.lives.registry.users(),
+            "durability": {"store": core.store.durability},
+            **core.meter.numbers(),
+        }
+
+    # -- operations ----------------------------------------------------------------------------------------
+
+    def _exchange(self) -> TokenExchange:
+        core = self._core
+        ci = None
+        if core.tokens.ci is not None and core.settings.e2e_oidc_subject:
+            ci = CiOidc(core.tokens.ci, core.settings.e2e_oidc_subject)
+        return TokenExchange(
+            environment=core.policy.environment,
+            proofs=core.proofs,
+            mint=core.tokens.e2e_keys,
+            admissions=core.admissions,
+            ci=ci,
+            meter=core.meter,
+            clock=core.now,
+        )
+
+    async def _drain(self, node: str) -> None:
+        """Drain this process. The server ends it; further processes are drained one by one, by signal."""
+        if node not in ("", self._core.node):
+            raise ClientError(
+                "unknown_node", "Guards do not know each other.", "Leave `node` out.", number=422
+            )
+        asyncio.get_running_loop().call_later(
+            COMMAND_AFTER_S, lambda: self._core.tasks.spawn(self._core.lifecycle.drain())
+        )
+
+    async def _logout(self, request: Request) -> Response:
+        """Revoke the token of the request, or its whole sign-in, and drop the session's cookie; 204 in any case."""
+        if request.method == "OPTIONS":
+            return self._http.cors_preflight(request, ("POST", "OPTIONS"))
+        cors = self._http.cors(request)
+        secure = self._http.facts(request).secure
+        sent = bearer(request)
+        cookie = only_cookie(request, SESSION, secure=secure)
+        refused = self._http.origin_refusal(request, cookie=not sent and bool(cookie))
+        if refused is None and isinstance(cookie, Refusal) and not sent:
+            refused = cookie
+        if refused is not None:
+            return problem(refused, headers=cors)
+        token = sent or (cookie if isinstance(cookie, str) else "")
+        if token:
+            core = self._core
+            verdict: Verdict = await settled(core.verifier.verify(token, now=core.now(), traffic="user"))
+            if isinstance(verdict, Unavailable):
+                gone = Refusal(code="auth_unavailable", retry_after_s=verdict.retry_after_s)
+                return problem(gone, headers=cors)
+            # An expired token still names the sign-in that its holder wants to end.
+            identity = verdict.expired if isinstance(verdict, Rejected) else verdict.identity
+            if identity is not None:
+                await core.revocations.revoke_token(identity, reason="logout")
+        response = Response(status_code=204, headers={**NO_STORE, **cors})
+        drop_cookie(response, SESSION, secure=secure)
+        return response
+
+
+def _moved(route: Any, prefix: str) -> Route:
+    """The route below the guard's prefix."""
+    assert isinstance(route, Route)
+    if not route.path.startswith(f"{PREFIX}/"):
+        return route
+    return Route(prefix + route.path.removeprefix(PREFIX), route.endpoint, methods=route.methods)

@@ -1,0 +1,242 @@
+"""One admitted WebSocket between an ASGI server and the application, which the guard can end at any moment.
+
+Not here: when it ends (`life`), admission. How a close reaches an application that waits: its task is cancelled inside
+the `receive` or `send` that this module gave it, and only there; the cancellation is taken back and becomes the
+`websocket.disconnect` that the server would have reported. So a message costs no task and no timer. Rules: the server
+gets at most one close; a cancellation by anyone else passes through; the guard's call returns only after its close was
+sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
+
+from narthex.app.connection_context import ConnectionContext
+from narthex.domain.refusals import TABLE, Refusal
+from narthex.guard.life import SocketLife, SocketLives
+from narthex.guard.scopes import (
+    RESPONSE,
+    Message,
+    Scope,
+    answers_http,
+    application_scope,
+    closing,
+    explained,
+    refusal_messages,
+)
+from narthex.ports.edge import CLOSE_S
+from narthex.protocol.codes import Disconnect
+
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+
+_RAISES_SINCE: Final = "2.4"  # of the ASGI specification: `send` on a closed connection raises OSError
+_BROKEN: Final = 1006
+_REFUSED: Final = "permission_denied: refused by the application"
+
+
+class ClosedByGuard(OSError):
+    """The guard has closed the connection: the application's `send` has no effect any more (ASGI 2.4)."""
+
+
+class GuardedSocket:
+    """See the module. The handshake makes it, `serve` runs the application on it.
+
+    Attributes:
+        context: the handshake's outcome, with the current user.
+        life: expiry, revocation, rotation, drain.
+    """
+
+    __slots__ = (
+        "_accepted",
+        "_closed",
+        "_closing",
+        "_cut",
+        "_receive",
+        "_scope",
+        "_send",
+        "_spawn",
+        "_tasks",
+        "context",
+        "life",
+    )
+
+    def __init__(self, lives: SocketLives, spawn: Spawn, context: ConnectionContext) -> None:
+        self.context = context
+        self._spawn = spawn
+        self._scope: Scope | None = None
+        self._receive: Receive | None = None
+        self._send: Send | None = None
+        self._accepted = False
+        self._closed: Disconnect | None = None  # set: the application is told that the connection has ended
+        self._closing: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()  # of the application, inside a call of the server
+        self._cut: dict[asyncio.Task[Any], int] = {}
+        self.life: SocketLife = lives.begin(context, self._close)
+
+    async def serve(self, app: Application, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application until it returns. The caller has taken `websocket.connect` from the server."""
+        self.attach(scope, receive, send)
+        try:
+            await self.run(app)
+        finally:
+            await self.detach()
+
+    async def run(self, app: Application, first: Message | None = None) -> None:
+        """Run the application; `first` is an event that comes before the client's next one."""
+        assert self._scope is not None
+        if self._closed is not None:
+            return
+        scope = application_scope(self._scope, self.context, self)
+        if self._accepted:  # there is no HTTP response any more
+            scope["extensions"] = {
+                name: it for name, it in scope.get("extensions", {}).items() if name != RESPONSE
+            }
+        await app(
+            scope, self._events([{"type": "websocket.connect"}, *([first] if first else [])]), self.send
+        )
+
+    # -- the server's side ---------------------------------------------------------------------------------
+
+    def attach(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The server's end of the connection. A close that came before is sent now."""
+        self._scope, self._receive, self._send = scope, receive, send
+        if self._closed is not None:
+            self._closing = self._spawn(self._send_close(self._closed))
+
+    async def detach(self) -> None:
+        """The connection is over for this side: its slot is free once its close has been sent."""
+        if self._closing is not None:
+            await asyncio.wait((self._closing,), timeout=CLOSE_S)
+        self.life.ended(_BROKEN)
+
+    async def accept(self, subprotocol: str | None) -> None:
+        """Accept the connection before the application runs (in-band proof)."""
+        assert self._send is not None
+        self._accepted = True
+        await self._send({"type": "websocket.accept", "subprotocol": subprotocol})
+
+    def _close(self, disconnect: Disconnect) -> None:
+        """See `life.CloseSocket`."""
+        self._closed = disconnect
+        if self._send is not None:
+            self._closing = self._spawn(self._send_close(disconnect))
+        for task in self._tasks:
+            self._cut[task] = task.cancelling()
+            task.cancel()
+
+    async def _send_close(self, disconnect: Disconnect) -> None:
+        """Give the server the close; a client that does not read gets `CLOSE_S`."""
+        assert self._send is not None
+        assert self._scope is not None
+        messages: tuple[Message, ...] = (closing(disconnect.code, disconnect.reason),)
+        if not self._accepted:
+            code = disconnect.reason.partition(":")[0]
+            refusal = Refusal(code=code if code in TABLE else "draining", retry_after_s=1)
+            if self.context.admit.explain:
+                messages = (explained(self._scope), *messages)
+            elif answers_http(self._scope):
+                messages = refusal_messages(refusal, self.context.trace_id)
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                for message in messages:
+                    await self._send(message)
+        except (OSError, RuntimeError, TimeoutError):
+            pass  # the client, or the application's own close, was there first
+
+    # -- the application's side ----------------------------------------------------------------------------
+
+    def _events(self, first: list[Message]) -> Receive:
+        """The application's `receive`: events that the guard has taken from the server, then the server's."""
+
+        async def receive() -> Message:
+            return first.pop(0) if first else await self.receive()
+
+        return receive
+
+    async def receive(self) -> Message:
+        """ASGI's `receive` for the application."""
+        assert self._receive is not None
+        if self._closed is not None:
+            return self._disconnect()
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            message = await self._receive()
+        except asyncio.CancelledError:
+            if self._was_cut(task):
+                return self._disconnect()
+            raise
+        finally:
+            self._tasks.discard(task)
+        if message["type"] == "websocket.disconnect":
+            self.life.ended(message.get("code") or _BROKEN)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """ASGI's `send` for the application."""
+        assert self._send is not None
+        if self._closed is not None:
+            return self._refuse_to_send()
+        if message["type"] != "websocket.send":
+            return await self._control(message)
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            await self._send(message)
+        except asyncio.CancelledError:
+            if self._was_cut(task):
+                return self._refuse_to_send()
+            raise
+        finally:
+            self._tasks.discard(task)
+        return None
+
+    async def _control(self, message: Message) -> None:
+        """The application accepts, refuses or closes."""
+        assert self._send is not None
+        assert self._scope is not None
+        kind = message["type"]
+        if kind == "websocket.accept":
+            if self._accepted:  # by the guard, for an in-band proof
+                return None
+            self._accepted = True
+            if not message.get("subprotocol") and self.context.admit.subprotocol:
+                # A browser that offered subprotocols and is given none fails the handshake.
+                message = {**message, "subprotocol": self.context.admit.subprotocol}
+        elif kind == "websocket.close":
+            if not self._accepted and self.context.admit.explain:
+                self._accepted = True
+                await self._send(explained(self._scope))
+                message = closing(message.get("code") or 0, message.get("reason") or _REFUSED)
+        elif kind == f"{RESPONSE}.start" and self._accepted:
+            message = closing(0, f"{_REFUSED} with status {message['status']}")
+        elif kind == f"{RESPONSE}.body" and self._accepted:
+            return None
+        return await self._send(message)
+
+    def _was_cut(self, task: asyncio.Task[Any]) -> bool:
+        """Take the guard's own cancellation back. False: someone else cancelled the task, too."""
+        before = self._cut.pop(task, None)
+        return before is not None and task.uncancel() <= before
+
+    def _disconnect(self) -> Message:
+        assert self._closed is not None
+        return {
+            "type": "websocket.disconnect",
+            "code": self._closed.code,
+            "reason": self._closed.reason,
+        }
+
+    def _refuse_to_send(self) -> None:
+        """As servers do after the end: since ASGI 2.4 `send` raises, before it has no effect."""
+        assert self._scope is not None
+        version = str((self._scope.get("asgi") or {}).get("spec_version", "2.0"))
+        if version >= _RAISES_SINCE:
+            raise ClosedByGuard("The guard has closed the connection.")

@@ -1,0 +1,138 @@
+"""The shell of every operator's route, and the two operations that a guard serves as well: revoke and drain.
+
+Not here: the gateway's other operations (`routes`). Rules: as of `routes`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from narthex.app.revocations import Revocations
+from narthex.domain.moments import MOMENT_RULE, valid_moment
+from narthex.domain.refusals import Refusal
+from narthex.errors import ClientError
+from narthex.ports.credentials import Revocation
+from narthex.protocol.replies import encode_json
+from narthex.web.access import Access, Operator
+from narthex.web.api import bodies
+from narthex.web.api.description import POSTS
+from narthex.web.fields import bounded_body
+from narthex.web.problems import client_error, problem
+
+MAX_BODY: Final = 256 * 1024
+CLOCK_SLACK_S: Final = 60.0  # by which an operator's clock may be ahead of ours
+REVOKED_FOR_S: Final = (
+    400 * 86_400.0
+)  # other issuers' tokens may live for a year; revocations by hand are few
+B = TypeVar("B", bound=msgspec.Struct)
+
+
+def operation(
+    access: Access, path: str, run: Callable[[Operator, Any], Awaitable[object]]
+) -> Callable[[Request], Awaitable[Response]]:
+    """An endpoint for administrators of the tenant that the body names; a drain is for operators of the process."""
+    kind, process_wide = POSTS[path][0], path == "/api/v1/drain"
+
+    async def endpoint(request: Request) -> Response:
+        operator = await (access.operator if process_wide else access.administrator)(request)
+        if isinstance(operator, Refusal):
+            return problem(operator)
+        try:
+            body = await body_of(request, kind)
+            tenant = getattr(body, "tenant", None)
+            if operator.tenant is not None and tenant is not None and tenant != operator.tenant:
+                return problem(
+                    Refusal(code="tenant_mismatch", detail="This token is valid for its own tenant only.")
+                )
+            return json_answer(await run(operator, body))
+        except ClientError as fault:
+            return client_error(fault)
+
+    return endpoint
+
+
+class RevokeAndDrain:
+    """The two operations.
+
+    Args:
+        access: authorises callers.
+        revocations: stores revocations.
+        drain: begins a drain of the node that it is given, empty for this one.
+    """
+
+    def __init__(
+        self, access: Access, revocations: Revocations, drain: Callable[[str], Awaitable[None]]
+    ) -> None:
+        self._access = access
+        self._revocations = revocations
+        self._drain = drain
+
+    def routes(self) -> list[Route]:
+        """Starlette routes."""
+        operations: dict[str, Callable[[Operator, Any], Awaitable[object]]] = {
+            "/api/v1/revoke": self._revoke,
+            "/api/v1/drain": self._drain_node,
+        }
+        return [
+            Route(path, operation(self._access, path, run), methods=["POST"])
+            for path, run in operations.items()
+        ]
+
+    async def _revoke(self, operator: Operator, body: bodies.Revoke) -> object:
+        now = time.time()
+        if not valid_moment(body.until):  # it would be kept for 50,000 years
+            raise ClientError(
+                "bad_params", "`until` lies after the year 9999.", f"Give {MOMENT_RULE}.", number=422
+            )
+        if body.before > now + CLOCK_SLACK_S:  # it would revoke every token that is yet to be issued
+            raise ClientError(
+                "bad_params",
+                "`before` lies in the future.",
+                f"Give {MOMENT_RULE}.",
+                number=422,
+            )
+        if body.until and body.until <= now:
+            raise ClientError(
+                "bad_params",
+                "`until` lies in the past.",
+                f"Give the token's `exp` in {MOMENT_RULE}.",
+                number=422,
+            )
+        revocation = Revocation(
+            kind=body.kind,
+            tenant=body.tenant,
+            value=body.value,
+            at=now,
+            cut=body.before or now,
+            until=body.until + self._revocations.after_exp_s if body.until else now + REVOKED_FOR_S,
+            reason=body.reason or f"by {operator.name}",
+        )
+        await self._revocations.revoke(revocation)
+        return {}
+
+    async def _drain_node(self, _: Operator, body: bodies.Drain) -> object:
+        await self._drain(body.node)
+        return {"draining": body.node or "this instance"}
+
+
+async def body_of(request: Request, kind: type[B]) -> B:
+    """The decoded body. Raises ClientError: it is too large, or is not what the operation takes."""
+    raw = await bounded_body(request, MAX_BODY)
+    if raw is None:
+        raise ClientError("body_too_large", "The body is over 256 KB.", "Send less.", number=413)
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.DecodeError, RecursionError) as fault:
+        raise ClientError("bad_body", f"{fault}.", "See /api/v1/openapi.json.", number=422) from fault
+
+
+def json_answer(value: object) -> Response:
+    """An answer that no cache keeps."""
+    return Response(encode_json(value), media_type="application/json", headers={"Cache-Control": "no-store"})

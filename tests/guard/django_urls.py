@@ -1,0 +1,3 @@
+"""The HTTP routes of the Channels application: none of its own."""
+
+urlpatterns: list[object] = []
