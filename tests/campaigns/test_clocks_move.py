@@ -140,13 +140,24 @@ async def talk(all_: Sides, round_: int) -> None:
                 await ended(callers[0], started["run_id"])
         queue_order(events(callers[0]), {one["message_id"]: one["run_id"] for one in at_once})
         for caller in callers:
-            shown = await caller.rpc("thread.get", thread_id=thread, limit=200)
-            roles = [message["role"] for message in shown["messages"]]
+            shown, pages = await read_twice(caller, thread)
+            roles = [message["role"] for message in shown]
             assert roles[: 2 * TALKS] == ["user", "assistant"] * TALKS, (
                 "the answer stands before its question"
             )
-            pages = await paged(caller, thread)
-            assert pages == [message["message_id"] for message in shown["messages"]]
+            assert pages == [message["message_id"] for message in shown]
+
+
+async def read_twice(caller: Caller, thread: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """A thread's messages at once, and their ids in pages, of a moment in which none was added: an answer becomes a
+    message a moment after its run has ended.
+    """
+    shown: list[dict[str, Any]] = []
+    while True:
+        before, pages = shown, await paged(caller, thread)
+        shown = (await caller.rpc("thread.get", thread_id=thread, limit=200))["messages"]
+        if before == shown:
+            return shown, pages
 
 
 async def paged(caller: Caller, thread: str) -> list[str]:
