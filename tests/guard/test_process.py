@@ -289,3 +289,31 @@ async def test_every_problem_of_the_settings_at_once(tmp_path: Path) -> None:
     assert "NARTHEX_UPSTREAM is not set" in done.stderr
     assert "does not begin with `/`" in done.stderr
     assert SECRET not in done.stderr
+
+
+async def test_health_config_and_tickets(guard: Program, node: NodeServer) -> None:
+    """The guard's routes of the gateway's shapes; a page gets in with a ticket."""
+    health = await guard.get("/ws/health")
+    report = health.json()
+    assert (health.status_code, report["status"]) == (200, "healthy")
+    assert set(report["checks"]) == {"handshake", "auth", "store", "upstream"}
+    assert report["config"]["pre_connection_auth_required"] is True
+    assert (await guard.get("/ws/config")).json()["url"] == guard.ws
+    assert (await guard.get("/ws/beacon")).status_code == 200
+    bought = await guard.post("/ws/ticket", headers={"Authorization": f"Bearer {token('page')}"})
+    async with client(
+        guard, path=f"/ws?ticket={bought.json()['ticket']}", headers={"Authorization": ""}
+    ) as socket:
+        seen = await request_of(socket)
+    assert (seen["url"], seen["headers"]["narthex-subject"]) == ("/ws", "page")
+    assert all("page" not in reason for _, reason in node.closes())
+
+
+async def test_the_doctor_knows_a_guarded_server(guard: Program) -> None:
+    """It says that all is well with a token, and names what is wrong with a forged one."""
+    words = ("doctor", guard.ws, "--hold", "0", "--token")
+    good = await asyncio.to_thread(guard.run, *words, token("doctor"), timeout_s=within(60))
+    assert good.returncode == 0, good.stdout + good.stderr
+    bad = await asyncio.to_thread(guard.run, *words, token(secret="x" * 32), timeout_s=within(60))
+    assert bad.returncode == 1
+    assert "token_invalid" in bad.stdout

@@ -43,6 +43,10 @@ class PathPatterns:
             return False
         return any(pattern.fullmatch(path) for pattern in self._compiled)
 
+    def example(self) -> str:
+        """A path that the first pattern matches."""
+        return _PARAMETER.sub("x", self.patterns[0]).rstrip("*")
+
     def __contains__(self, path: object) -> bool:
         return isinstance(path, str) and self.match(path)
 

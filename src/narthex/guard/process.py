@@ -11,27 +11,27 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final, cast
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import Mount, Route
 
 from narthex.adapters.edge.rules import HeadRules
 from narthex.adapters.edge.server import listen, run
 from narthex.adapters.edge.upstream.dialing import Upstream
 from narthex.adapters.edge.upstream.handler import RelayHandler
-from narthex.adapters.edge.upstream.passing import HttpPassing, Message
+from narthex.adapters.edge.upstream.passing import HttpPassing, Message, Receive, Send
 from narthex.adapters.machine import raise_descriptor_limit
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.adapters.tokens.claims import ClaimRules
 from narthex.adapters.tokens.signing import KeyRing
 from narthex.app.connection_context import ConnectionContext
 from narthex.app.handshake import NewReceiver
-from narthex.app.health import Check, CheckFailed, auth_check, ping_check
+from narthex.app.health import CheckFailed
 from narthex.app.lifecycle import Component
 from narthex.domain.descriptors import capacity
 from narthex.domain.refusals import Refusal
@@ -41,12 +41,13 @@ from narthex.guard.cleaning import without_claims
 from narthex.guard.core import GuardCore
 from narthex.guard.paths import PathPatterns
 from narthex.guard.relayed import Assertions, RelayedConnection, handed_on
+from narthex.guard.routes import PREFIX, GuardRoutes
 from narthex.settings import Settings
-from narthex.web import preflight, verify
+from narthex.web import verify
 from narthex.web.problems import exception_handlers, problem
-from narthex.web.request_rules import RequestAuthenticator, RequestRules
+from narthex.web.request_rules import RequestRules
 from narthex.wiring.capacity_log import Evictions, log_capacity
-from narthex.wiring.server_process import ServerProcess, edge_limits, make_edge, make_health, probe_pages
+from narthex.wiring.server_process import ServerProcess, edge_limits, make_edge
 
 JWKS_PATH: Final = "/.well-known/jwks.json"
 JWKS_MAX_AGE_S: Final = 30  # below the minute for which a new key is published before it signs
@@ -96,14 +97,18 @@ class GuardProcess:
             settings,
             edge_limits(settings, fitted),
             relay or core.handshakes,
-            HeadRules(allowed_host=settings.hosts.allows, websocket_paths=paths),
+            HeadRules(allowed_host=settings.hosts.allows, websocket_paths=paths if relay else frozenset()),
             Evictions(core.meter).counted,
         )
         if relay is not None:
             relay.edge = edge
         core.lifecycle.add([Component("assertions", self.ring.start, self.ring.stop)])
+        app = Starlette(
+            routes=[Mount("/", app=self._make_http(paths))],
+            exception_handlers=exception_handlers(core.report_bug),
+        )
         self.process = ServerProcess(
-            Starlette(routes=self._routes(), exception_handlers=exception_handlers(core.report_bug)),
+            app,
             edge,
             core.lifecycle,
             listen(settings.host, settings.port, send_buffer_bytes=edge.limits.send_buffer_bytes),
@@ -111,6 +116,9 @@ class GuardProcess:
             log=log,
             on_ready=on_ready,
         )
+
+    def _drain(self) -> None:
+        self.process.stop()
 
     def _make_relay(self, address: UpstreamAddress) -> RelayHandler:
         tls = ssl.create_default_context() if address.secure else None
@@ -139,21 +147,34 @@ class GuardProcess:
 
     # -- HTTP ----------------------------------------------------------------------------------------------
 
-    def _routes(self) -> Sequence[BaseRoute]:
-        settings, core = self.settings, self.core
-        checks: dict[str, Check] = {"auth": auth_check(core.verifier), "store": ping_check(core.store.ping)}
-        if self.address is not None:
-            checks["upstream"] = partial(_check_upstream, self.address)
-        health = make_health(settings, checks, core.lifecycle, core.meter, log, critical=("upstream",))
-        http = RequestAuthenticator(core.handshakes, settings.public_url)
-        passing = settings.pass_http and self.address is not None
-        return [
-            *probe_pages(settings, health, core.meter).routes(),
-            *preflight.routes(core.handshakes, http),
-            *verify.routes(core.handshakes, self._assertions.headers),
-            Route(JWKS_PATH, self._jwks, methods=["GET"]),
-            *([Mount("/", app=self._passing(self.address))] if passing and self.address else []),
-        ]
+    def _make_http(self, paths: PathPatterns) -> Callable[[Message, Receive, Send], Awaitable[None]]:
+        """The guard's own routes, then what passes."""
+        core, address = self.core, self.address
+        own = GuardRoutes(
+            core,
+            path=paths.example(),
+            prefix=PREFIX,
+            without=(),
+            probe=None,
+            more=[
+                *verify.routes(core.handshakes, self._assertions.headers),
+                Route(JWKS_PATH, self._jwks, methods=["GET"]),
+            ],
+            checks={"upstream": partial(_check_upstream, address)} if address is not None else None,
+            drain=self._drain,
+        )
+        passing = None if address is None or not self.settings.pass_http else self._passing(address)
+
+        async def answer(scope: Message, receive: Receive, send: Send) -> None:
+            path = scope["path"]
+            if path in own.paths or path.startswith(f"{verify.PATH}/"):
+                await own(scope, receive, send)
+            elif passing is not None:
+                await passing(scope, receive, send)
+            else:
+                await problem(Refusal(code="no_route"))(scope, receive, send)
+
+        return answer
 
     async def _jwks(self, _: Request) -> Response:
         """RFC 7517 section 5: the keys that the assertions verify with."""
@@ -191,11 +212,11 @@ async def _check_upstream(address: UpstreamAddress) -> str:
 
 
 def upstream_of(settings: Settings) -> tuple[UpstreamAddress | None, PathPatterns]:
-    """The server behind, and its WebSockets' paths; none with `verify_only`. Raises ConfigError with every problem."""
+    """The server behind (none with `verify_only`), and its WebSockets' paths. Raises ConfigError with every problem."""
     if settings.verify_only:
         if settings.upstream:
             raise ConfigError(["NARTHEX_VERIFY_ONLY relays nothing, and NARTHEX_UPSTREAM is set. Unset one."])
-        return None, PathPatterns(())
+        return None, PathPatterns(("/ws",))
     problems = []
     address = parse_upstream(settings.upstream)
     if not settings.upstream:

@@ -30,24 +30,24 @@ ASSERTION: Final = "Narthex-Assertion"
 class RelayedConnection:
     """The receiver of one admitted socket."""
 
-    __slots__ = ("_life", "_socket", "context")
+    __slots__ = ("_socket", "context", "life")
 
     def __init__(self, lives: SocketLives, context: ConnectionContext) -> None:
         self.context = context
         self._socket: RelayedSocket | None = None
-        self._life = lives.begin(context, self._close)
+        self.life = lives.begin(context, self._close)
 
     def opened(self, socket: RelayedSocket) -> None:
         """See `RelayReceiver`."""
         self._socket = socket
-        if self._life.closed_with is not None:  # while the upstream was asked
-            self._close(self._life.closed_with)
+        if self.life.closed_with is not None:  # while the upstream was asked
+            self._close(self.life.closed_with)
 
     def closed(self, code: int, reason: str) -> None:
         """See `RelayReceiver`."""
         del reason
         self._socket = None
-        self._life.ended(code)
+        self.life.ended(code)
 
     def _close(self, disconnect: Disconnect) -> None:
         if self._socket is not None:

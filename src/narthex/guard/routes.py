@@ -7,7 +7,7 @@ by its exact name; `Host` is checked as the gateway's edge does; nothing else of
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -22,7 +22,7 @@ from narthex.adapters.telemetry.logging import get_logger
 from narthex.adapters.telemetry.metrics import CONTENT_TYPE
 from narthex.app.drain import COMMAND_AFTER_S
 from narthex.app.exchange import CiOidc, TokenExchange
-from narthex.app.health import auth_check, ping_check
+from narthex.app.health import Check, auth_check, ping_check
 from narthex.app.rates import Rates
 from narthex.domain.refusals import Refusal
 from narthex.domain.verdict import Rejected, Unavailable, Verdict
@@ -68,11 +68,24 @@ class GuardRoutes:
         prefix: of the routes that are `/ws/…` at the gateway.
         without: paths of the guard's that are left to the application.
         probe: of the application's endpoint.
+        more: routes beside these, below the same rules.
+        checks: of health beside these, each of which is critical.
+        drain: begins the end of the process; None: sockets are drained, and the server ends it.
     """
 
     def __init__(
-        self, core: GuardCore, *, path: str, prefix: str, without: Collection[str], probe: Probe | None
+        self,
+        core: GuardCore,
+        *,
+        path: str,
+        prefix: str,
+        without: Collection[str],
+        probe: Probe | None,
+        more: Sequence[Route] = (),
+        checks: Mapping[str, Check] | None = None,
+        drain: Callable[[], None] | None = None,
     ) -> None:
+        self._begin_drain = drain or (lambda: core.tasks.spawn(core.lifecycle.drain()))
         self._core = core
         self._path = path
         self._prefix = prefix
@@ -92,12 +105,14 @@ class GuardRoutes:
                 "handshake": self._check,
                 "auth": auth_check(core.verifier),
                 "store": ping_check(core.store.ping),
+                **(checks or {}),
             },
             core.lifecycle,
             core.meter,
             log,
             config={**self._limits(), "max_connections_per_user": self._per_user()},
             policy=core.environment_policy,
+            critical=tuple(checks or ()),
         )
         access = Access(
             settings.admin_keys(),
@@ -123,6 +138,7 @@ class GuardRoutes:
             *e2e.routes(self._exchange(), self._http),
             *RevokeAndDrain(access, core.revocations, self._drain).routes(),
             Route(LOGOUT, self._logout, methods=["POST", "OPTIONS"]),
+            *more,
         ]
         routes = [moved for route in made if (moved := _moved(route, prefix)).path not in without]
         self.paths = frozenset(route.path for route in routes)
@@ -222,9 +238,7 @@ class GuardRoutes:
             raise ClientError(
                 "unknown_node", "Guards do not know each other.", "Leave `node` out.", number=422
             )
-        asyncio.get_running_loop().call_later(
-            COMMAND_AFTER_S, lambda: self._core.tasks.spawn(self._core.lifecycle.drain())
-        )
+        asyncio.get_running_loop().call_later(COMMAND_AFTER_S, self._begin_drain)
 
     async def _logout(self, request: Request) -> Response:
         """Revoke the token of the request, or its whole sign-in, and drop the session's cookie; 204 in any case."""

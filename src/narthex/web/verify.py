@@ -16,7 +16,7 @@ from urllib.parse import unquote
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 
 from narthex.app.handshake import HandshakeHandler
 from narthex.domain.identity import Identity
@@ -42,7 +42,7 @@ IdentityHeaders = Callable[[Identity, str], list[tuple[str, str]]]
 """Makes the guard's headers of a user and a trace id. Raises DependencyError."""
 
 
-def routes(handshakes: HandshakeHandler, identity_headers: IdentityHeaders) -> list[BaseRoute]:
+def routes(handshakes: HandshakeHandler, identity_headers: IdentityHeaders) -> list[Route]:
     """Starlette routes. Envoy appends the client's path to `PATH`; the others send it in a header."""
 
     async def verify(request: Request) -> Response:
