@@ -145,7 +145,7 @@ def wrong_keys(category: Category | None) -> int:
     files = {"smoke.py": None, "critical_path.py": Category.E2E}
     folder = Path(scenarios.__file__).parent
     text = "".join((folder / name).read_text() for name, of in files.items() if of == category)
-    return len(re.findall(r"ws_url, wrong\)|headers=wrong\b|ws_url, \{KEY_HEADER: \"", text))
+    return len(re.findall(r"refused\(\"[^\"]+\", (?:wrong\)|\{KEY_HEADER: )|headers=wrong\b", text))
 
 
 def test_wrong_keys_of_a_run() -> None:
