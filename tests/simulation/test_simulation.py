@@ -1,4 +1,4 @@
-"""The simulation itself: 1,000 seeds without a finding, exact replay, shrinking, and the detection of seeded faults."""
+"""The simulation itself: 2,000 seeds without a finding, exact replay, shrinking, and the detection of seeded faults."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.simulation.world import Outcome, run
 from tests.timing import within
 
 ROOT = Path(__file__).parents[2]
-SEEDS = 1_000
+SEEDS = 2_000
 SOAK_SEEDS = 10_000
 QUICK = 100
 """Seeds that show the faults of `QUICK_MUTANTS`."""
