@@ -13,7 +13,7 @@ import pytest
 
 from narthex.adapters.brokers.sqlite import SqliteBroker
 from narthex.adapters.stores.sqlite import SqliteStore
-from narthex.app.chat import Chat, derived_id
+from narthex.app.chat import MAX_OUTCOMES, Chat, derived_id
 from narthex.app.exports import PAGE
 from narthex.app.memberships import MembershipService
 from narthex.app.notices import Notices
@@ -405,6 +405,7 @@ async def test_the_list_names_the_runs_at_work_in_each_thread(house: House) -> N
 
 async def test_an_export_reads_outcomes_of_any_number(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """More runs than one reading gives, many of one moment: each is there once, oldest first."""
+    assert MAX_OUTCOMES == 200, "as docs/protocol.md says"
     monkeypatch.setattr("narthex.app.chat.MAX_OUTCOMES", 3)
     thread = (await house.chat.create(ADA, "t")).thread_id
     moments = [1.0, 2.0, 2.0, 2.5, 3.0, 4.0, 4.0, 5.0]

@@ -62,6 +62,7 @@ MATTER: Final = (
 FIRST: Final = 12
 """Tests of the first batch: most mutants die there."""
 MOST_TESTS: Final = 120
+MOST_OF_MODULE: Final = 1_000  # for a constant: a table of them has one quick test among many
 MOST_S: Final = 60.0
 """Bounds of the tests that judge one mutant: number, and the seconds that they took while they were mapped."""
 SLACK_S: Final = 40.0
@@ -121,7 +122,9 @@ class Coverage:
         lines = self.lines.get(mutant.path, {})
         found: set[str] = set()
         near = "tests/" + mutant.path.rpartition("/")[0] + "/"
+        most = MOST_TESTS
         if _at_module_level(mutant, source):
+            most = MOST_OF_MODULE
             # Executed in the first test that imports it, and used by all of them; a table has no other line.
             found = {test for tests in lines.values() for test in tests}
             found |= {test for test in self.durations if test.startswith(near)}
@@ -137,7 +140,7 @@ class Coverage:
         spent = 0.0
         for test in good:
             spent += self.durations[test]
-            if len(chosen) >= MOST_TESTS or spent > MOST_S:
+            if len(chosen) >= most or spent > MOST_S:
                 break
             chosen.append(test)
         return chosen

@@ -216,6 +216,33 @@ def test_a_server_that_cannot_write_its_file_is_named() -> None:
     assert refused(ResponseError("ERR something else")).sign == ""
 
 
+async def test_a_log_that_is_trimmed_during_a_read_gives_no_page_with_a_hole(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The entries of the first part are gone, and some behind them: only what lies behind the hole is a page."""
+    broker = RedisBroker(url)
+    await broker.start(Recorder(), "n1")
+    for number in range(7):
+        placed = await broker.publish(THREAD, str(number).encode())
+    monkeypatch.setattr("narthex.adapters.brokers.redis.broker.READ_AT_ONCE", 2)
+    on_channel = broker._on_channel
+    reads = 0
+
+    async def trimmed(name: str, *arguments: Any) -> Any:
+        nonlocal reads
+        answer = await on_channel(name, *arguments)
+        if name == "READ":
+            reads += 1
+            if reads == 1:
+                await broker.trim(THREAD, Position(4, placed.epoch))
+        return answer
+
+    monkeypatch.setattr(broker, "_on_channel", trimmed)
+    page = await broker.history(THREAD)
+    assert [one.offset for one in page.publications] == [5, 6, 7]
+    await broker.stop()
+
+
 async def test_commands_that_meet_a_replica_together_move_once(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -233,13 +233,16 @@ def ask_much(peer: Peer, *, close: bool = False) -> None:
 @pytest.mark.parametrize("close", [False, True])
 def test_an_answer_that_nobody_reads_is_dropped(close: bool) -> None:
     """Also one behind which the connection was to be closed: a transport would wait for its buffer for ever."""
+    told: list[tuple[str, str, int]] = []
     with Running(UNREAD) as server, server.peer() as peer:
+        server.edge.evicted = lambda *one: told.append(one)
         ask_much(peer, close=close)
         deadline = time.monotonic() + within(10)
         while server.edge.open and time.monotonic() < deadline:
             time.sleep(0.05)
         assert server.edge.open == 0
         assert len(server.edge.timers) == 0
+        assert told == [("unread", "", 1)]
         taken = b""
         with contextlib.suppress(ConnectionResetError):
             taken = peer.rest()
