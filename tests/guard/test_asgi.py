@@ -30,7 +30,7 @@ PAIRS = [
     ("granian", "channels"),
     ("daphne", "channels"),
 ]
-"""Each server and each application at least once; every pair runs under the marker `soak`."""
+"""Each server and each application at least once."""
 
 
 @pytest_asyncio.fixture(params=PAIRS, ids="/".join, scope="module", loop_scope="module")

@@ -213,19 +213,26 @@ class Guard:
             core = await self.start()
         if (await receive())["type"] != "websocket.connect":
             return None
+        socket = await self._admitted(core, scope, path, send)
+        if socket is None:
+            return None
+        if self._in_band is None or socket.context.identity is not None:
+            return await socket.serve(self.app, scope, receive, send)
+        return await self._inert(core, socket, self._in_band, scope, receive, send)
+
+    async def _admitted(self, core: GuardCore, scope: Scope, path: str, send: Send) -> GuardedSocket | None:
+        """The socket of an admitted handshake; None: it was refused. Its head is not kept for the socket's life."""
         head = head_of(scope)
         head.path = path
         problem = head_problem(head, self._rules, core.limits.max_head_bytes, core.limits.max_headers)
         if problem is not None:
-            trace_id = core.handshakes.refused_early(problem, head)
-            return await _refuse(problem, trace_id, scope, send)
+            await _refuse(problem, core.handshakes.refused_early(problem, head), scope, send)
+            return None
         decision: Decision = await settled(core.handshakes.decide(head))
         if isinstance(decision, Deny):
-            return await _refuse(decision.refusal, decision.trace_id, scope, send, explain=decision.explain)
-        socket = cast("GuardedSocket", decision.receiver)
-        if self._in_band is None or socket.context.identity is not None:
-            return await socket.serve(self.app, scope, receive, send)
-        return await self._inert(core, socket, self._in_band, scope, receive, send)
+            await _refuse(decision.refusal, decision.trace_id, scope, send, explain=decision.explain)
+            return None
+        return cast("GuardedSocket", decision.receiver)
 
     async def _inert(
         self, core: GuardCore, socket: GuardedSocket, hook: InBand, scope: Scope, receive: Receive, send: Send

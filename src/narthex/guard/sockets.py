@@ -36,6 +36,7 @@ Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 _RAISES_SINCE: Final = "2.4"  # of the ASGI specification: `send` on a closed connection raises OSError
 _BROKEN: Final = 1006
+_NONE: Final[dict[asyncio.Task[Any], int]] = {}
 _REFUSED: Final = "permission_denied: refused by the application"
 
 
@@ -56,6 +57,7 @@ class GuardedSocket:
         "_closed",
         "_closing",
         "_cut",
+        "_first",
         "_receive",
         "_scope",
         "_send",
@@ -75,7 +77,8 @@ class GuardedSocket:
         self._closed: Disconnect | None = None  # set: the application is told that the connection has ended
         self._closing: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()  # of the application, inside a call of the server
-        self._cut: dict[asyncio.Task[Any], int] = {}
+        self._cut: dict[asyncio.Task[Any], int] = _NONE
+        self._first: list[Message] = []  # events that the guard has taken from the server, the next one last
         self.life: SocketLife = lives.begin(context, self._close)
 
     async def serve(self, app: Application, scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,9 +99,8 @@ class GuardedSocket:
             scope["extensions"] = {
                 name: it for name, it in scope.get("extensions", {}).items() if name != RESPONSE
             }
-        await app(
-            scope, self._events([{"type": "websocket.connect"}, *([first] if first else [])]), self.send
-        )
+        self._first = [*([first] if first else []), {"type": "websocket.connect"}]
+        await app(scope, self.receive, self.send)
 
     # -- the server's side ---------------------------------------------------------------------------------
 
@@ -125,8 +127,8 @@ class GuardedSocket:
         self._closed = disconnect
         if self._send is not None:
             self._closing = self._spawn(self._send_close(disconnect))
+        self._cut = {task: task.cancelling() for task in self._tasks}
         for task in self._tasks:
-            self._cut[task] = task.cancelling()
             task.cancel()
 
     async def _send_close(self, disconnect: Disconnect) -> None:
@@ -150,16 +152,10 @@ class GuardedSocket:
 
     # -- the application's side ----------------------------------------------------------------------------
 
-    def _events(self, first: list[Message]) -> Receive:
-        """The application's `receive`: events that the guard has taken from the server, then the server's."""
-
-        async def receive() -> Message:
-            return first.pop(0) if first else await self.receive()
-
-        return receive
-
     async def receive(self) -> Message:
-        """ASGI's `receive` for the application."""
+        """ASGI's `receive` for the application: events that the guard has taken from the server, then the server's."""
+        if self._first:
+            return self._first.pop()
         assert self._receive is not None
         if self._closed is not None:
             return self._disconnect()
