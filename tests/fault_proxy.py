@@ -1,7 +1,4 @@
-"""A small TCP proxy that goes wrong on purpose: dead, hung, slow, resetting, and back again.
-
-Used by tests that must know what happens while something that narthex depends on fails.
-"""
+"""A small TCP proxy with faults on demand: dead, hung, slow, resetting, and recovered."""
 
 from __future__ import annotations
 
@@ -14,15 +11,7 @@ CHUNK = 64 * 1024
 
 
 class FaultProxy:
-    """Forwards to `target` on 127.0.0.1 as `mode` says; a change holds for new connections and cuts live ones.
-
-    Modes:
-        pass: forwards.
-        dead: nothing listens.
-        hung: accepts and reads, never answers.
-        slow: forwards after `delay_s`.
-        reset: accepts and closes.
-    """
+    """Forwards to `target` on 127.0.0.1 as `mode` defines; a change applies to new connections and cuts live ones."""
 
     def __init__(self, target: int) -> None:
         self.target = target

@@ -88,7 +88,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
 
 
 def stale() -> list[str]:
-    """Pages that do not say what the code says."""
+    """Pages that do not agree with the code."""
     return [name for name, render in PAGES.items() if not _is_current(name, _text(ROOT / name), render)]
 
 

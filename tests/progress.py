@@ -48,7 +48,7 @@ class DirectoryProgress:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_report_teststatus(self) -> Generator[None, Any, Any]:
-        """No letter for any test: the lines below say it. Category and word stay, for the summary."""
+        """No letter for any test: the lines below replace it. Category and word stay, for the summary."""
         status = yield
         return (status[0], "", status[2]) if status else status
 

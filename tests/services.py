@@ -86,7 +86,7 @@ class Server:
             time.sleep(0.02)
 
     def answers(self) -> bool:
-        """Whether it takes connections."""
+        """Whether it accepts connections."""
         with socket.socket() as probe:
             probe.settimeout(0.5)
             return probe.connect_ex((self.host, self.port)) == 0
@@ -100,7 +100,7 @@ class Server:
         self._end(signal.SIGTERM)
 
     def pause(self) -> None:
-        """SIGSTOP of it and its children, and wait until it has stopped: it stays connected and says nothing."""
+        """SIGSTOP of it and its children, and wait until it has stopped: it stays connected and sends nothing."""
         assert self._process is not None
         stopped = psutil.Process(self._process.pid)
         for process in (stopped, *stopped.children(recursive=True)):
@@ -185,7 +185,7 @@ class NatsCluster:
         return ",".join(server.url for server in self.servers)
 
     def start(self) -> None:
-        """Start all; JetStream elects its leaders a moment later."""
+        """Start all; JetStream elects its leaders shortly afterwards."""
         for server in self.servers:
             server.start()
 
@@ -257,7 +257,7 @@ class PostgresServer(Server):
         return self._program.command(self.directory, self.host, self.port, max_connections="60")
 
     def answers(self) -> bool:
-        """Whether it takes queries: after a crash it listens before it has recovered."""
+        """Whether it accepts queries: after a crash it listens before it has recovered."""
         return super().answers() and self._program.answers(self.host, self.port)
 
     def kill(self) -> None:

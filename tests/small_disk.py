@@ -23,13 +23,13 @@ class SmallDisk:
         self._filler = directory / "filler"
 
     def fill(self, left: int = 0) -> None:
-        """Let another file take all room but `left` bytes."""
+        """Let another file take all room except `left` bytes."""
         found = os.statvfs(self.directory)
         with self._filler.open("ab") as filler, contextlib.suppress(OSError):
             filler.write(bytes(max(0, found.f_bavail * found.f_frsize - left)))
 
     def free(self) -> None:
-        """There is room again."""
+        """Free the room again."""
         self._filler.unlink()
 
 

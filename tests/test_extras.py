@@ -1,4 +1,4 @@
-"""The registry of extras is what pyproject.toml declares, and says what is missing in one sentence."""
+"""The registry of extras equals pyproject.toml, and names missing packages in one sentence."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def declared(extra: str) -> set[NormalizedName]:
 
 
 def test_every_extra_is_registered_with_its_packages() -> None:
-    """One that is added to pyproject.toml only would be a traceback for whoever lacks it."""
+    """One that is added to pyproject.toml only would be a traceback without its packages."""
     extras = set(PROJECT["optional-dependencies"]) - {"dev"}
     assert set(EXTRAS) == extras
     for extra in extras:

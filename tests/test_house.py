@@ -1,4 +1,6 @@
-"""The house itself: locks that fit the ranges and name no host, a map whose rooms exist, a suite that mirrors it."""
+"""The repository itself: locks that fit the ranges and name no host, a map whose paths exist, a suite that mirrors
+it.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,7 @@ def wanted(project: dict[str, object], extra: str = "") -> list[Requirement]:
 
 @pytest.mark.parametrize(("lock", "extra"), [("requirements.lock", ""), ("requirements-dev.lock", "dev")])
 def test_the_locks_fit_the_ranges(lock: str, extra: str) -> None:
-    """CI and users of the locks get what pyproject.toml asks for; CONTRIBUTING.md says how to renew them."""
+    """CI and users of the locks get the ranges of pyproject.toml; CONTRIBUTING.md describes how to renew them."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     versions = pinned(lock)
     for requirement in wanted(project, extra):
@@ -62,7 +64,7 @@ def test_the_locks_fit_the_ranges(lock: str, extra: str) -> None:
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_a_lock_has_hashes_and_names_no_host(lock: str) -> None:
-    """It must install from whatever index a machine is set up for."""
+    """It must install from any index that a machine is configured for."""
     text = (ROOT / lock).read_text(encoding="utf-8")
     assert "://" not in text
     assert "index" not in re.sub(r"^[a-z].*$", "", text, flags=re.MULTILINE)

@@ -1,7 +1,4 @@
-"""The one time unit: every wait of a test that has a bound takes it from here.
-
-Rules: a bound is how long a wait may take before the test fails; it is never how long something is slept for.
-"""
+"""The one time unit: every bounded wait of a test uses it."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def main() -> int:
-    """Run `narthex test` with the words of this command line; the exit code."""
+    """Run `narthex test` with the arguments of this command line; returns the exit code."""
     # Python put tests/ first, whose folders have the names of narthex's rooms; the scenarios are those of src/.
     sys.path[:] = [str(HERE.parent / "src"), *(path for path in sys.path if path != str(HERE))]
     from narthex.cli.main import run

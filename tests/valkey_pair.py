@@ -81,7 +81,7 @@ class ValkeyPair:
         await self.promote()
 
     async def truncate(self, size: int) -> None:
-        """Power loss: the primary comes back without the last `size` bytes of its append-only file."""
+        """Power loss: the primary restarts without the last `size` bytes of its append-only file."""
         await asyncio.to_thread(self.primary.kill)
         [tail] = sorted((self.primary.directory / "appendonlydir").glob("*.incr.aof"))[-1:]
         with tail.open("r+b") as file:

@@ -42,7 +42,7 @@ BOB = Identity(subject="bob", plan="free", issuer="issuer", expires_at=NOW + 360
 
 
 class Clock:
-    """Seconds that pass when told to; both of the epoch and monotonic."""
+    """A clock that the test moves, both since the epoch and monotonic."""
 
     def __init__(self) -> None:
         self.now = NOW
@@ -52,7 +52,7 @@ class Clock:
 
 
 class TableVerifier:
-    """A `TokenVerifier` whose verdicts are written down; what is not is `token_invalid`.
+    """A `TokenVerifier` with a table of verdicts; other tokens are `token_invalid`.
 
     Attributes:
         verdicts: token → verdict.
@@ -94,7 +94,7 @@ class TableVerifier:
 
 
 class Tally:
-    """A `Meter` that keeps what was counted, by name and labels."""
+    """A `Meter` that keeps its counts, by name and labels."""
 
     def __init__(self) -> None:
         self.counted: Counter[tuple[str, ...]] = Counter()
@@ -126,7 +126,7 @@ class Tally:
 
 
 class RecordingHandler:
-    """A `Receiver` that only keeps its seed."""
+    """A `Receiver` that keeps only its context."""
 
     def __init__(self, context: ConnectionContext) -> None:
         self.context = context
@@ -135,12 +135,12 @@ class RecordingHandler:
     def message(self, data: bytes, *, binary: bool) -> None: ...
     def writable(self, ready: bool) -> None: ...
     def closed(self, code: int, reason: str) -> None:
-        """The real connection does the same."""
+        """As the real connection does."""
         self.context.release()
 
 
 class HandshakeHarness:
-    """Everything that a test of the handshake handler may want to touch."""
+    """The objects that a test of the handshake handler needs."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -165,12 +165,12 @@ class HandshakeHarness:
         return RecordingHandler(context)
 
     async def decide(self, head: RequestHead) -> Decision:
-        """The decision, waited for where that is needed."""
+        """The decision, awaited if necessary."""
         decision = self.handshakes.decide(head)
         return await decision if isinstance(decision, Awaitable) else decision
 
     async def seed(self, head: RequestHead) -> ConnectionContext:
-        """The seed of an admitted connection."""
+        """The context of an admitted connection."""
         decision = await self.decide(head)
         assert isinstance(decision, Accept), decision
         assert isinstance(decision.receiver, RecordingHandler)
@@ -216,7 +216,7 @@ async def open_entrance(
     recording: bool = True,
     ci_subject: str = "",
 ) -> AsyncIterator[HandshakeHarness]:
-    """A handshake handler of one environment; everything it started is stopped."""
+    """A handshake handler of one environment; everything that it started is stopped."""
     found = HandshakeHarness()
     row = decide({"ENVIRONMENT": environment}, keys=keys, allow_anonymous=guests)
     assert isinstance(row, EnvironmentPolicy), row

@@ -1,6 +1,6 @@
-"""A log that several nodes share, and brokers on it that can go deaf or away: what a route that breaks looks like.
+"""A log that several nodes share, and brokers on it that can lose messages or be down, as with a broken route.
 
-Rules: a deaf broker answers every question with the truth and is told nothing; one that is away answers nothing.
+Rules: a deaf broker answers every call correctly but receives no messages; one that is away answers nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class SharedLog:
         self.brokers: list[LossyBroker] = []
 
     def lose(self, epoch: str) -> None:
-        """Everything that was in it, and its epoch."""
+        """Lose its whole content and its epoch."""
         self.channels.clear()
         self.epoch = epoch
 
@@ -29,9 +29,9 @@ class LossyBroker:
     """One node's broker.
 
     Attributes:
-        deaf: nothing is told to the handler.
+        deaf: the handler receives nothing.
         away: every call raises.
-        compared: what `behind` was asked, call by call.
+        compared: the arguments of `behind`, call by call.
     """
 
     durability = "none"

@@ -1,4 +1,4 @@
-"""Counting failures: exact at N and N+1, a window that slides, and bounded memory."""
+"""Counting failures: exact at N and N+1, a sliding window, and bounded memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from narthex.app.attempts import Attempts, PendingAttempts
 
 
 def test_n_failures_are_allowed_and_the_next_try_waits() -> None:
-    """At the limit the key waits until the oldest failure is over; then there is room for one, not for all."""
+    """At the limit the key waits until the oldest failure has expired; then one more is allowed, not all."""
     attempts = Attempts(3, 60)
     for moment in (0.0, 10.0, 20.0):
         assert attempts.wait_s("a", moment) == 0
@@ -24,18 +24,18 @@ def test_n_failures_are_allowed_and_the_next_try_waits() -> None:
 
 
 def test_a_burst_around_a_minutes_end_is_no_way_round() -> None:
-    """Nine tries just before a window of the first one ends and ten just after were nineteen in two seconds."""
+    """Nine attempts just before a fixed window's end and ten just after would be nineteen in two seconds."""
     attempts = Attempts(10, 60)
     passed = 0
     for moment in (0.0, *(59.0 + number / 100 for number in range(200))):
         if attempts.wait_s("a", moment) == 0:
             attempts.failed("a", moment)
             passed += 1
-    assert passed == 11  # the first one is over after 60 s
+    assert passed == 11  # the first one expires after 60 s
 
 
 def test_success_forgets() -> None:
-    """Whoever gets in begins anew."""
+    """A success resets the count."""
     attempts = Attempts(1, 60)
     attempts.failed("a", 0)
     attempts.succeeded("a")
@@ -43,7 +43,7 @@ def test_success_forgets() -> None:
 
 
 def test_what_was_no_failure_is_taken_back() -> None:
-    """Counted before the outcome was known, so that parallel tries count; then forgiven."""
+    """Counted before the outcome is known, so that parallel attempts count; then forgiven."""
     attempts = Attempts(2, 60)
     for _ in range(100):
         assert attempts.wait_s("a", 0) == 0
@@ -54,7 +54,7 @@ def test_what_was_no_failure_is_taken_back() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    """The oldest keys go first."""
+    """The oldest keys are dropped first."""
     attempts = Attempts(1, 60, max_entries=10)
     for number in range(100):
         attempts.failed(str(number), 0)
@@ -64,7 +64,7 @@ def test_memory_is_bounded() -> None:
 
 
 def test_a_key_keeps_no_more_than_its_limit() -> None:
-    """Tries that were let through together all count, and the newest longest; none is kept beyond the limit."""
+    """Attempts admitted together all count, and the newest longest; none is kept beyond the limit."""
     attempts = Attempts(3, 60)
     for moment in range(100):
         attempts.failed("a", moment / 10)
@@ -75,7 +75,7 @@ def test_a_key_keeps_no_more_than_its_limit() -> None:
 
 @given(st.lists(st.floats(0, 1_000), max_size=50).map(sorted))
 def test_never_more_than_the_limit_in_one_window(moments: list[float]) -> None:
-    """Whenever tries come, no stretch of a minute holds more than the limit."""
+    """Whenever attempts come, no minute has more than the limit."""
     attempts = Attempts(5, 60)
     passed: list[float] = []
     for moment in moments:
@@ -87,7 +87,7 @@ def test_never_more_than_the_limit_in_one_window(moments: list[float]) -> None:
 
 
 class Judge:
-    """Trials whose judgements take a turn of the loop, or until they are released."""
+    """Attempts whose verification takes a turn of the loop, or lasts until released."""
 
     def __init__(self, limit: int, *, patience_s: float = 5.0) -> None:
         self.address = Attempts(limit, 60)
@@ -95,12 +95,12 @@ class Judge:
             self.address, Attempts(100, 60), now=lambda: 0.0, patience_s=patience_s
         )
         self.released = asyncio.Event()
-        self.begun = asyncio.Event()  # as many are being judged as the limit allows
+        self.begun = asyncio.Event()  # as many are being verified as the limit allows
         self.limit = limit
         self.judged = 0
 
     async def attempt(self, *, right: bool) -> bool:
-        """Whether the attempt was judged."""
+        """Whether the attempt was verified."""
         async with self.pending_attempts.attempt("a", "everybody") as attempt:
             if attempt.wait_s > 0:
                 return False
@@ -112,12 +112,12 @@ class Judge:
             return True
 
     async def attempts(self, count: int, *, right: bool) -> list[bool]:
-        """So many at once."""
+        """This many at once."""
         return list(await asyncio.gather(*(self.attempt(right=right) for _ in range(count))))
 
 
 async def test_right_secrets_are_not_limited_however_many_come_at_once() -> None:
-    """They wait for those under way, and none stays counted."""
+    """They wait for those in progress, and none stays counted."""
     judge = Judge(3)
     found = asyncio.create_task(judge.attempts(20, right=True))
     await judge.begun.wait()
@@ -128,7 +128,7 @@ async def test_right_secrets_are_not_limited_however_many_come_at_once() -> None
 
 
 async def test_wrong_secrets_are_judged_up_to_the_limit_however_many_come_at_once() -> None:
-    """Whether they are judged at once or late."""
+    """Whether they are verified at once or later."""
     judge = Judge(3)
     judge.released.set()
     assert sorted(await judge.attempts(20, right=False)) == [False] * 17 + [True] * 3
@@ -137,7 +137,7 @@ async def test_wrong_secrets_are_judged_up_to_the_limit_however_many_come_at_onc
 
 
 async def test_an_attempt_waits_for_others_only_so_long() -> None:
-    """A judgement that hangs refuses the others after their patience, and not for ever."""
+    """A verification that hangs refuses the others after their time-out, and not for ever."""
     judge = Judge(1, patience_s=0.01)
     hanging = asyncio.create_task(judge.attempt(right=True))
     await judge.begun.wait()
@@ -148,7 +148,7 @@ async def test_an_attempt_waits_for_others_only_so_long() -> None:
 
 
 async def test_an_attempt_that_is_abandoned_stays_counted() -> None:
-    """Its connection ended before the verdict: it may have been a guess. Those that wait for it go on."""
+    """Its connection ended before the verdict: it may have been a guess. Waiting attempts go on."""
     judge = Judge(1)
     abandoned = asyncio.create_task(judge.attempt(right=True))
     await judge.begun.wait()

@@ -19,13 +19,13 @@ from narthex.protocol.replies import encode_json, encode_publication
 
 
 def delivery(channel: Channel, offset: int, event: dict[str, Any]) -> Delivery:
-    """An event as the hub hands it over."""
+    """An event as the hub delivers it."""
     data = encode_json(event)
     return Delivery(Prepared(encode_publication(channel.prefix, data, offset)), Publication(offset, data))
 
 
 def sent(backlog: Backlog) -> list[dict[str, Any]]:
-    """What the client is given in the end: publications in order."""
+    """The publications that the client gets in the end, in order."""
     return [json.loads(item.prepared.payload)["push"]["pub"] for _, item in backlog.take()]
 
 
@@ -80,7 +80,7 @@ def test_pushes_without_history_are_kept_as_they_are() -> None:
 
 
 def test_what_operators_publish_is_kept_whatever_it_is() -> None:
-    """Any JSON value may stand in a channel; only deltas merge."""
+    """A channel may contain any JSON value; only deltas merge."""
     channel = Channel("t/thread:x", "thread:x")
     backlog = Backlog(0.0)
     for offset, data in enumerate((b'"delta"', b'["delta"]', b'{"delta":1}', b'"delta"'), 1):
@@ -95,6 +95,6 @@ def test_what_operators_publish_is_kept_whatever_it_is() -> None:
 
 
 def test_the_bounds_are_those_that_are_advertised() -> None:
-    """What `/ws/config` says of a gateway whose settings change nothing."""
+    """The values of `/ws/config` for a gateway with default settings."""
     limits = Limits()
     assert BacklogLimits() == BacklogLimits(limits.max_pending_bytes, limits.max_lag_s)

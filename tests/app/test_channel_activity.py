@@ -1,4 +1,4 @@
-"""Whether a channel moves, as a node can tell that executes none of its runs."""
+"""Whether a channel is active, as seen by a node that executes none of its runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from narthex.app.channel_activity import ChannelActivity
 
 
 def test_a_channel_that_stands_still_is_told_after_one_step() -> None:
-    """The first answer is "maybe", for everybody who asks within the step; then it is known."""
+    """The first answer is "maybe" for all callers within the step; then it is known."""
     activity = ChannelActivity(5.0)
     assert activity.may_be_active("a", 7, 100.0)
     assert activity.may_be_active("a", 7, 101.0)
@@ -15,7 +15,7 @@ def test_a_channel_that_stands_still_is_told_after_one_step() -> None:
 
 
 def test_a_channel_that_moves_is_told_as_long_as_it_does() -> None:
-    """Each new end is another step; another channel's is not its."""
+    """Each new end counts for another step; another channel's does not."""
     activity = ChannelActivity(5.0)
     for number in range(10):
         assert activity.may_be_active("a", number, 100.0 + 5 * number)
@@ -25,7 +25,7 @@ def test_a_channel_that_moves_is_told_as_long_as_it_does() -> None:
 
 
 def test_old_looks_are_forgotten() -> None:
-    """What was seen long ago says nothing, and is not kept."""
+    """Old observations mean nothing and are not kept."""
     activity = ChannelActivity(5.0)
     for number in range(100):
         activity.may_be_active(str(number), 1, 100.0)

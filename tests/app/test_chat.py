@@ -1,4 +1,4 @@
-"""Threads, members and quotas on the real embedded engines: rights, limits at N and N+1, and no double message."""
+"""Threads, members and quotas on the real embedded engines: permissions, limits at N and N+1, and no double message."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 
 
 async def test_a_message_posted_twice_is_one_message(house: House) -> None:
-    """Stored once, published once: what makes a repeated run.start harmless."""
+    """Stored once and published once, which makes a repeated run.start harmless."""
     thread = await house.chat.create(ADA, "t")
     first = await house.chat.post(ADA, thread.thread_id, "m-1", "hello")
     again = await house.chat.post(ADA, thread.thread_id, "m-1", "hello")
@@ -99,7 +99,9 @@ async def said_kinds(house: House, thread_id: str) -> list[str]:
 async def test_a_message_that_is_repeated_much_later_is_one_message(
     house: House, monkeypatch: pytest.MonkeyPatch, kept: int, acknowledged: bool
 ) -> None:
-    """Its first try came so far before an engine hung; the repeat, after the log forgot the keys, adds the rest."""
+    """Its first attempt was partly done before an engine hung; the repeat, after the log forgot the keys, adds the
+    rest.
+    """
     thread_id = (await house.chat.create(ADA, "t")).thread_id
     await house.chat.post(ADA, thread_id, "m-0", "before")
     publish, told = house.broker.publish, 0
@@ -135,7 +137,7 @@ async def test_a_message_that_is_repeated_much_later_is_one_message(
 
 
 async def test_a_message_is_repeated_into_another_log(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The log that may have had it is gone: the new one gets it, once."""
+    """The log that may have had it is gone: the new one gets it once."""
     thread_id = (await house.chat.create(ADA, "t")).thread_id
 
     async def hangs(*_: Any, **__: Any) -> None:
@@ -154,7 +156,7 @@ async def test_a_message_is_repeated_into_another_log(house: House, monkeypatch:
 async def test_a_message_whose_log_was_trimmed_is_not_said_again(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody can tell any more whether it was in the log: it is in the store, and that must do."""
+    """It is unknown whether the log had it: it is in the store, which is enough."""
     thread_id = (await house.chat.create(ADA, "t")).thread_id
 
     async def hangs(*_: Any, **__: Any) -> None:
@@ -172,7 +174,7 @@ async def test_a_message_whose_log_was_trimmed_is_not_said_again(
 
 
 async def test_a_stranger_and_another_tenant_see_the_same_nothing(house: House) -> None:
-    """One answer for "not yours" and "does not exist", whatever is asked."""
+    """One answer for "not yours" and "does not exist", for every call."""
     thread = (await house.chat.create(ADA, "t")).thread_id
     for identity in (EVE, FOREIGN):
         for ask in (
@@ -191,7 +193,7 @@ async def test_a_stranger_and_another_tenant_see_the_same_nothing(house: House) 
 
 
 async def test_the_members_of_a_thread_are_limited_by_the_plan(house: House) -> None:
-    """The owner and two more on `free`; the next is refused, and one who is there already is not counted."""
+    """The owner and two more on `free`; the next is refused, and an existing member is not counted."""
     thread = (await house.chat.create(ADA, "t")).thread_id
     for user in ("bob", "cid", "bob"):
         await house.memberships.add(ADA, thread, user)
@@ -202,7 +204,7 @@ async def test_the_members_of_a_thread_are_limited_by_the_plan(house: House) -> 
 
 
 async def test_only_an_owner_removes_others_and_deletes(house: House) -> None:
-    """A member may leave; whoever goes loses the channel on every node."""
+    """A member may leave; a member who leaves loses the channel on every node."""
     thread = (await house.chat.create(ADA, "t")).thread_id
     await house.memberships.add(ADA, thread, "bob")
     for ask in (house.memberships.remove(BOB, thread, "ada"), house.chat.delete(BOB, thread)):
@@ -221,7 +223,7 @@ async def test_only_an_owner_removes_others_and_deletes(house: House) -> None:
 async def test_an_addition_under_way_fails_with_the_removal_of_its_inviter(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The inviter is removed between the gateway's look at their role and the write."""
+    """The inviter is removed between the gateway's read of their role and the write."""
     thread = (await house.chat.create(ADA, "t")).thread_id
     await house.memberships.add(ADA, thread, "bob")
     store_add = house.store.memberships.add
@@ -241,7 +243,7 @@ async def test_an_addition_under_way_fails_with_the_removal_of_its_inviter(
 async def test_an_owner_who_is_removed_meanwhile_changes_nothing(
     house: House, monkeypatch: pytest.MonkeyPatch, action: str
 ) -> None:
-    """They lose the thread between the gateway's look at their role and the write."""
+    """They lose the thread between the gateway's read of their role and the write."""
     thread = (await house.chat.create(ADA, "t")).thread_id
     for user in ("bob", "cid"):
         await house.memberships.add(ADA, thread, user)
@@ -279,7 +281,7 @@ async def test_an_owner_who_is_removed_meanwhile_changes_nothing(
 async def test_a_deletion_repeated_at_once_succeeds_twice(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two devices of an owner delete a thread together, or a store repeats what it had done: no error."""
+    """Two devices of an owner delete a thread together, or a store repeats a deletion: no error."""
     thread = (await house.chat.create(ADA, "t")).thread_id
     store_delete = house.store.threads.delete
 
@@ -295,7 +297,7 @@ async def test_a_deletion_repeated_at_once_succeeds_twice(
 async def test_taking_back_an_invitation_removes_no_member(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The invited user accepts while the inviter, who is no owner, takes the invitation back: they stay."""
+    """The invited user accepts while the inviter, who is not an owner, withdraws the invitation: they stay."""
     thread = (await house.chat.create(ADA, "t")).thread_id
     await house.memberships.add(ADA, thread, "bob")
     by_bob = Invitation(
@@ -321,7 +323,7 @@ async def test_taking_back_an_invitation_removes_no_member(
 
 
 async def test_messages_a_minute_at_the_limit_and_one_more(house: House) -> None:
-    """30 on `free`, then 429 with the wait; time brings them back."""
+    """30 on `free`, then 429 with the wait; after it more are allowed."""
     limit = PLANS["free"].messages_per_minute
     for _ in range(limit):
         house.quotas.take_message(ADA)
@@ -336,14 +338,14 @@ async def test_messages_a_minute_at_the_limit_and_one_more(house: House) -> None
 
 
 def test_derived_ids_belong_to_one_user() -> None:
-    """Nobody can guess their way into another's thread by a client_message_id."""
+    """A client_message_id does not let a user derive the id of another user's thread."""
     assert derived_id("thread", ADA, "m") == derived_id("thread", ADA, "m")
     assert len({derived_id("thread", who, "m") for who in (ADA, BOB, FOREIGN)}) == 3
     assert derived_id("thread", ADA, "m") != derived_id("message", ADA, "m")
 
 
 async def test_a_thread_that_is_there_already_is_given_as_it_is(house: House) -> None:
-    """Made again with another title: the first one's stays, and is told."""
+    """Created again with another title: the first title stays and is returned."""
     await house.chat.create(ADA, "first", "t-1")
     assert (await house.chat.create(ADA, "second", "t-1")).title == "first"
     with pytest.raises(ClientError):
@@ -351,7 +353,7 @@ async def test_a_thread_that_is_there_already_is_given_as_it_is(house: House) ->
 
 
 async def test_whoever_stays_has_an_owner(house: House) -> None:
-    """The owner may leave: who has been there longest is the owner then, and everybody hears of it."""
+    """The owner may leave: the longest-standing member becomes owner, and all members are notified."""
     thread = (await house.chat.create(ADA, "t")).thread_id
     await house.memberships.add(ADA, thread, "bob")
     await house.memberships.remove(ADA, thread, "ada")
@@ -368,7 +370,7 @@ async def test_whoever_stays_has_an_owner(house: House) -> None:
 
 
 async def test_an_export_skips_nothing_at_a_pages_edge(house: House) -> None:
-    """Messages of one moment lie on both sides of it."""
+    """Messages with the same time lie on both sides of a page's edge."""
     thread = (await house.chat.create(ADA, "t")).thread_id
     wrote = [
         Message(message_id=f"m{n}", thread_id=thread, role="user", author="ada", content="x", created_at=2.0)
@@ -404,7 +406,7 @@ async def test_the_list_names_the_runs_at_work_in_each_thread(house: House) -> N
 
 
 async def test_an_export_reads_outcomes_of_any_number(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More runs than one reading gives, many of one moment: each is there once, oldest first."""
+    """More runs than one page, many with the same time: each is there once, oldest first."""
     assert MAX_OUTCOMES == 200, "as docs/protocol.md says"
     monkeypatch.setattr("narthex.app.chat.MAX_OUTCOMES", 3)
     thread = (await house.chat.create(ADA, "t")).thread_id

@@ -34,7 +34,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
 
 
 class FirstSlow(Slow):
-    """The first call waits until it may go on; the others are as fast as the real thing."""
+    """The first call waits until released; the others are as fast as the real function."""
 
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.asked.is_set():
@@ -45,7 +45,7 @@ class FirstSlow(Slow):
 
 
 async def sent(raw: Raw, *commands: tuple[str, dict[str, Any]], frames: bool = False) -> list[int]:
-    """Commands in one frame, or each in a frame of its own; their ids."""
+    """Commands in one frame, or each in its own frame; returns their ids."""
     numbers = list(range(raw.number + 1, raw.number + 1 + len(commands)))
     raw.number = numbers[-1]
     lines = [
@@ -66,7 +66,7 @@ async def answers(raw: Raw, numbers: list[int]) -> list[dict[str, Any]]:
 async def test_subscribe_unsubscribe_subscribe_ends_subscribed(
     running: Running, monkeypatch: pytest.MonkeyPatch, slow: str, frames: bool
 ) -> None:
-    """A component that mounts twice is subscribed, and is shown what is published next."""
+    """A component that mounts twice ends subscribed and receives the next publication."""
     ada = await client(running, "ada")
     started = await spoken(ada, "one")
     channel = {"channel": started["channel"]}
@@ -76,7 +76,7 @@ async def test_subscribe_unsubscribe_subscribe_ends_subscribed(
     )
     if gate is not None:
         await gate.asked.wait()
-        assert (await ada.rpc("echo", n=1)) == {"n": 1}  # everything else goes on meanwhile
+        assert (await ada.rpc("echo", n=1)) == {"n": 1}  # other commands continue meanwhile
         gate.may.set()
     replies = await answers(ada, numbers)
     assert ["error" in reply for reply in replies] == [False] * 3, replies
@@ -99,7 +99,7 @@ def slowed(running: Running, monkeypatch: pytest.MonkeyPatch, what: str) -> Slow
 async def test_what_needs_a_subscription_may_follow_it_in_one_frame(
     running: Running, monkeypatch: pytest.MonkeyPatch, member: str
 ) -> None:
-    """`subscribe` and `presence` in one frame: the second sees what the first did, itself included."""
+    """`subscribe` and `presence` in one frame: the second sees the effect of the first, including the client itself."""
     ada = await client(running, "ada")
     started = await spoken(ada, "one")
     channel = {"channel": started["channel"]}
@@ -137,7 +137,7 @@ async def test_two_publishes_of_a_service_are_in_the_log_in_their_order(
 async def test_two_messages_of_one_person_keep_their_order(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`run.start` twice in one frame: the thread has the first message first, however slow its way was."""
+    """`run.start` twice in one frame: the thread has the first message first, however slow its processing was."""
     ada = await client(running, "ada", plan="mid")
     thread = (await ada.rpc("thread.create"))["thread_id"]
     gate = FirstSlow(parts_of(running).core.chat.require)
@@ -174,7 +174,7 @@ async def test_a_thread_that_is_renamed_and_read_has_its_new_name(
 
 
 async def test_the_later_of_two_refreshes_holds(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An older token whose verification took longer does not replace the newer one's rights and end of life."""
+    """An older token whose verification took longer does not replace the newer one's permissions and expiry."""
     ada = await client(running, "ada")
     parts = parts_of(running)
     real = parts.in_band.admit
@@ -206,7 +206,7 @@ async def test_the_later_of_two_refreshes_holds(running: Running, monkeypatch: p
 async def test_a_command_behind_a_hung_one_is_answered_when_it_is_due(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The deadline counts from the arrival: two commands behind an engine that hangs do not wait twice as long."""
+    """The deadline counts from the arrival: two commands behind a hung engine do not wait twice as long."""
     monkeypatch.setattr("narthex.app.connection.COMMAND_TIMEOUT_S", 0.3)
     ada = await client(running, "ada")
     started = await spoken(ada, "one")
@@ -231,7 +231,7 @@ async def test_a_command_behind_a_hung_one_is_answered_when_it_is_due(
 async def test_a_command_is_answered_once_though_its_presence_hangs(
     running: Running, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    """The reply has left when presence is recorded; a broker that hangs there causes no error under the same id."""
+    """The reply was sent before presence is recorded; a broker that hangs there causes no error under the same id."""
     monkeypatch.setattr("narthex.app.connection.COMMAND_TIMEOUT_S", 0.2)
     ada = await client(running, "ada")
     started = await spoken(ada, "one")
@@ -248,12 +248,12 @@ async def test_a_command_is_answered_once_though_its_presence_hangs(
     number = ada.replies.popitem()[0]
     await gate.asked.wait()
     await eventually(lambda: len(parts_of(running).core.tasks) == 0)
-    assert (await ada.rpc("echo", n=1)) == {"n": 1}  # whatever was sent before has come by now
+    assert (await ada.rpc("echo", n=1)) == {"n": 1}  # everything sent before has arrived by now
     assert number not in ada.replies
 
 
 async def test_what_waits_is_bounded(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A queue behind a hung command is part of the commands under way: past the limit 111 is answered."""
+    """A queue behind a hung command counts as commands in progress: past the limit the answer is 111."""
     ada = await client(running, "ada")
     started = await spoken(ada, "one")
     channel = {"channel": started["channel"]}
@@ -268,13 +268,13 @@ async def test_what_waits_is_bounded(running: Running, monkeypatch: pytest.Monke
     assert {reply["error"]["code"] for reply in replies[1:]} == {105}
     (connection,) = parts_of(running).core.registry
     await eventually(lambda: connection._in_flight == 0)
-    assert connection._order is None  # nothing is kept of an idle connection
+    assert connection._order is None  # an idle connection keeps nothing
 
 
 async def test_a_connection_that_ends_leaves_its_queue_undone(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What waited when the socket closed is not executed for it any more."""
+    """Commands that waited when the socket closed are not executed."""
     service = await client(running, "service", permissions=frozenset({"admin"}))
     thread = (await service.rpc("thread.create"))["thread_id"]
     parts = parts_of(running)
@@ -295,7 +295,7 @@ async def test_a_connection_that_ends_leaves_its_queue_undone(
 async def test_presence_is_what_the_last_command_says(
     running: Running, monkeypatch: pytest.MonkeyPatch, slow: str
 ) -> None:
-    """A join that reaches the broker after a later leave, or the other way round, is put right."""
+    """A join that reaches the broker after a later leave, or the reverse, is corrected."""
     ada, bob = await client(running, "ada"), await client(running, "bob")
     thread = (await ada.rpc("thread.create"))["thread_id"]
     await ada.rpc("thread.members.add", thread_id=thread, user_id="bob")
@@ -387,7 +387,7 @@ async def test_commands_of_one_post_to_emulation_are_in_order(running: Running) 
     ],
 )
 def test_what_a_command_is_about(command: str, about: str) -> None:
-    """Channels, threads, runs and the credential are subjects; a command that touches none waits for none."""
+    """Channels, threads, runs and the credential are subjects; a command without a subject does not wait."""
     (decoded,) = decode_frame(command.encode(), max_depth=32)
     found = request_of(decoded)
     assert found is not None

@@ -19,7 +19,7 @@ from narthex.testing import Running, gateway
 
 
 async def words(run: RunInput) -> AsyncIterator[str]:
-    """Says back what was said, word by word."""
+    """Repeats the message, word by word."""
     for word in run.messages[-1].content.split():
         yield word + " "
 
@@ -34,7 +34,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
 
 
 class Raw:
-    """A raw protocol client: sends commands, tells replies from pushes, answers pings."""
+    """A raw protocol client: sends commands, separates replies from pushes, answers pings."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
@@ -74,7 +74,7 @@ class Raw:
         return reply["rpc"]["data"]
 
     async def push(self, member: str) -> dict[str, Any]:
-        """The first push of a kind that was not taken yet."""
+        """The first push of a kind that was not yet taken."""
         while True:
             for push in self.pushes:
                 if member in push:
@@ -134,7 +134,7 @@ async def test_history_pages_forwards_and_backwards(running: Running) -> None:
 
 
 async def test_subscribe_recovers_all_or_says_so(running: Running) -> None:
-    """`recover` from a position gives everything after it; from a foreign epoch nothing, and says so."""
+    """`recover` from a position returns everything after it; from a foreign epoch nothing, and reports that."""
     raw = await client(running, "ada")
     thread = (await spoken(raw, "one two three"))["thread_id"]
     channel = f"thread:{thread}"
@@ -155,7 +155,7 @@ async def test_subscribe_recovers_all_or_says_so(running: Running) -> None:
 
 
 async def test_presence_join_and_leave(running: Running) -> None:
-    """Who is in a thread, and who comes and goes."""
+    """The members of a thread, their joins and leaves."""
     ada, bob = await client(running, "ada", name="Ada"), await client(running, "bob")
     thread = (await ada.rpc("thread.create"))["thread_id"]
     channel = f"thread:{thread}"
@@ -220,7 +220,7 @@ async def test_a_missing_pong_is_closed(running: Running) -> None:
 
 
 async def test_a_refresh_takes_a_fresh_token_of_the_same_subject_only(running: Running) -> None:
-    """Another's token ends the connection; one's own gives a new `ttl`."""
+    """Another user's token ends the connection; the user's own gives a new `ttl`."""
     raw = await client(running, "ada")
     refreshed = (await raw.call("refresh", token=running.token("ada", ttl_s=600)))["refresh"]
     assert 590 <= refreshed["ttl"] <= 600
@@ -231,7 +231,7 @@ async def test_a_refresh_takes_a_fresh_token_of_the_same_subject_only(running: R
 
 
 async def test_revoking_a_subject_closes_its_sockets(running: Running) -> None:
-    """Within a second, and the token does not come back in."""
+    """Within a second, and the token is refused afterwards."""
     raw, other = await client(running, "ada"), await client(running, "bob")
     parts = running.gateway.parts
     assert parts is not None
@@ -285,7 +285,9 @@ async def test_sse_takes_the_cookie_and_no_token_in_the_url(running: Running) ->
 
 
 async def test_a_reconnect_recovers_the_users_channel(running: Running) -> None:
-    """From the log's end nothing is read and it counts as recovered; from earlier what was missed is in the reply."""
+    """From the log's end nothing is read and it counts as recovered; from earlier the reply has the missed
+    publications.
+    """
     first = await client(running, "ada")
     sub = first.replies[1]["connect"]["subs"]["user:ada"]
     await first.rpc("thread.create")
@@ -304,7 +306,7 @@ async def test_a_reconnect_recovers_the_users_channel(running: Running) -> None:
 
 
 async def test_a_service_publishes_over_its_socket(running: Running) -> None:
-    """With the permission `admin`, within its tenant; everybody else's own publish is 103."""
+    """With the permission `admin`, within its tenant; a publish by other clients is 103."""
     ada, bob = await client(running, "ada"), await client(running, "bob")
     service = await client(running, "service", permissions=frozenset({"admin"}))
     foreign = await client(running, "spy", tenant="other", permissions=frozenset({"admin"}))

@@ -1,4 +1,4 @@
-"""One connection at its edges: inert, closed too early, unsubscribed too early, woken too often, too many at once."""
+"""Edge cases of a connection: inert, closed too early, unsubscribed too early, woken too often, too many at once."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def eventually(holds: Callable[[], bool]) -> None:
 
 
 class Slow:
-    """Calls through to something async, but only once it may; `asked` says that somebody waits."""
+    """Calls an async function once released; `asked` shows that a caller waits."""
 
     def __init__(self, real: Callable[..., Awaitable[Any]]) -> None:
         self.real = real
@@ -62,7 +62,7 @@ class Slow:
 
 
 async def test_commands_behind_a_failed_connect_are_not_executed(running: Running) -> None:
-    """An inert connection can do nothing but `connect`; SDKs are told to try the rest again."""
+    """An inert connection can send only `connect`; SDKs are told to retry the rest."""
     headers = {"Authorization": f"Bearer {running.token('ada', ttl_s=-60)}"}
     async with connect(running.ws, additional_headers=headers, proxy=None) as socket:
         await socket.send(
@@ -85,7 +85,7 @@ async def test_commands_behind_a_failed_connect_are_not_executed(running: Runnin
 async def test_who_leaves_before_the_verdict_leaves_nothing_behind(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A token that has to be asked about, and a client that does not wait for the answer."""
+    """A token that must be verified remotely, and a client that does not wait for the answer."""
     parts = parts_of(running)
     token = running.token("ada")
     real = parts.in_band.admit
@@ -144,7 +144,7 @@ async def test_unsubscribing_while_joining_ends_that_subscription_only(
 async def test_who_is_removed_while_subscribing_hears_nothing(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The role was read before, the channel would be joined after."""
+    """The role was read before the removal, the channel would be joined after it."""
     ada, bob = await client(running, "ada", plan="mid"), await client(running, "bob")
     started = await spoken(ada, "hello")
     thread = started["thread_id"]
@@ -166,7 +166,7 @@ async def test_who_is_removed_while_subscribing_hears_nothing(
 async def test_a_connect_that_finds_no_room_may_be_tried_again(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Overload is temporary: the second try is no protocol error."""
+    """Overload is temporary: the second attempt is not a protocol error."""
     parts = parts_of(running)
     headers = {"Authorization": f"Bearer {running.token('ada')}"}
 
@@ -183,7 +183,7 @@ async def test_a_connect_that_finds_no_room_may_be_tried_again(
 async def test_so_many_commands_may_be_batched_behind_a_connect(
     running: Running, monkeypatch: pytest.MonkeyPatch, more: int
 ) -> None:
-    """While it waits for an engine they are kept, and executed behind it; one more is a flood (3013)."""
+    """While it waits for an engine they are kept, and executed after it; one more is a flood (3013)."""
     parts = parts_of(running)
     slow = Slow(parts.broker.history)
     monkeypatch.setattr(parts.broker, "history", slow)
@@ -207,12 +207,12 @@ async def test_so_many_commands_may_be_batched_behind_a_connect(
 
 
 async def test_each_connection_waits_in_the_wheel_once(running: Running) -> None:
-    """However often it lags or refreshes: the earliest wish replaces the others. A closed one waits for nothing."""
+    """However often it lags or refreshes: the earliest wake-up replaces the others. A closed one waits for nothing."""
     ada = await client(running, "ada")
     parts = parts_of(running)
     (connection,) = parts.core.registry
     session, began = connection.session, parts.core.timers.now()
-    for left_s in (4.0, 3.0, 2.0):  # each wants to be woken before the one before
+    for left_s in (4.0, 3.0, 2.0):  # each requests an earlier wake-up than the one before
         session._next_ping_at = began + left_s
         connection._schedule()
     assert len(parts.core.timers) == 1
@@ -236,7 +236,7 @@ async def fill(parts: Parts, key: str, count: int, size: int) -> None:
 
 
 async def test_a_large_recovery_does_not_count_as_slowness(running: Running) -> None:
-    """What a client asked for and reads is given to it, and live publications after it."""
+    """Requested data that the client reads is delivered, followed by live publications."""
     ada = await client(running, "ada")
     thread = await ada.rpc("thread.create")
     name, key = f"thread:{thread['thread_id']}", f"default/thread:{thread['thread_id']}"
@@ -251,7 +251,7 @@ async def test_a_large_recovery_does_not_count_as_slowness(running: Running) -> 
 
 
 async def test_history_and_recovery_are_bounded_in_bytes(running: Running) -> None:
-    """A page ends early and is gone on from; a recovery is whole or none."""
+    """A page ends early and can be continued; a recovery is complete or empty."""
     ada = await client(running, "ada")
     thread = await ada.rpc("thread.create")
     name, key = f"thread:{thread['thread_id']}", f"default/thread:{thread['thread_id']}"
@@ -278,7 +278,7 @@ async def large(running: Running) -> Raw:
 
 
 async def test_a_refused_connect_token_closes_the_socket_with_its_reason(running: Running) -> None:
-    """A bad token in `connect` is final: no reply, the close says why; so does no token on an inert connection."""
+    """A bad token in `connect` is final: no reply, the close has the reason; so is no token on an inert connection."""
     for command, reason in (
         ({"connect": {"token": "not.a.token"}}, "token_malformed"),
         ({"connect": {}}, "auth_required"),

@@ -15,12 +15,12 @@ from tests.app.handshake_harness import ANN, BOB, Tally
 
 
 def make_limiter(limits: Limits | None = None, meter: Tally | None = None) -> ConnectionLimiter:
-    """An empty house."""
+    """A limiter without connections."""
     return ConnectionLimiter(limits or Limits(), PLANS, meter or Tally())
 
 
 def acquired(found: ConnectionSlot | Refusal) -> ConnectionSlot:
-    """A slot that was taken."""
+    """An acquired slot."""
     assert isinstance(found, ConnectionSlot), found
     return found
 
@@ -35,7 +35,7 @@ def refused(found: ConnectionSlot | Refusal | None) -> str:
 
 @pytest.mark.parametrize("plan", PLANS)
 def test_a_user_has_as_many_as_their_plan_allows(plan: str) -> None:
-    """N are admitted, the N+1st is not; another user of the same address is; one that goes makes room."""
+    """N are admitted, the N+1st is not; another user of the same address is; one that closes frees a slot."""
     limiter = make_limiter()
     user = Identity(subject="ann", plan=plan)
     taken = [acquired(limiter.acquire("1.2.3.4", user)) for _ in range(PLANS[plan].connections)]
@@ -56,7 +56,7 @@ def test_one_limit_for_every_plan() -> None:
 
 
 def test_an_address_has_its_limit() -> None:
-    """Whoever they are; an IPv6 household counts as one."""
+    """Whichever users they are; an IPv6 network counts as one."""
     limiter = make_limiter(Limits(max_connections_per_address=3))
     for n in range(3):
         acquired(limiter.acquire(f"2001:db8::{n}", Identity(subject=f"u{n}")))
@@ -66,7 +66,7 @@ def test_an_address_has_its_limit() -> None:
 
 
 def test_the_unproven_have_theirs() -> None:
-    """Inert ones and guests together; the proven still get in."""
+    """Inert ones and guests together; authenticated ones are still admitted."""
     limiter = make_limiter(Limits(max_connections_unauthenticated=2))
     acquired(limiter.acquire("1.2.3.4", None))
     acquired(limiter.acquire("1.2.3.4", Identity(subject="g", identity_class=IdentityClass.GUEST)))
@@ -75,7 +75,7 @@ def test_the_unproven_have_theirs() -> None:
 
 
 def test_the_process_has_its_own() -> None:
-    """Before anybody's credential is looked at."""
+    """Before a credential is verified."""
     limiter = make_limiter(Limits(max_connections=2))
     taken = [acquired(limiter.acquire(f"1.2.3.{n}", Identity(subject=f"u{n}"))) for n in range(2)]
     assert "process" in refused(limiter.capacity_refusal("1.2.3.9"))
@@ -85,7 +85,7 @@ def test_the_process_has_its_own() -> None:
 
 
 def test_proof_moves_a_seat_to_its_user() -> None:
-    """Out of the unproven, into the user's count and class; their limit holds at N+1."""
+    """From the unauthenticated into the user's count and class; the user's limit applies at N+1."""
     meter = Tally()
     limiter = make_limiter(meter=meter)
     inert = [acquired(limiter.acquire("1.2.3.4", None)) for _ in range(11)]
@@ -98,7 +98,7 @@ def test_proof_moves_a_seat_to_its_user() -> None:
     assert (limiter.unproven, limiter.of_user(ANN.user)) == (1, 10)
     assert inert[10].identify(tester) is None
     assert meter.live == {"user": 10, "e2e": 1}
-    assert inert[0].identify(ANN) is None  # a refresh of the same user counts nothing again
+    assert inert[0].identify(ANN) is None  # a refresh of the same user does not count again
     assert limiter.of_user(ANN.user) == 10
     for one in inert:
         one.release()
@@ -112,7 +112,7 @@ def test_proof_moves_a_seat_to_its_user() -> None:
 
 
 def test_a_seat_is_given_back_once() -> None:
-    """However often it is asked to; a proof that comes too late counts nothing."""
+    """However often it is released; a late authentication counts nothing."""
     limiter = make_limiter()
     one = acquired(limiter.acquire("1.2.3.4", None))
     acquired(limiter.acquire("1.2.3.4", ANN))
@@ -123,7 +123,7 @@ def test_a_seat_is_given_back_once() -> None:
 
 
 def test_probes_count_nowhere() -> None:
-    """And get in when the house is full: health must be able to say that it is."""
+    """They are admitted even at capacity: health must be able to report that."""
     meter = Tally()
     limiter = make_limiter(Limits(max_connections=1), meter)
     acquired(limiter.acquire("127.0.0.1", ANN))
@@ -143,7 +143,7 @@ def test_probes_count_nowhere() -> None:
     )
 )
 def test_counts_are_those_of_the_open_seats(steps: list[tuple[int, str, int]]) -> None:
-    """In any order of coming, proving and going, nothing is counted twice and nothing is left behind."""
+    """In any order of opening, authenticating and closing, nothing is counted twice and nothing is left over."""
     meter = Tally()
     limiter = make_limiter(Limits(max_connections=8, max_connections_unauthenticated=3), meter)
     users = [None, ANN, Identity(subject="g", identity_class=IdentityClass.GUEST)]
@@ -181,7 +181,7 @@ def inert(limiter: ConnectionLimiter, address: str) -> tuple[ConnectionSlot, lis
 
 
 def test_one_address_does_not_take_the_inert_places_of_others() -> None:
-    """Item 13: a harness elsewhere gets in; the oldest of the address with most makes way, with a reason."""
+    """Item 13: a harness elsewhere is admitted; the oldest of the address with the most is evicted, with a reason."""
     limiter = make_limiter(Limits(max_connections_unauthenticated=10))
     flood = [inert(limiter, "6.6.6.6") for _ in range(10)]
     assert limiter.would_refuse("1.2.3.4", None) is None
@@ -201,7 +201,7 @@ def test_one_address_does_not_take_the_inert_places_of_others() -> None:
 
 
 def test_guests_are_not_closed_and_one_address_has_half() -> None:
-    """Guests are admitted: they keep their places, and leave half of them to others."""
+    """Guests are admitted: they keep their slots, and leave half of them to other addresses."""
     limiter = make_limiter(Limits(max_connections_unauthenticated=8))
     guests = [Identity(subject=f"g{n}", identity_class=IdentityClass.GUEST) for n in range(6)]
     for guest in guests[:4]:

@@ -1,4 +1,4 @@
-"""Control messages that change something reach every node in order, one that was not told of them included."""
+"""Control messages with a lasting effect reach every node in order, including a node that missed them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.timing import within
 
 
 def message(number: int, node: str = "", kind: str = "disconnect") -> Control:
-    """One that can be told from the others."""
+    """A message that differs from the others."""
     return Control(kind, {"user": f"default/u{number}"}, node)
 
 
@@ -30,7 +30,7 @@ class Node(NamedTuple):
     recorder: Recorder
 
     def told(self) -> list[str]:
-        """Whom it was to disconnect, in order."""
+        """The users that it was to disconnect, in order."""
         return [str(one.data["user"]).removeprefix("default/u") for one in self.recorder.controls]
 
 
@@ -48,7 +48,7 @@ async def nodes(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Node]]:
 
 
 async def test_every_node_gets_what_is_for_it_in_order(nodes: list[Node]) -> None:
-    """One to all, one to a node; what came before a node began is not repeated to it."""
+    """One to all, one to a node; messages from before a node's start are not repeated to it."""
     one, two = nodes
     await one.log.control(message(1))
     await two.log.control(message(2, node="n1"))
@@ -65,14 +65,14 @@ async def test_every_node_gets_what_is_for_it_in_order(nodes: list[Node]) -> Non
 
 
 async def test_what_matters_for_a_moment_is_not_logged(nodes: list[Node]) -> None:
-    """Typing goes the engine's own way, and no log grows by it."""
+    """Typing uses the engine's own channel, and no log grows by it."""
     await nodes[0].log.control(Control("ephemeral", {"channel": "default/thread:t", "data": "{}"}))
     assert [one.kind for one in nodes[1].recorder.controls] == ["ephemeral"]
     assert CHANNEL not in nodes[0].engine.log.channels
 
 
 async def test_a_node_of_the_version_before_gets_them_too(nodes: list[Node]) -> None:
-    """It does not follow the log: it gets a plain message for each entry, once, also for one that was sent again."""
+    """It does not follow the log: it gets a plain message for each entry, once, also for a resent one."""
     one, two = nodes
     old = Recorder()
     await LossyBroker(one.engine.log).start(old, "n3")
@@ -88,7 +88,7 @@ async def test_a_node_of_the_version_before_gets_them_too(nodes: list[Node]) -> 
 
 
 async def test_a_copy_that_is_lost_fails_nothing(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The entry is in the log by then."""
+    """The log has the entry by then."""
     one, two = nodes
 
     async def control(_: Control) -> None:
@@ -100,7 +100,7 @@ async def test_a_copy_that_is_lost_fails_nothing(nodes: list[Node], monkeypatch:
 
 
 async def test_a_comparison_repairs_what_was_not_told(nodes: list[Node]) -> None:
-    """A node that was deaf finds out by comparing, gets what it lacks once and in order, and names no such channel."""
+    """A deaf node finds out by comparing, gets the missed messages once and in order, and names no such channel."""
     one, two = nodes
     two.engine.deaf = True
     for number in (1, 2, 3):
@@ -119,7 +119,7 @@ async def test_a_comparison_repairs_what_was_not_told(nodes: list[Node]) -> None
 
 
 async def test_a_gap_is_read_before_what_comes_after_it(nodes: list[Node]) -> None:
-    """Two were missed, the third is told: all three, in order; a repeat is dropped."""
+    """Two were missed, the third arrives: all three, in order; a repeat is dropped."""
     one, two = nodes
     two.engine.deaf = True
     await one.log.control(message(1))
@@ -133,7 +133,7 @@ async def test_a_gap_is_read_before_what_comes_after_it(nodes: list[Node]) -> No
 
 
 async def test_a_resync_reads_the_log_and_is_passed_on(nodes: list[Node]) -> None:
-    """An engine that says that something may have been missed is believed."""
+    """The node trusts an engine that reports possibly missed messages."""
     one, two = nodes
     two.engine.deaf = True
     await one.log.control(message(1))
@@ -145,7 +145,7 @@ async def test_a_resync_reads_the_log_and_is_passed_on(nodes: list[Node]) -> Non
 
 
 async def test_an_engine_that_is_away_is_waited_for(nodes: list[Node]) -> None:
-    """Reading goes on once it is back; nothing is skipped for it."""
+    """Reading continues once it is back; nothing is skipped."""
     one, two = nodes
     two.engine.deaf = two.engine.away = True
     await one.log.control(message(1))
@@ -158,7 +158,7 @@ async def test_an_engine_that_is_away_is_waited_for(nodes: list[Node]) -> None:
 
 
 async def test_lost_messages_are_said_to_be(nodes: list[Node]) -> None:
-    """The log is another one: whoever should have been disconnected is unknown, and the node says so once."""
+    """The log was replaced: the users to disconnect are unknown, and the node reports that once."""
     one, two = nodes
     lost: asyncio.Queue[None] = asyncio.Queue()
     two.log.on_lost(lambda: lost.put_nowait(None))
@@ -172,7 +172,9 @@ async def test_lost_messages_are_said_to_be(nodes: list[Node]) -> None:
 
 
 async def test_one_that_the_engine_did_not_take_is_sent_again(nodes: list[Node]) -> None:
-    """The sender hears of it, and it arrives all the same once the engine is back, before later ones of its kind."""
+    """The sender gets an error, and the message arrives all the same once the engine is back, before later ones of its
+    kind.
+    """
     one, two = nodes
     one.engine.away = True
     for number in (1, 2):
@@ -187,7 +189,7 @@ async def test_one_that_the_engine_did_not_take_is_sent_again(nodes: list[Node])
 
 
 async def test_a_malformed_entry_is_left_out(nodes: list[Node]) -> None:
-    """An entry that is no control message (of a newer version) does not keep the next ones back."""
+    """An entry that is not a control message (of a newer version) does not hold up the next ones."""
     one, two = nodes
     await one.engine.publish(CHANNEL, b'{"kind":7}')
     await one.log.control(message(1))
@@ -195,7 +197,7 @@ async def test_a_malformed_entry_is_left_out(nodes: list[Node]) -> None:
 
 
 async def test_a_broker_can_be_started_again(nodes: list[Node]) -> None:
-    """After a stop it stands at the log's end anew: what came meanwhile is another life's."""
+    """After a stop it starts at the log's end again: messages in between belong to another lifetime."""
     one, two = nodes
     await two.log.stop()
     await one.log.control(message(1))
@@ -205,7 +207,7 @@ async def test_a_broker_can_be_started_again(nodes: list[Node]) -> None:
 
 
 async def test_a_stopped_broker_reads_no_more(nodes: list[Node]) -> None:
-    """A read of the control log that waited for its engine ends with the node, and is not made on a later one."""
+    """A read of the control log that waited for its engine ends with the node, and is not made by a later one."""
     one, two = nodes
     two.engine.deaf = two.engine.away = True
     await one.log.control(message(1))
@@ -221,7 +223,7 @@ async def test_a_stopped_broker_reads_no_more(nodes: list[Node]) -> None:
 async def test_one_whose_acknowledgement_was_lost_is_executed_once(
     nodes: list[Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The engine took it and could not say so: what is sent again has the key of the first try."""
+    """The engine stored it without confirming: the resent message has the key of the first attempt."""
     one, two = nodes
     keys: list[str | None] = []
     again = asyncio.Event()
@@ -245,7 +247,7 @@ async def test_one_whose_acknowledgement_was_lost_is_executed_once(
 
 
 async def test_what_its_sender_repeats_is_not_sent_again(nodes: list[Node]) -> None:
-    """Who steers a run or drains a node is told that it failed: neither is done twice, or when the engine is back."""
+    """A sender that steers a run or drains a node gets the error: neither is done twice, or once the engine is back."""
     one, two = nodes
     one.engine.away = True
     for kind in ("run", "drain"):
@@ -262,7 +264,7 @@ async def test_what_its_sender_repeats_is_not_sent_again(nodes: list[Node]) -> N
 async def test_a_message_that_cannot_be_executed_does_not_end_the_following(
     nodes: list[Node], monkeypatch: pytest.MonkeyPatch, *, deaf: bool
 ) -> None:
-    """A handler that raises, told of it live or reading the log: the messages behind it are executed."""
+    """A handler that raises, for a live message or while reading the log: later messages are executed."""
     one, two = nodes
     execute = two.recorder.control
 
@@ -286,7 +288,7 @@ async def test_a_message_that_cannot_be_executed_does_not_end_the_following(
 async def test_what_every_node_has_had_for_an_hour_is_trimmed(
     nodes: list[Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Texts for agents are among it: it is trimmed, once, up to where the node stood an hour before."""
+    """It contains texts for agents: it is trimmed, once, up to the node's position an hour before."""
     one = nodes[0]
     trimmed = asyncio.Queue[Position]()
 
@@ -312,7 +314,7 @@ async def test_what_every_node_has_had_for_an_hour_is_trimmed(
 async def test_what_came_during_a_comparison_is_not_read_again(
     nodes: list[Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A node that was told meanwhile what the comparison found, and more, is not behind; a log that shrank is read."""
+    """A node that received what the comparison found meanwhile, and more, is not behind; a log that shrank is read."""
     one = nodes[0]
     compare = one.engine.behind
 
@@ -326,7 +328,7 @@ async def test_what_came_during_a_comparison_is_not_read_again(
     one.engine.reads.clear()
     monkeypatch.setattr(one.engine, "behind", behind)
     await one.log.behind({})
-    await asyncio.sleep(0)  # a reading would begin now
+    await asyncio.sleep(0)  # a read would start now
     assert one.told() == ["1", "2", "3"]
     assert one.engine.reads == []
     monkeypatch.undo()
@@ -355,7 +357,7 @@ def held_read(node: Node, monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Even
 async def test_a_flood_during_a_read_is_read_and_not_skipped(
     nodes: list[Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More comes than is kept while the log is read: all of it is executed once, in order."""
+    """More arrives than is kept while the log is read: all of it is executed once, in order."""
     monkeypatch.setattr(control_log, "MAX_HELD", 1)
     one, two = nodes
     asked, may = held_read(two, monkeypatch)
@@ -372,7 +374,7 @@ async def test_a_flood_during_a_read_is_read_and_not_skipped(
 async def test_a_resync_during_a_read_makes_another(
     nodes: list[Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was lost after the first read's answer was made is found by the second."""
+    """Messages lost after the first read's answer was made are found by the second."""
     one, two = nodes
     asked, may = held_read(two, monkeypatch)
     two.log._receiver.resync(None)
@@ -391,7 +393,7 @@ async def test_a_resync_during_a_read_makes_another(
 async def test_a_bug_of_the_engine_does_not_end_the_reading(
     nodes: list[Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without it the node would execute no control message any more."""
+    """Otherwise the node would execute no control message any more."""
     one, two = nodes
     real, calls = two.engine.history, [0]
 
@@ -410,7 +412,7 @@ async def test_a_bug_of_the_engine_does_not_end_the_reading(
 
 
 async def test_a_start_that_cannot_read_the_log_leaves_no_engine_running() -> None:
-    """A node that does not know where the log ends must not begin to follow it."""
+    """A node that does not know the log's end must not start to follow it."""
     engine = LossyBroker(SharedLog())
     stopped: list[bool] = []
 

@@ -125,7 +125,7 @@ class TestKeyAtTheHandshake:
     async def test_a_bug_while_it_is_recorded_admits_nobody(
         self, harness: HandshakeHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It is answered as every bug is, and leaves no seat behind."""
+        """It is answered like any bug, and the slot is released."""
 
         async def broken(record: AuditRecord) -> None:
             raise RuntimeError("a bug")
@@ -137,7 +137,7 @@ class TestKeyAtTheHandshake:
     async def test_one_that_is_revoked_while_it_is_recorded_is_not_admitted(
         self, harness: HandshakeHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The revocation is looked at again after the wait."""
+        """Revocations are checked again after the wait."""
         audit = harness.store.records.audit
 
         async def slow(record: AuditRecord) -> None:
@@ -149,7 +149,7 @@ class TestKeyAtTheHandshake:
         assert harness.limiter.total == 0
 
     async def test_a_refused_one_is_not_recorded(self, harness: HandshakeHarness) -> None:
-        """Nobody was admitted."""
+        """No test identity was admitted."""
         assert await harness.refused(head(None, ("x-e2e-bypass-key", WRONG))) == "e2e_key_wrong"
         assert await harness.refused(head("ann", KEY_HEADER)) == "credential_conflict"
         asked = await harness.handshakes.preflight(head(None, KEY_HEADER))
@@ -157,7 +157,7 @@ class TestKeyAtTheHandshake:
         assert await harness.store.records.audits("e2e_admission", 10) == []
 
     async def test_two_keys_live_during_a_rotation(self, tmp_path: Path) -> None:
-        """Also one that is not ASCII, as servers hand over headers: latin-1 text of its bytes."""
+        """Also a key that is not ASCII, as servers pass headers: latin-1 text of its bytes."""
         keys = ("new-key", "schlüssel")
         async with open_entrance(tmp_path, keys=keys) as harness:
             for key in keys:
@@ -166,7 +166,7 @@ class TestKeyAtTheHandshake:
             assert await harness.refused(head(None, ("x-e2e-bypass-key", ""))) == "e2e_key_wrong"
 
     async def test_it_is_not_taken_where_the_bypass_is_off(self, tmp_path: Path) -> None:
-        """Production and staging without a key say so."""
+        """Production, and staging without a key, report it."""
         for environment in ("production", "staging", "development"):
             directory = tmp_path / environment
             directory.mkdir()
@@ -195,7 +195,9 @@ class TestWrongKeys:
         return found.code if isinstance(found, Refusal) else "admitted"
 
     async def test_the_eleventh_is_limited_everywhere(self, harness: HandshakeHarness) -> None:
-        """The right key too, or guessing could go on; other addresses are not; a minute later all is well."""
+        """The right key too, otherwise guessing could continue; other addresses are not; a minute later all is
+        allowed.
+        """
         for n in range(10):
             assert await self.try_one(harness, n % 3, WRONG) == "e2e_key_wrong"
         for surface in range(3):
@@ -211,7 +213,7 @@ class TestWrongKeys:
         assert harness.meter.counted["e2e", "rate_limited"] == 7
 
     async def test_an_ipv6_household_is_one_address(self, harness: HandshakeHarness) -> None:
-        """Nobody gets 2^64 times ten guesses."""
+        """A /64 does not get 2^64 times ten guesses."""
         for n in range(10):
             assert await self.try_one(harness, 0, WRONG, f"2001:db8::{n}") == "e2e_key_wrong"
         assert await self.try_one(harness, 0, WRONG, "2001:db8::ffff") == "rate_limited"
@@ -237,7 +239,7 @@ class TestExchange:
         assert found.user["name"] == "n" * length
 
     async def test_gives_a_token_that_the_front_door_admits(self, harness: HandshakeHarness) -> None:
-        """At the handshake and in-band, as the very same confined identity."""
+        """At the handshake and in-band, as the same confined identity."""
         found = await exchange(
             harness, KEY, body=b'{"email": "Ann@Example.com", "name": "Ann", "test_run": "r1"}'
         )
@@ -290,7 +292,7 @@ class TestExchange:
     async def test_everything_in_the_body_may_be_left_out(
         self, harness: HandshakeHarness, body: bytes, subject: str
     ) -> None:
-        """Without a run or an e-mail the person is new."""
+        """Without a run or an e-mail the user is new."""
         found = await exchange(harness, KEY, body=body)
         assert isinstance(found, ExchangeAnswer)
         assert found.user["id"] == subject
@@ -316,14 +318,14 @@ class TestExchange:
         ],
     )
     async def test_a_bad_body_is_422(self, harness: HandshakeHarness, body: bytes) -> None:
-        """Rights among it: they are the server's to give; nothing is minted or recorded."""
+        """Permissions among it: the server assigns them; nothing is minted or recorded."""
         found = await exchange(harness, KEY, body=body)
         assert isinstance(found, Refusal)
         assert (found.code, found.row.http) == ("body_invalid", 422)
         assert await harness.store.records.audits("e2e_admission", 10) == []
 
     async def test_proof_comes_before_the_body(self, harness: HandshakeHarness) -> None:
-        """A wrong key learns nothing about it."""
+        """A wrong key gets no information about the body."""
         assert await code(harness, WRONG, body=b"[") == "e2e_key_wrong"
         assert await code(harness) == "e2e_key_wrong"
         assert await code(harness, "") == "e2e_key_wrong"
@@ -331,20 +333,20 @@ class TestExchange:
         assert await code(harness, KEY, bearer="ci") == "credential_conflict"
 
     async def test_production_exchanges_nothing(self, tmp_path: Path) -> None:
-        """403, whatever comes."""
+        """Always 403."""
         async with open_entrance(tmp_path, "production", keys=(), ci_subject="repo:*") as harness:
             assert await code(harness, KEY) == "e2e_not_allowed_here"
             assert await code(harness, bearer="ci") == "e2e_not_allowed_here"
 
     async def test_without_a_key_it_is_503(self, tmp_path: Path) -> None:
-        """And says what is missing."""
+        """And the answer names the missing setting."""
         async with open_entrance(tmp_path, "staging", keys=()) as harness:
             found = await exchange(harness, KEY)
             assert isinstance(found, Refusal)
             assert (found.row.http, found.detail) == (503, "E2E_OAUTH_SIMULATION_KEY is not set.")
 
     async def test_a_repr_shows_neither_key_nor_token(self, harness: HandshakeHarness) -> None:
-        """They end up in tracebacks."""
+        """They would end up in tracebacks."""
         found = await exchange(harness, KEY)
         assert isinstance(found, ExchangeAnswer)
         assert found.access_token[:8] not in repr(found)
@@ -371,7 +373,7 @@ class TestCi:
         "subject", ["repo:acme/chat", "repo:acme/chat-evil:ref", "repo:evil/chat:ref", "*"]
     )
     async def test_of_another_workflow(self, harness: HandshakeHarness, subject: str) -> None:
-        """403: who it is is known, and it may not."""
+        """403: the workflow is known, but not allowed."""
         harness.verifier.verdicts["ci"] = Valid(Identity(subject=subject))
         assert await code(harness, bearer="ci") == "permission_denied"
 

@@ -1,4 +1,4 @@
-"""Edges of commands whose loss no other test notices: refused tokens, lives that end, engines that are away, binary."""
+"""Edge cases of commands that no other test covers: refused tokens, expiry, engines that are down, binary."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from narthex.testing import Running, gateway
 from tests.app.test_commands import Raw, client, words
 from tests.app.test_connection import parts_of
 
-IN_MS = 1_800_000_000_000  # a moment in milliseconds where seconds are expected: the year 2027
+IN_MS = 1_800_000_000_000  # a time in milliseconds where seconds are expected: the year 2027
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ async def test_a_refused_token_in_connect_closes_the_socket(
 async def test_connect_and_refresh_say_whether_the_connection_expires(
     running: Running, monkeypatch: pytest.MonkeyPatch, ttl_s: int | None
 ) -> None:
-    """`expires` and `ttl` go together, to the last second; an identity without an end has neither."""
+    """`expires` and `ttl` go together, to the last second; an identity without an expiry has neither."""
     headers = {"Authorization": f"Bearer {running.token('ada', ttl_s=600)}"}
     async with connect(running.ws, additional_headers=headers, proxy=None) as socket:
         raw = Raw(socket)
@@ -130,7 +130,7 @@ async def test_a_command_that_cannot_be_executed_is_answered_with_its_code(
 
 
 async def test_the_last_channel_that_fits_is_joined_and_the_next_is_not(running: Running) -> None:
-    """The user's own channel counts; a channel that was left makes room."""
+    """The user's own channel counts; leaving a channel frees a place."""
     ada = await client(running, "ada")
     parts_of(running).core.subscriptions.channel_limit = 2
     first, second = [f"thread:{(await ada.rpc('thread.create'))['thread_id']}" for _ in range(2)]
@@ -143,7 +143,7 @@ async def test_the_last_channel_that_fits_is_joined_and_the_next_is_not(running:
 async def test_a_refresh_that_cannot_be_judged_keeps_the_connection(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An expired token and an issuer that is away are errors to try again after; another user's token ends it."""
+    """An expired token and an issuer that is down are errors to retry after; another user's token ends it."""
     ada = await client(running, "ada")
     in_band = parts_of(running).in_band
     for code, number in (("token_expired", 110), ("auth_unavailable", 100)):
@@ -158,7 +158,7 @@ async def test_a_refresh_that_cannot_be_judged_keeps_the_connection(
 
 
 async def test_a_binary_message_ends_the_connection_and_is_not_executed(running: Running) -> None:
-    """3506, and nothing of the message counts."""
+    """3506, and no part of the message is executed."""
     ada = await client(running, "ada")
     await ada.socket.send(b'{"id":7,"rpc":{"method":"echo","data":{"n":1}}}')
     assert await closed(ada) == 3506
@@ -168,7 +168,7 @@ async def test_a_binary_message_ends_the_connection_and_is_not_executed(running:
 async def test_exactly_as_much_as_may_be_recovered_is_recovered(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A client that missed the limit gets all of it; one that missed one more is told that it did not recover."""
+    """A client that missed the limit gets all of it; one that missed one more gets `recovered: false`."""
     ada = await client(running, "ada")
     thread = (await ada.rpc("thread.create"))["thread_id"]
     parts = parts_of(running)

@@ -1,4 +1,4 @@
-"""What has ended is deleted again and again, also after the store was away."""
+"""Expired rows are deleted repeatedly, also after the store was down."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.timing import within
 
 
 class Watched(MemoryCredentials):
-    """Says when something was deleted."""
+    """Reports deletions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Watched(MemoryCredentials):
 
 
 async def test_it_goes_on_after_an_outage() -> None:
-    """A store that is away is tried next time."""
+    """A store that is down is retried next time."""
     store = Watched()
     now = time.time()
     await store.put_ticket("over", "{}", now - 1)

@@ -1,4 +1,4 @@
-"""Exports of a user at once: exact at N and N+1, and a place that is given back once."""
+"""Concurrent exports of a user: exact at N and N+1, and each slot is released once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ANN, BOB = Identity(subject="ann"), Identity(subject="bob")
 
 
 def test_as_many_exports_as_the_plan_allows_and_not_one_more() -> None:
-    """Each user's are counted by themselves; the refusal says how many are allowed."""
+    """Counted per user; the refusal has the limit."""
     slots = ExportSlots(lambda _: msgspec.structs.replace(PLANS["free"], exports=2))
     first, _ = slots.take(ANN), slots.take(ANN)
     with pytest.raises(ClientError, match="allows 2 exports") as caught:

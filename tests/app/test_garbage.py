@@ -1,6 +1,6 @@
 """Item 46: a connection that has ended is freed at once, not by the next full collection.
 
-Dead connections that wait for the collector in their thousands are what made a gateway's memory rise under churn.
+Thousands of dead connections that waited for the collector made a gateway's memory grow under churn.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ROUNDS = 20
 
 @pytest.fixture
 def no_collector() -> Iterator[None]:
-    """Without the cyclic collector: what then goes is freed by its references."""
+    """Without the cyclic collector: objects are freed only by their references."""
     gc.collect()
     gc.disable()
     yield
@@ -43,13 +43,13 @@ def alive(kind: type) -> int:
 
 
 async def words(run: RunInput) -> AsyncIterator[str]:
-    """Says back what was said."""
+    """Repeats the message."""
     yield run.messages[-1].content
 
 
 @pytest.mark.usefixtures("no_collector")
 async def test_ended_runs_need_no_collector(tmp_path: Path) -> None:
-    """What a run held, its text among it, is gone with the run."""
+    """The run's objects, including its text, are freed with the run."""
     kinds = (Journal, Execution, AgentSession, Intake)
     async with gateway(tmp_path, agents=[Agent(name="words", function=words)]) as running:
         one = await client(running, "ada", plan="enterprise")
@@ -65,7 +65,7 @@ async def test_ended_runs_need_no_collector(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_collector")
 async def test_dead_connections_need_no_collector(tmp_path: Path) -> None:
-    """WebSockets that closed or broke, and HTTP connections; the gateway's own probe of itself may be there."""
+    """WebSockets that closed or broke, and HTTP connections; the gateway's own probe may remain."""
     async with gateway(tmp_path, ping_interval_s=1.5, pong_timeout_s=1.0) as running:
         before = {kind: alive(kind) for kind in (Connection, WebSocket, HttpConnection)}
         for number in range(ROUNDS):

@@ -1,4 +1,4 @@
-"""`narthex.app.handshake`: decisions, their deadline, tickets, records, and what happens when something is broken."""
+"""`narthex.app.handshake`: decisions, their deadline, tickets, records, and failures of its dependencies."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class TestWithoutWaiting:
     """The hot path."""
 
     async def test_a_verified_token_is_admitted_at_once(self, harness: HandshakeHarness) -> None:
-        """With its identity, slot, address and trace in the seed."""
+        """With its identity, slot, address and trace in the context."""
         decision = at_once(
             harness, head("ann", ("origin", PAGE), ("traceparent", f"00-{TRACE}-00f067aa0ba902b7-01"))
         )
@@ -114,18 +114,18 @@ class TestWithoutWaiting:
         assert harness.verifier.traffic == []
 
     async def test_a_foreign_host_is_refused(self, harness: HandshakeHarness) -> None:
-        """DNS rebinding: the attacker's page would otherwise be same-origin."""
+        """DNS rebinding: otherwise the attacker's page would be same-origin."""
         request = head("ann", ("origin", "http://evil.org"), host="evil.org")
         assert await harness.refused(request) == "bad_request"
 
     async def test_what_is_refused_anyway_is_not_verified(self, harness: HandshakeHarness) -> None:
-        """Neither for a foreign page, nor beside a token in the URL."""
+        """Neither for a foreign page, nor together with a token in the URL."""
         assert await harness.refused(head("ann", ("origin", "https://evil.org"))) == "origin_not_allowed"
         assert await harness.refused(head("ann", query="token=x")) == "credential_in_url"
         assert harness.verifier.traffic == []
 
     async def test_explain_is_passed_on(self, harness: HandshakeHarness) -> None:
-        """The edge upgrades and closes with the reason; the admitted hear the subprotocol."""
+        """The edge upgrades and closes with the reason; admitted clients get the subprotocol."""
         offer = ("sec-websocket-protocol", "jwt-auth, jwt.forged, narthex.explain")
         denied = at_once(harness, head(None, offer))
         assert isinstance(denied, Deny)
@@ -143,7 +143,7 @@ class TestWithoutWaiting:
         assert await harness.refused(head("old", offer)) == "token_expired"
 
     async def test_the_address_comes_through_trusted_proxies(self, tmp_path: Path) -> None:
-        """For the seed, the slots and the record alike."""
+        """For the context, the slots and the record alike."""
         async with open_entrance(tmp_path, trusted=TrustedProxies(hops=1)) as harness:
             request = head("ann", ("x-forwarded-for", "6.6.6.6, 1.2.3.4"), ("x-forwarded-proto", "https"))
             context = await harness.seed(request)
@@ -152,7 +152,7 @@ class TestWithoutWaiting:
             assert harness.records[-1]["client"] == "1.2.3.4"
 
     async def test_over_https_the_plain_cookie_is_nobodys(self, tmp_path: Path) -> None:
-        """A neighbouring host can set it; at the upgrade as at every other door. Over http there is no other."""
+        """A neighbouring host can set it; at the upgrade as on every other route. Over http no other cookie exists."""
         async with open_entrance(tmp_path, trusted=TrustedProxies(hops=1)) as harness:
             page = ("origin", PAGE)
             own, plain = ("cookie", "__Host-narthex_session=ann"), ("cookie", "narthex_session=ann")
@@ -166,7 +166,7 @@ class TestWithoutWaiting:
             assert asked.outcome.identity is None
 
     async def test_a_test_s_fetches_have_their_own_breaker(self, harness: HandshakeHarness) -> None:
-        """Whoever says that it is a test cannot open the users' breaker."""
+        """A client that claims to be a test cannot open the users' breaker."""
         await harness.decide(head("ann"))
         await harness.decide(head("ann", ("x-e2e-test-run", "run-1")))
         assert harness.verifier.traffic == ["user", "e2e"]
@@ -183,7 +183,7 @@ class TestWaiting:
         assert await harness.refused(head("forged")) == "token_invalid"
 
     async def test_a_drain_that_begins_meanwhile_counts(self, harness: HandshakeHarness) -> None:
-        """Who waited for keys is not let in by a gateway that has begun to leave, and no slot is taken."""
+        """A client that waited for keys is refused by a draining gateway, and no slot is taken."""
         harness.verifier.hung = {"ann"}
         decision = harness.handshakes.decide(head("ann"))
         assert isinstance(decision, Awaitable)
@@ -195,7 +195,7 @@ class TestWaiting:
         assert harness.limiter.total == 0
 
     async def test_the_deadline_means_cannot_tell(self, harness: HandshakeHarness) -> None:
-        """503 with Retry-After, not 401; one deadline for several fetches; no slot is left behind."""
+        """503 with Retry-After, not 401; one deadline for several fetches; no slot stays taken."""
         harness.verifier.hung = {"ann"}
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -215,7 +215,7 @@ class TestWaiting:
             assert await harness.refused(request) == "auth_unavailable"
 
     async def test_unavailable_says_when_to_come_back(self, harness: HandshakeHarness) -> None:
-        """As the verifier says."""
+        """As the verifier reports."""
         harness.verifier.verdicts["away"] = Unavailable("jwks timed out", 7)
         decision = await harness.decide(head("away"))
         assert isinstance(decision, Deny)
@@ -254,7 +254,7 @@ class TestTickets:
         assert harness.limiter.total == 1
 
     async def test_lives_thirty_seconds(self, harness: HandshakeHarness) -> None:
-        """And no longer than what it was made from."""
+        """And no longer than the credential that it was made from."""
         ticket = await harness.ticket(ANN)
         harness.clock.now += 31
         assert await harness.refused(head(query=f"ticket={ticket}")) == "ticket_invalid"
@@ -263,7 +263,7 @@ class TestTickets:
         assert (await harness.seed(head(query=f"ticket={dying}"))).admit.inert == "expired"
 
     async def test_preflight_does_not_use_it_up(self, harness: HandshakeHarness) -> None:
-        """It only looks."""
+        """It only reads."""
         ticket = await harness.ticket(ANN)
         for _ in range(3):
             asked = await harness.handshakes.preflight(head(query=f"ticket={ticket}"))
@@ -273,7 +273,7 @@ class TestTickets:
         assert (await harness.seed(head(query=f"ticket={ticket}"))).identity == ANN
 
     async def test_is_not_used_up_by_a_refused_handshake(self, harness: HandshakeHarness) -> None:
-        """A foreign page or a bad token beside it must not cost the user their ticket."""
+        """A foreign page or a bad second token must not cost the user the ticket."""
         ticket = await harness.ticket(ANN)
         query = f"ticket={ticket}"
         assert (
@@ -292,7 +292,7 @@ class TestTickets:
     async def test_a_store_that_is_away_is_not_a_bad_ticket(
         self, harness: HandshakeHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """503: the ticket may be good."""
+        """503: the ticket may be valid."""
 
         async def away(ticket_hash: str, now: float) -> str | None:
             raise DependencyError("store", "It is away.", retry_after_s=3)
@@ -312,7 +312,7 @@ class TestTickets:
 
 
 class TestRevoked:
-    """Whatever carried it."""
+    """With any carrier."""
 
     async def test_a_revoked_identity_is_refused(self, harness: HandshakeHarness) -> None:
         """By token, by ticket, expired, and in-band."""
@@ -333,7 +333,7 @@ class TestRevoked:
     async def test_also_when_it_is_revoked_while_it_waits(
         self, harness: HandshakeHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Between the verdict and the admission lies the audit record of a test identity."""
+        """The audit record of a test identity is written between the verdict and the admission."""
         revocation = Revocation(kind="subject", tenant="e2e", value="e2e:r", at=NOW, until=NOW + 99)
         audit = harness.store.records.audit
 
@@ -351,7 +351,7 @@ class TestConformance:
     """`/ws/conformance`."""
 
     async def test_admits_like_ws_with_limits_of_its_own(self, tmp_path: Path) -> None:
-        """But nobody inert: there is no in-band proof on a raw echo."""
+        """But never inert: a raw echo has no in-band authentication."""
         async with open_entrance(tmp_path, conformance=True) as harness:
             decision = await harness.decide(head("ann", path="/ws/conformance"))
             assert isinstance(decision, Accept)
@@ -362,10 +362,10 @@ class TestConformance:
 
 
 class TestBroken:
-    """What should not happen."""
+    """Faults."""
 
     async def test_a_bug_is_answered_and_reported(self, harness: HandshakeHarness) -> None:
-        """500 with the trace id under which the log has it."""
+        """500 with the trace id of its log record."""
         harness.verifier.fault = RuntimeError("boom")
         decision = await harness.decide(head("ann"))
         assert isinstance(decision, Deny)
@@ -375,7 +375,7 @@ class TestBroken:
         assert (str(fault), trace_id) == ("boom", decision.trace_id)
 
     async def test_a_bug_while_waiting_too(self, harness: HandshakeHarness) -> None:
-        """Also behind an awaited verdict."""
+        """Also after an awaited verdict."""
         harness.verifier.hung = {"ann"}
         harness.verifier.arrived.set()
         harness.receiver_fault = RuntimeError("boom")
@@ -413,7 +413,7 @@ class TestRecords:
         assert {name: record[name] for name in expected} == expected
 
     async def test_what_only_the_log_may_know_stands_beside(self, harness: HandshakeHarness) -> None:
-        """Under the same trace id."""
+        """With the same trace id."""
         await harness.decide(head("forged"))
         record, detail = harness.records
         assert (record["outcome"], record["code"]) == ("refused", "token_invalid")
@@ -429,13 +429,13 @@ class TestRecords:
         assert record["duration_ms"] == 0, "the clock stands still"
 
     async def test_none_is_built_when_debug_is_off(self, tmp_path: Path) -> None:
-        """The hot path pays nothing for it."""
+        """The hot path has no cost for it."""
         async with open_entrance(tmp_path, recording=False) as harness:
             await harness.decide(head("ann"))
             assert harness.records == []
 
     async def test_a_key_id_is_one_short_line(self, harness: HandshakeHarness) -> None:
-        """It is the client's text: no log injection."""
+        """It is text from the client: no log injection."""
         harness.verifier.verdicts["odd"] = Rejected("unknown_key", key_id="a\nb\x1b[31m" + "x" * 200)
         await harness.decide(head("odd"))
         key_id = harness.records[0]["key_id"]
@@ -480,7 +480,7 @@ class TestRecords:
 
 
 async def test_the_edge_s_own_refusals_are_counted(harness: HandshakeHarness) -> None:
-    """With a trace id for their body, also when there was no head to read."""
+    """With a trace id for their body, also without a request head."""
     assert len(harness.handshakes.refused_early(Refusal(code="handshake_timeout"), None)) == 32
     request = head(None, ("traceparent", f"00-{TRACE}-00f067aa0ba902b7-01"))
     assert harness.handshakes.refused_early(Refusal(code="head_too_large"), request) == TRACE
@@ -492,7 +492,7 @@ class TestPreflight:
     """The same verdict without an upgrade."""
 
     async def test_agrees_with_the_upgrade(self, harness: HandshakeHarness) -> None:
-        """For every combination of what can be brought, as a client that hears reasons."""
+        """For every combination of credentials, as a client that sees reasons."""
         harness.verifier.verdicts |= {
             "old": Rejected("token_expired", expired=ANN),
             "away": Unavailable("away"),
@@ -540,7 +540,7 @@ class TestPreflight:
         assert not isinstance((await harness.handshakes.identify(head("ann"))).outcome, Refusal)
 
     async def test_a_same_origin_get_has_no_origin(self, harness: HandshakeHarness) -> None:
-        """Browsers say `Sec-Fetch-Site` instead, which no page can set; the upgrade does not take it."""
+        """Browsers send `Sec-Fetch-Site` instead, which no page can set; the upgrade does not accept it."""
         cookie = ("cookie", "narthex_session=ann")
         same = await harness.handshakes.preflight(head(None, cookie, ("sec-fetch-site", "same-origin")))
         assert not isinstance(same.outcome, Refusal)
@@ -555,14 +555,14 @@ class TestPreflight:
 
 
 def test_a_client_hears_503_within_two_seconds() -> None:
-    """The deadline for keys and store together; what is documented (docs/security.md)."""
+    """The deadline for keys and store together, as documented (docs/security.md)."""
     assert WAIT_S == 1.8
 
 
 async def test_a_revocation_while_the_record_is_written_gives_the_slot_back(
     harness: HandshakeHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And so does a record that cannot be written: a refused handshake must not count for ever."""
+    """And so does a failing record: a refused handshake must not hold a slot for ever."""
     key = ("x-e2e-bypass-key", KEY)
     run = ("x-e2e-test-run", "r")
     real = harness.store.records.audit

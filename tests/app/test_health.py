@@ -30,7 +30,7 @@ from tests.timing import within
 
 
 class Probe:
-    """A check that answers as told and counts how often it was asked."""
+    """A check that answers as configured and counts its calls."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -88,7 +88,7 @@ class Bench:
         self.changes.append((name, result.status))
 
     async def status(self) -> str:
-        """Of a fresh report."""
+        """The status of a new report."""
         return str((await self.health.report())["status"])
 
 
@@ -132,7 +132,7 @@ async def test_a_check_may_say_that_it_works_badly() -> None:
 
 
 async def test_a_degraded_check_names_its_cause_only_where_causes_are_shown() -> None:
-    """With a code the code stands for the cause in production; without one the text holds no cause and is shown."""
+    """With a code the code replaces the cause in production; a text without a cause is shown."""
     bench = Bench()
     bench.probes["broker"].fault = Degraded("https://issuer.test is slow", "auth_unavailable")
     bench.probes["agents"].fault = Degraded("no agent is configured")
@@ -142,7 +142,7 @@ async def test_a_degraded_check_names_its_cause_only_where_causes_are_shown() ->
 
 
 async def test_no_answer_in_time_is_a_failure() -> None:
-    """Never healthy because nothing answered; the check is ended."""
+    """Never healthy without an answer; the check is cancelled."""
     bench = Bench()
     bench.probes["store"].gate = asyncio.Event()
     bench.health = bench.make(timeout_s=0.05)
@@ -153,7 +153,7 @@ async def test_no_answer_in_time_is_a_failure() -> None:
 
 @pytest.mark.parametrize("name", ["broker", "store"])
 async def test_a_full_disk_and_a_hung_engine_have_fixed_codes(name: str) -> None:
-    """In production the code alone is shown; elsewhere the cause. What is merely away keeps its code."""
+    """In production only the code is shown; elsewhere the cause. A mere outage keeps its code."""
     bench = Bench()
     full = DependencyError(name, "log.db failed with SQLITE_FULL.", "Free disk space.", sign=DISK_FULL)
     away = DependencyError(name, "Cannot reach it at 10.0.0.1.")
@@ -174,7 +174,7 @@ async def test_a_full_disk_and_a_hung_engine_have_fixed_codes(name: str) -> None
 
 
 async def test_a_check_that_is_no_engines_is_no_hung_engine() -> None:
-    """In production too its time-out is said as it is: the text holds no cause."""
+    """In production its time-out is shown unchanged too: the text has no cause."""
     bench = Bench()
     bench.probes["agents"].fault = TimeoutError()
     report = await bench.make(show_causes=False).report()
@@ -196,7 +196,7 @@ async def test_many_who_ask_share_one_round() -> None:
 
 
 async def test_results_are_cached() -> None:
-    """For the time that the design says."""
+    """For the time in the design."""
     bench = Bench()
     bench.health = bench.make(cache_s=within(60))
     await bench.health.report()
@@ -206,7 +206,7 @@ async def test_results_are_cached() -> None:
 
 
 async def test_who_goes_away_does_not_end_the_check_for_others() -> None:
-    """A client that hangs up must not make the gateway look ill."""
+    """A client that hangs up must not make the gateway look unhealthy."""
     bench = Bench()
     gate = bench.probes["store"].gate = asyncio.Event()
     first = asyncio.ensure_future(bench.health.result("store"))
@@ -231,7 +231,7 @@ async def test_stop_ends_the_checks_that_run() -> None:
 
 @pytest.mark.parametrize("state", ["starting", "draining", "stopped"])
 async def test_outside_ready_nothing_is_asked_and_the_answer_is_unhealthy(state: str) -> None:
-    """A load balancer must hear it at once."""
+    """A load balancer must see it at once."""
     bench = Bench()
     bench.state = state
     report = await bench.health.report()
@@ -241,7 +241,7 @@ async def test_outside_ready_nothing_is_asked_and_the_answer_is_unhealthy(state:
 
 
 async def test_ready_asks_broker_store_and_keys_only() -> None:
-    """An agent's provider that is away must not take the gateway out of rotation; degraded keys neither."""
+    """An agent's unavailable provider must not take the gateway out of rotation; nor must degraded keys."""
     bench = Bench()
     for name in ("handshake", "agents", "auth"):
         bench.probes[name].fault = CheckFailed("no")
@@ -323,13 +323,13 @@ async def test_the_metric_follows() -> None:
 
 
 class Verifier:
-    """Whoever tells the status of its keys."""
+    """Reports the status of its keys."""
 
     def __init__(self, status: str) -> None:
         self.status = status
 
     def verify(self, token: str, *, now: float, traffic: str) -> object:
-        """Not asked here."""
+        """Not called here."""
         raise NotImplementedError
 
     async def check(self) -> VerifierStatus:
@@ -344,14 +344,14 @@ class Verifier:
 
 
 async def test_auth_is_healthy_or_degraded_as_its_keys_are() -> None:
-    """With their own words."""
+    """With the verifier's text."""
     assert await auth_check(Verifier("healthy"))() == "keys are healthy"  # type: ignore[arg-type] # verify is unused
     with pytest.raises(Degraded, match="keys are degraded"):
         await auth_check(Verifier("degraded"))()  # type: ignore[arg-type] # verify is unused
 
 
 async def test_a_round_trip_that_fails_is_the_checks_failure() -> None:
-    """The port's error comes through."""
+    """The port's error is passed on."""
 
     async def away() -> None:
         raise DependencyError("store", "away", "start it")
@@ -370,7 +370,7 @@ def agent(name: str, check: Callable[[], Awaitable[None]] | None = None) -> Agen
 
 
 async def test_agents_that_depend_on_something_are_asked() -> None:
-    """One that is away is named, with the code only."""
+    """An unavailable one is named, with the code only."""
 
     async def away() -> None:
         raise DependencyError("agents", "https://llm.internal refused", "Start it.")
@@ -397,7 +397,7 @@ class Tickets:
 
 
 async def test_the_probes_ticket_is_of_its_own_class_and_short() -> None:
-    """It is kept hashed, belongs to no user, and outlives one probe only."""
+    """It is stored hashed, belongs to no user, and outlives only one probe."""
     tickets = Tickets()
     await issue_probe_ticket(tickets, "the-ticket", 100.0)  # type: ignore[arg-type] # only this method is used
     ((identity, expires_at),) = tickets.kept.values()

@@ -1,4 +1,4 @@
-"""`narthex.app.in_band`: proof in `connect` and `refresh`."""
+"""`narthex.app.in_band`: authentication in `connect` and `refresh`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TESTER = Identity(
 
 @pytest.fixture
 async def harness(tmp_path: Path) -> AsyncIterator[HandshakeHarness]:
-    """Staging with end-to-end testing on: who brings nothing is inert."""
+    """Staging with end-to-end testing on: a client without a credential is inert."""
     async with open_entrance(tmp_path) as found:
         found.verifier.verdicts["tester"] = Valid(TESTER)
         found.verifier.verdicts["old"] = Rejected("token_expired", expired=ANN)
@@ -35,7 +35,7 @@ async def harness(tmp_path: Path) -> AsyncIterator[HandshakeHarness]:
 
 
 async def prove(harness: HandshakeHarness, context: ConnectionContext, token: str) -> str:
-    """The subject that was admitted, or the refusal's code."""
+    """The admitted subject, or the refusal's code."""
     outcome = harness.in_band.admit(context, token)
     if isinstance(outcome, Awaitable):
         outcome = await outcome
@@ -57,7 +57,7 @@ async def test_an_inert_connection_proves_itself_at_once(harness: HandshakeHarne
 
 
 async def test_a_bad_token_proves_nothing(harness: HandshakeHarness) -> None:
-    """And the slot stays where it was."""
+    """And the slot stays unauthenticated."""
     context = await harness.seed(head())
     assert await prove(harness, context, "forged") == "token_invalid"
     assert await prove(harness, context, "old") == "token_expired"
@@ -65,7 +65,7 @@ async def test_a_bad_token_proves_nothing(harness: HandshakeHarness) -> None:
 
 
 async def test_the_subject_stays(harness: HandshakeHarness) -> None:
-    """Whoever is bound, by the handshake or in-band, cannot become somebody else."""
+    """A client bound by the handshake or in-band cannot change its subject."""
     proved = await harness.seed(head("ann"))
     assert await prove(harness, proved, "bob") == "credential_conflict"
     assert await prove(harness, proved, "ann") == "ann"
@@ -76,7 +76,7 @@ async def test_the_subject_stays(harness: HandshakeHarness) -> None:
 
 
 async def test_after_an_expired_handshake_only_the_same_subject(harness: HandshakeHarness) -> None:
-    """Another try is possible after an expired one."""
+    """An expired handshake allows another attempt."""
     context = await harness.seed(head("old"))
     assert await prove(harness, context, "bob") == "credential_conflict"
     assert await prove(harness, context, "old") == "token_expired"
@@ -95,7 +95,7 @@ async def test_the_user_s_limit_holds(harness: HandshakeHarness) -> None:
 
 
 async def test_waits_no_longer_than_its_deadline(harness: HandshakeHarness) -> None:
-    """Cannot tell is not bad."""
+    """An unknown verdict is not a bad one."""
     harness.verifier.hung = {"ann"}
     context = await harness.seed(head())
     assert await prove(harness, context, "ann") == "auth_unavailable"
@@ -136,7 +136,7 @@ async def test_a_test_identity_s_proof_is_recorded_once(harness: HandshakeHarnes
 
 
 async def test_unrecorded_is_not_admitted(harness: HandshakeHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The connection stays inert and may try again."""
+    """The connection stays inert and may retry."""
 
     async def away(record: AuditRecord) -> None:
         raise DependencyError("store", "It is away.")
@@ -150,7 +150,7 @@ async def test_unrecorded_is_not_admitted(harness: HandshakeHarness, monkeypatch
 
 
 async def test_a_guest_may_sign_in(tmp_path: Path) -> None:
-    """From an unproven slot to their own, and then they stay who they are."""
+    """From an unauthenticated slot to their own; afterwards they cannot change the user."""
     limits = Limits(max_connections_unauthenticated=1)
     async with open_entrance(tmp_path, "development", guests=True, limits=limits) as harness:
         context = await harness.seed(head(None, ("origin", PAGE)))
@@ -167,7 +167,7 @@ async def test_a_guest_may_sign_in(tmp_path: Path) -> None:
 
 
 async def test_a_test_identity_that_waited_for_its_verdict_is_recorded_too(harness: HandshakeHarness) -> None:
-    """The way through a fetch is another one; nobody of the tests comes in unrecorded by it."""
+    """The path through a fetch differs; no test identity is admitted unrecorded by it."""
     harness.verifier.hung = {"tester"}
     context = await harness.seed(head())
     outcome = harness.in_band.admit(context, "tester")
@@ -181,7 +181,7 @@ async def test_a_test_identity_that_waited_for_its_verdict_is_recorded_too(harne
 async def test_the_record_is_waited_for_no_longer_than_the_deadline(
     harness: HandshakeHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A store that hangs is "cannot tell", within the command's one deadline."""
+    """A store that hangs gives "cannot tell", within the command's one deadline."""
 
     async def hangs(record: AuditRecord) -> None:
         await asyncio.Event().wait()

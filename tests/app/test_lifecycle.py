@@ -1,4 +1,4 @@
-"""Rooms open in order and close in the opposite one; a drain is paced and fits into its grace."""
+"""Components open in order and close in reverse order; a drain is paced and fits into its grace period."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from narthex.protocol.codes import Disconnect
 
 
 class Stub(Connection):
-    """A connection that only notes when it was closed."""
+    """A connection that only notes its close."""
 
     __slots__ = ("at", "busy", "code")
 
@@ -30,7 +30,7 @@ class Stub(Connection):
 
 
 def room(name: str, log: list[str], fails: int = 0) -> Component:
-    """A component that notes what happens to it and fails to open `fails` times."""
+    """A component that notes its calls and fails to open `fails` times."""
     left = [fails]
 
     async def opening() -> None:
@@ -60,7 +60,7 @@ def lifecycle(components: list[Component], states: list[LifecycleState], grace_s
 
 
 async def test_a_room_that_cannot_be_opened_yet_is_tried_again_alone() -> None:
-    """An engine that is away at first is no reason to restart the process, nor what was opened before it."""
+    """An engine that is down at first is no reason to restart the process, or components that were opened before."""
     log: list[str] = []
     states: list[LifecycleState] = []
     components = [room("store", log), room("broker", log, fails=2), room("runs", log)]
@@ -80,7 +80,7 @@ async def test_a_room_that_cannot_be_opened_yet_is_tried_again_alone() -> None:
 
 
 async def test_a_component_that_cannot_be_closed_keeps_no_other_open() -> None:
-    """Last opened first; every error is raised in the end, and the state is stopped all the same."""
+    """Last opened first; every error is raised at the end, and the state is stopped all the same."""
     log: list[str] = []
     states: list[LifecycleState] = []
 
@@ -101,7 +101,7 @@ async def test_a_component_that_cannot_be_closed_keeps_no_other_open() -> None:
 
 
 async def test_the_error_of_a_start_is_the_first_one() -> None:
-    """A component that can neither be opened nor closed: the cause is why it could not be opened."""
+    """A component that can neither be opened nor closed: the reported cause is that of the opening."""
 
     async def opening() -> None:
         raise DependencyError("broker", "the cause")
@@ -116,7 +116,7 @@ async def test_the_error_of_a_start_is_the_first_one() -> None:
 
 
 async def test_a_stop_while_a_room_is_being_opened_closes_it_once() -> None:
-    """SIGTERM while an engine is waited for: the start is cancelled, and what is open is closed in order."""
+    """SIGTERM while waiting for an engine: the start is cancelled, and open components are closed in order."""
     log: list[str] = []
 
     async def hanging() -> None:
@@ -135,7 +135,7 @@ async def test_a_stop_while_a_room_is_being_opened_closes_it_once() -> None:
 
 
 async def test_thousands_are_spread_and_the_idle_go_first() -> None:
-    """No second holds everybody; whoever follows a run waits for its end."""
+    """No second has all of them; followers of a run wait for its end."""
     loop = asyncio.get_running_loop()
     people = [Stub(busy=number % 10 == 0) for number in range(2_000)]
     ended = asyncio.Event()
@@ -157,7 +157,7 @@ async def test_thousands_are_spread_and_the_idle_go_first() -> None:
 
 
 async def test_a_handful_goes_at_once() -> None:
-    """Ctrl-C on a laptop takes no six seconds."""
+    """Ctrl-C on a laptop does not take six seconds."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     await close_paced(
@@ -167,7 +167,7 @@ async def test_a_handful_goes_at_once() -> None:
 
 
 async def test_a_drain_that_comes_while_starting_is_final() -> None:
-    """A component that opens after SIGTERM makes nobody ready again."""
+    """A component that opens after SIGTERM does not make the gateway ready again."""
     states: list[LifecycleState] = []
     opened = asyncio.Event()
 
@@ -188,7 +188,7 @@ async def test_a_drain_that_comes_while_starting_is_final() -> None:
 
 
 async def test_runs_that_cannot_be_ended_keep_no_socket_open() -> None:
-    """The store is away when SIGTERM comes: everybody is told to come back all the same."""
+    """The store is down when SIGTERM comes: all clients are told to reconnect all the same."""
     registry: ConnectionRegistry[Connection] = ConnectionRegistry()
     people = [Stub(busy=True) for _ in range(3)]
     for person in people:

@@ -1,4 +1,4 @@
-"""The loop's lag, with a loop that is really held."""
+"""The loop's lag, with a loop that is really blocked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def over_a_twentieth(meter: PrometheusMeter) -> tuple[int, int]:
 
 
 async def test_a_held_loop_shows() -> None:
-    """Held across the next look: that look is late by what was left; after `stop` nothing looks any more."""
+    """Blocked across the next sample: that sample is late by the rest; after `stop` no sample is taken."""
     meter = PrometheusMeter()
     lag = LoopLag(meter)
     await lag.start()

@@ -1,4 +1,4 @@
-"""What the watch of the event loop does not call held."""
+"""Cases in which the watch of the event loop reports nothing."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tests.app.runs.fakes import FakeMeter
 
 
 def test_a_loop_that_its_program_does_not_run_is_not_held() -> None:
-    """Notebooks and tests run a loop call by call; once it is closed the thread ends, though nobody stopped it."""
+    """Notebooks and tests run a loop call by call; once it is closed the thread ends without a stop."""
     meter = FakeMeter()
     loop = asyncio.new_event_loop()
     watch = LoopWatch(meter, held_s=0.2)
     loop.run_until_complete(watch.start())
-    time.sleep(0.8)  # nobody runs the loop: that is what is tested
+    time.sleep(0.8)  # the loop is not run: that is what is tested
     assert "loop_held" not in meter.counts
 
     async def hold() -> None:

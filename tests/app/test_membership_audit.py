@@ -1,4 +1,4 @@
-"""A control message that was lost: whoever may not listen any more loses the channel once the broker is back."""
+"""After a lost control message a removed user loses the channel once the broker is back."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from tests.timing import within
 
 
 class Flaky:
-    """A store's threads that are away for the first `faults` questions.
+    """A store's threads that fail for the first `faults` calls.
 
     Attributes:
-        asked: how many questions came.
+        asked: the number of calls.
     """
 
     def __init__(self, threads: Any, faults: int) -> None:
@@ -47,7 +47,7 @@ def checking(parts: Parts, threads: Any) -> MembershipAudit:
 
 
 async def shared_thread(ada: Raw, bob: Raw) -> str:
-    """A thread of ada's that bob is a member of; both listen."""
+    """A thread of ada's that bob is a member of; both are subscribed."""
     thread = str((await ada.rpc("thread.create"))["thread_id"])
     await ada.rpc("thread.members.add", thread_id=thread, user_id="bob")
     for one in (ada, bob):
@@ -56,7 +56,7 @@ async def shared_thread(ada: Raw, bob: Raw) -> str:
 
 
 async def test_a_removal_that_nobody_was_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a resync the removed member is unsubscribed for good, the others stay, their own channel too."""
+    """After a resync the removed member is unsubscribed for good; the others stay, and so does their own channel."""
     monkeypatch.setattr(membership_audit, "SPREAD_S", 0.0)
     async with gateway(tmp_path, direct_membership=("*",)) as running:
         ada, bob = await client(running, "ada"), await client(running, "bob")
@@ -78,7 +78,7 @@ async def test_a_removal_that_nobody_was_told_of(tmp_path: Path, monkeypatch: py
 async def test_a_removal_whose_sender_died_before_the_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing was lost and nobody doubts: the next check finds that the store has another answer."""
+    """No message was lost and no check was requested: the next regular check finds that the store differs."""
     monkeypatch.setattr(membership_audit, "EVERY_S", 0.05)
     async with gateway(tmp_path, direct_membership=("*",)) as running:
         ada, bob = await client(running, "ada"), await client(running, "bob")
@@ -94,7 +94,7 @@ async def test_a_removal_whose_sender_died_before_the_message(
 
 
 async def test_a_removal_that_is_repeated_after_a_crash(tmp_path: Path) -> None:
-    """The first try got as far as the store: the second is answered 404, and sends the message all the same."""
+    """The first attempt reached the store: the second is answered 404, and sends the message all the same."""
     async with gateway(tmp_path, direct_membership=("*",)) as running:
         ada, bob = await client(running, "ada"), await client(running, "bob")
         thread = await shared_thread(ada, bob)
@@ -134,7 +134,7 @@ async def test_a_removal_that_was_sent_late_asks_the_store(
 
 
 async def test_a_store_that_is_away_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody is thrown out for its faults, and nobody stays for them; doubts that come together are one check."""
+    """Its faults remove no subscriber and keep none; requests that come together are one check."""
     monkeypatch.setattr(membership_audit, "RETRY_FIRST_S", 0.001)
     async with gateway(tmp_path, direct_membership=("*",)) as running:
         ada, bob = await client(running, "ada"), await client(running, "bob")
@@ -150,11 +150,11 @@ async def test_a_store_that_is_away_is_waited_for(tmp_path: Path, monkeypatch: p
         async with asyncio.timeout(within(5)):
             while check._checking:  # noqa: ASYNC110 - it tells nobody
                 await asyncio.sleep(0.01)
-        assert threads.asked == 3 + 1  # what was doubted before it began is one check
+        assert threads.asked == 3 + 1  # requests from before it began are one check
 
 
 class Slow:
-    """A store's threads whose answer is late by what `meanwhile` does."""
+    """A store's threads whose answer is delayed by `meanwhile`."""
 
     def __init__(self, threads: Any, meanwhile: Callable[[], Awaitable[None]]) -> None:
         self.threads = threads
@@ -168,7 +168,7 @@ class Slow:
 
 
 async def test_who_came_while_the_store_was_asked_stays(tmp_path: Path) -> None:
-    """The answer is older than their membership; their own subscription has been checked already."""
+    """The answer is older than their membership; their own subscription has already been checked."""
     async with gateway(tmp_path, direct_membership=("*",)) as running:
         ada, bob, cleo = [await client(running, name) for name in ("ada", "bob", "cleo")]
         thread = await shared_thread(ada, bob)
@@ -188,7 +188,7 @@ async def test_who_came_while_the_store_was_asked_stays(tmp_path: Path) -> None:
 
 
 async def test_a_doubt_while_a_check_runs_is_no_second_check(tmp_path: Path) -> None:
-    """It makes the running one go round again: two at once would ask the store twice for each thread."""
+    """It makes the running check repeat: two at once would query the store twice for each thread."""
     async with gateway(tmp_path, direct_membership=("*",)) as running:
         ada, bob = await client(running, "ada"), await client(running, "bob")
         await shared_thread(ada, bob)

@@ -1,4 +1,4 @@
-"""`narthex.app.notices`: a notice to several people, and what is left when one cannot be told."""
+"""`narthex.app.notices`: a notice to several users, and the effect when one cannot be notified."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.app.runs.fakes import FakeBroker
 
 
 class OneIsAway(FakeBroker):
-    """Takes nothing for `ada`, and everything else only later."""
+    """Rejects `ada`, and accepts the others only later."""
 
     async def publish(
         self,
@@ -31,7 +31,7 @@ class OneIsAway(FakeBroker):
 
 
 async def test_one_who_cannot_be_told_costs_nobody_else_the_notice() -> None:
-    """The error is raised once everybody was tried: nothing goes on behind the caller's back."""
+    """The error is raised after all were tried: nothing runs on in the background."""
     broker = OneIsAway()
     with pytest.raises(DependencyError):
         await Notices(broker).send("default", ["ada", "bob"], "narthex.test", {})

@@ -1,4 +1,4 @@
-"""Whose plan is noted, when, and which of two tokens is believed."""
+"""Which users' plans are stored, when, and which of two tokens counts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.app.runs.fakes import FakeThreads
 
 
 class Noted(FakeThreads):
-    """Keeps what was noted."""
+    """Keeps the stored plans."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class House:
 
 
 async def test_a_plan_is_noted_once_an_hour_and_when_it_changes() -> None:
-    """The store is asked the first time, at a change, and once the note is old; never in between."""
+    """The store is called the first time, at a change, and once the entry is old; never in between."""
     house = House()
     for _ in range(3):
         await house.seen("free", 900.0)
@@ -55,7 +55,7 @@ async def test_a_plan_is_noted_once_an_hour_and_when_it_changes() -> None:
 
 
 async def test_an_older_token_changes_nothing() -> None:
-    """Two devices with two tokens: what the later one says stands, also when it is noted again."""
+    """Two devices with two tokens: the later one counts, also when it is stored again."""
     house = House()
     await house.seen("enterprise", 960.0)
     await house.seen("free", 900.0)
@@ -75,14 +75,14 @@ async def test_an_older_token_changes_nothing() -> None:
     ],
 )
 async def test_the_plan_is_the_one_whose_limits_hold(identity: Identity, plan: str) -> None:
-    """Not the claim's word; and without `iat` it was said now."""
+    """Not the claim's text; and without `iat` it counts as issued now."""
     house = House()
     await house.owner_plans.seen(identity)
     assert house.threads.plans == [(identity.subject, plan, 1_000.0)]
 
 
 async def test_what_could_not_be_noted_is_noted_next_time() -> None:
-    """A store that is away is an error, not a note."""
+    """A failing store is an error, not a stored plan."""
     house = House()
     house.threads.away = True
     with pytest.raises(DependencyError):
@@ -93,7 +93,7 @@ async def test_what_could_not_be_noted_is_noted_next_time() -> None:
 
 
 async def test_the_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those unseen for the longest are noted again."""
+    """Those unseen for the longest are stored again."""
     monkeypatch.setattr("narthex.app.owner_plans.MAX_KNOWN", 2)
     house = House()
     for subject in ("a", "b", "c", "a"):

@@ -1,4 +1,4 @@
-"""`narthex.app.pacing`: what connections would do at once is spread."""
+"""`narthex.app.pacing`: simultaneous actions of connections are spread."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Fixed:
 
 @pytest.mark.parametrize(("draws", "first_ping_s", "life_s"), [(0.0, 5.0, 950.0), (1.0, 25.0, 1_050.0)])
 def test_what_connections_do_at_once_is_spread(draws: float, first_ping_s: float, life_s: float) -> None:
-    """The first ping over the period, but not at once; the life by a twentieth either way."""
+    """The first ping over the period, but not at once; the lifetime by a twentieth either way."""
     fixed: Any = Fixed(draws)
     pacing = Pacing(25.0, 1_000.0, fixed)
     assert pacing.first_ping_in_s() == pytest.approx(first_ping_s)

@@ -1,4 +1,4 @@
-"""`narthex.app.presence`: joins and leaves that overlap, and a broker that is away."""
+"""`narthex.app.presence`: joins and leaves that overlap, and a broker that is down."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.app.runs.fakes import FakeMeter
 
 
 class Lists:
-    """The presence of a broker: what it was asked, and whether it is away."""
+    """The presence of a broker: its calls, and whether it is down."""
 
     def __init__(self, *, away: bool = False) -> None:
         self.asked: list[tuple[str, str]] = []
@@ -32,7 +32,7 @@ class Lists:
 
 
 class Place:
-    """As much of a connection as presence needs."""
+    """The parts of a connection that presence needs."""
 
     client = "c1"
     identity = Identity(subject="ann", name="Ann")
@@ -47,7 +47,7 @@ def place(*names: str) -> Any:
 
 
 def presence(broker: Any, meter: FakeMeter | None = None) -> Presence:
-    """Without tasks: nothing here happens in the background."""
+    """Without background tasks."""
     absent: Any = None
     return Presence(broker, absent, meter or FakeMeter())
 

@@ -35,7 +35,7 @@ PASSWORD = "correct horse battery staple"
 
 
 class PlainPasswords:
-    """Implements `PasswordHashes` without the cost; counts how often it was asked."""
+    """Implements `PasswordHashes` without the cost; counts its calls."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -50,7 +50,7 @@ class PlainPasswords:
 
 
 class House:
-    """A provider with everything real but the store and the cost of hashing."""
+    """A provider with real parts, except for the store and the cost of hashing."""
 
     def __init__(self, policy: ProviderPolicy) -> None:
         self.now = NOW
@@ -82,7 +82,7 @@ class House:
         return self
 
     def identity(self, session: UserSession) -> Identity:
-        """Whom the session's access token names."""
+        """The identity in the session's access token."""
         verdict = self.router.verify(session.access_token, now=self.now, traffic="user")
         assert isinstance(verdict, Valid)
         return verdict.identity
@@ -124,7 +124,7 @@ async def denied(house: House, email: str, password: str, address: str = "192.0.
 
 
 async def test_in_development_any_e_mail_signs_in_as_the_same_user_each_time() -> None:
-    """No password; the subject says nothing about the person and is the same on every data directory."""
+    """Without a password; the subject does not reveal the user and is the same in every data directory."""
     house = await open_house()
     first, again = await session_of(house, "Bob@Example.com"), await session_of(house, "bob@example.com")
     identity = house.identity(first)
@@ -149,7 +149,7 @@ async def test_a_configured_account_needs_its_password() -> None:
 
 
 async def test_an_unknown_account_and_a_wrong_password_are_one_answer() -> None:
-    """The same words, and a hash is computed for both."""
+    """The same text, and a hash is computed for both."""
     house = await closed_house()
     wrong = await denied(house, "ada@example.com", "wrong")
     unknown = await denied(house, "nobody@example.com", "wrong")
@@ -158,7 +158,7 @@ async def test_an_unknown_account_and_a_wrong_password_are_one_answer() -> None:
 
 
 async def test_guessing_is_limited_per_address_and_account_also_in_parallel() -> None:
-    """Five a minute, twenty at once included; another address and, later, the same one may try again."""
+    """Five a minute, also for twenty at once; another address and, later, the same one may try again."""
     house = await closed_house()
     found = await asyncio.gather(*(denied(house, "ada@example.com", f"guess-{n}") for n in range(20)))
     assert [answer.code for answer in found].count("login_failed") == 5
@@ -172,7 +172,7 @@ async def test_guessing_is_limited_per_address_and_account_also_in_parallel() ->
 
 
 async def test_a_user_signs_in_on_many_devices_at_once() -> None:
-    """Right passwords are no guesses, however many of them are verified at the same time."""
+    """Right passwords are not guesses, however many are verified at the same time."""
     house = await closed_house()
     at_once = (house.provider.login("ada@example.com", PASSWORD, address="192.0.2.1") for _ in range(60))
     found = await asyncio.gather(*at_once)
@@ -190,21 +190,21 @@ async def test_guessing_is_limited_over_accounts_and_over_addresses() -> None:
 
 
 async def test_an_ipv6_network_is_one_address() -> None:
-    """Whoever has a /64 has all of it."""
+    """A client with a /64 has all of it."""
     house = await closed_house()
     codes = [(await denied(house, "ada@example.com", "x", f"2001:db8::{n:x}")).code for n in range(1, 11)]
     assert codes.count("login_failed") == 5
 
 
 async def test_an_office_behind_one_address_may_sign_in() -> None:
-    """Successes count against nobody."""
+    """Successes do not count."""
     house = await closed_house()
     for _ in range(60):
         await session_of(house)
 
 
 async def test_accounts_in_a_confined_tenant_stop_the_start() -> None:
-    """Nobody signs in as a test identity."""
+    """A user cannot sign in as a test identity."""
     policy = ProviderPolicy(open_login=False, accounts=(Account(email="a@b.example", tenant="e2e"),))
     with pytest.raises(ConfigError, match="tenant"):
         await House(policy).start()
@@ -214,7 +214,7 @@ async def test_accounts_in_a_confined_tenant_stop_the_start() -> None:
 
 
 async def test_each_refresh_gives_a_new_token_and_ends_the_old_one() -> None:
-    """Rotation: the chain goes on, the access token is of the same user."""
+    """Rotation: the chain continues, and the access token belongs to the same user."""
     house = await open_house()
     session = await session_of(house)
     for _ in range(3):
@@ -227,7 +227,7 @@ async def test_each_refresh_gives_a_new_token_and_ends_the_old_one() -> None:
 
 
 async def test_a_used_refresh_token_ends_the_whole_family() -> None:
-    """Thief or owner, whoever comes second: neither goes on. Other sign-ins of the user do."""
+    """Thief or owner, the second use ends the family. Other sign-ins of the user continue."""
     house = await open_house()
     session, other = await session_of(house), await session_of(house)
     renewed = await house.provider.refresh(session.refresh_token, from_cookie=False)
@@ -240,7 +240,7 @@ async def test_a_used_refresh_token_ends_the_whole_family() -> None:
 
 
 async def test_of_parallel_refreshes_one_wins() -> None:
-    """Twenty at once: one new chain at most, and then reuse was seen."""
+    """Twenty at once: at most one new chain, and then reuse is detected."""
     house = await open_house()
     session = await session_of(house)
     found = await asyncio.gather(
@@ -250,7 +250,7 @@ async def test_of_parallel_refreshes_one_wins() -> None:
 
 
 async def test_two_tabs_of_one_browser_may_race() -> None:
-    """From a cookie, within seconds: an access token, no second chain; later it is reuse."""
+    """From a cookie, within seconds: an access token without a second chain; later it is reuse."""
     house = await open_house()
     session = await session_of(house)
     first = await house.provider.refresh(session.refresh_token, from_cookie=True)
@@ -265,7 +265,7 @@ async def test_two_tabs_of_one_browser_may_race() -> None:
 
 
 async def test_refresh_tokens_end_and_are_kept_as_hashes() -> None:
-    """After their life they are unknown; the store never has one."""
+    """After their lifetime they are unknown; the store never has the plain token."""
     house = await open_house()
     session = await session_of(house)
     assert session.refresh_token not in repr(house.store.refresh)
@@ -278,7 +278,7 @@ async def test_refresh_tokens_end_and_are_kept_as_hashes() -> None:
 
 
 async def test_logout_ends_the_access_token_and_its_chain() -> None:
-    """Both; another device's session goes on."""
+    """Both; another device's session continues."""
     house = await open_house()
     session, other = await session_of(house), await session_of(house)
     await house.provider.logout(house.identity(session), session.refresh_token)
@@ -289,7 +289,7 @@ async def test_logout_ends_the_access_token_and_its_chain() -> None:
 
 
 async def test_revoke_takes_either_token_and_ignores_others() -> None:
-    """RFC 7009: by possession; unknown tokens change nothing."""
+    """RFC 7009: by possession; unknown tokens have no effect."""
     house = await open_house()
     session = await session_of(house)
     await house.provider.revoke("unknown")
@@ -300,7 +300,7 @@ async def test_revoke_takes_either_token_and_ignores_others() -> None:
 
 
 async def test_a_blocked_user_is_out_everywhere_and_can_come_back() -> None:
-    """Tokens, refresh and sign-in end; unblocking lets new tokens in."""
+    """Tokens, refresh and sign-in end; after unblocking new tokens are accepted."""
     house = await closed_house()
     session = await session_of(house)
     assert await house.provider.block_user("acme", session.user.user_id, blocked=True, reason="abuse")
@@ -320,18 +320,18 @@ async def test_somebody_of_another_issuer_can_be_blocked_too() -> None:
 
 
 async def test_a_chain_does_not_outlive_its_user() -> None:
-    """Deleted users do not refresh."""
+    """Deleted users cannot refresh."""
     house = await open_house()
     session = await session_of(house)
     house.store.users.clear()
     assert isinstance(await house.provider.refresh(session.refresh_token, from_cookie=False), Denied)
 
 
-# -- asking ------------------------------------------------------------------------------------------------
+# -- introspection -------------------------------------------------------------------------------------------
 
 
 async def test_introspection_says_what_a_token_is_worth_now() -> None:
-    """Active with its claims; revoked, expired and foreign ones are inactive and nothing more."""
+    """Active with its claims; revoked, expired and foreign ones are inactive without further members."""
     house = await open_house()
     session = await session_of(house)
     found = await house.provider.introspect(session.access_token)
@@ -344,7 +344,7 @@ async def test_introspection_says_what_a_token_is_worth_now() -> None:
 
 
 async def test_not_knowing_is_never_answered_as_inactive() -> None:
-    """A store that is away is an error of ours: the asker must come back."""
+    """A failing store is our error: the caller must retry."""
     house, other = await open_house(), await open_house()
     session = await session_of(other)
     house.now += 5
@@ -354,7 +354,7 @@ async def test_not_knowing_is_never_answered_as_inactive() -> None:
 
 
 async def test_a_token_that_would_not_be_admitted_stops_the_start() -> None:
-    """Another issuer that took the provider's name is found before the port opens."""
+    """Another issuer with the provider's name is found before the port opens."""
     house = await open_house()
     await mint_and_verify(house.ring, house.router, NOW)
     elsewhere = TokenRouter([StaticKeys.from_secret(SECRET, rules(issuer="narthex"))])
@@ -366,7 +366,7 @@ async def test_a_token_that_would_not_be_admitted_stops_the_start() -> None:
 
 
 async def test_argon2id_verifies_and_takes_as_long_for_nobody() -> None:
-    """The encoded form is argon2id; an empty hash is never right, whatever the password."""
+    """The encoded form is argon2id; an empty hash never matches, whatever the password."""
     passwords = Argon2Passwords()
     encoded = await passwords.hash(PASSWORD)
     assert encoded.startswith("$argon2id$v=19$m=65536,t=3")
@@ -380,7 +380,7 @@ async def test_argon2id_verifies_and_takes_as_long_for_nobody() -> None:
 
 
 async def test_a_crowd_of_sign_ins_is_told_to_come_back() -> None:
-    """Hashing takes 64 MiB each: beyond the bound they are not queued for ever."""
+    """Hashing takes 64 MiB each: beyond the limit sign-ins are refused instead of queued."""
     passwords = Argon2Passwords()
     await passwords.verify("", "warm")
     found = await asyncio.gather(
@@ -390,7 +390,7 @@ async def test_a_crowd_of_sign_ins_is_told_to_come_back() -> None:
 
 
 async def test_the_token_of_a_session_is_a_plain_user() -> None:
-    """Nothing of the account beyond its claims gets into it."""
+    """Only the account's claims are in it."""
     house = await closed_house()
     session = await session_of(house)
     assert "plain:" not in msgspec.json.encode(house.identity(session)).decode()
@@ -399,7 +399,7 @@ async def test_the_token_of_a_session_is_a_plain_user() -> None:
 
 
 def test_the_lives_of_tokens_are_those_that_are_documented() -> None:
-    """An hour, thirty days, and a working day where an OpenID provider vouched (docs/authentication.md)."""
+    """An hour, thirty days, and a working day for sessions of an OpenID provider (docs/authentication.md)."""
     policy = ProviderPolicy(open_login=True)
     assert (policy.access_ttl_s, policy.refresh_ttl_s, policy.oidc_session_s) == (
         3_600,
@@ -409,7 +409,7 @@ def test_the_lives_of_tokens_are_those_that_are_documented() -> None:
 
 
 async def test_unblocking_revives_no_refresh_token() -> None:
-    """Whoever was blocked signs in again; a stolen refresh token stays dead."""
+    """A formerly blocked user signs in again; a stolen refresh token stays invalid."""
     house = await closed_house()
     session = await session_of(house)
     await house.provider.block_user("acme", session.user.user_id, blocked=True, reason="stolen laptop")
@@ -420,7 +420,7 @@ async def test_unblocking_revives_no_refresh_token() -> None:
 
 
 async def test_a_right_password_clears_the_count_of_its_address() -> None:
-    """Four slips, then right, as often as one likes: an attempt that succeeded does not count as a failure."""
+    """Four mistakes, then right, repeatedly: a successful attempt does not count as a failure."""
     house = await closed_house()
     for _ in range(5):
         for _ in range(4):
@@ -444,7 +444,7 @@ async def test_e_mails_are_bounded_at_both_ends() -> None:
 
 
 async def test_the_start_verifies_a_minted_token_unless_told_otherwise() -> None:
-    """Keys that do not match are found before anybody signs in; an embedding program may bring its own verifier."""
+    """Keys that do not match are found before the first sign-in; an embedding program may bring its own verifier."""
     house = House(ProviderPolicy(open_login=True))
     await house.ring.load_or_create()
     stranger = await open_house()
@@ -455,7 +455,9 @@ async def test_the_start_verifies_a_minted_token_unless_told_otherwise() -> None
 
 
 async def test_an_openid_session_lasts_twelve_hours_within_its_issuers_binding() -> None:
-    """Then, under another issuer, or out of its tenants, the provider is asked again; its rights are those of now."""
+    """Afterwards, under another issuer, or out of its tenants, the user must sign in again; permissions are the current
+    ones.
+    """
     binding = Binding(tenants=("acme",), permissions=frozenset({"chat"}), plans=frozenset({"free"}))
     policy = ProviderPolicy(open_login=False, oidc_issuer="https://id.example", oidc_binding=binding)
     person = User(
@@ -483,7 +485,7 @@ async def test_an_openid_session_lasts_twelve_hours_within_its_issuers_binding()
 
 
 async def test_a_session_that_ends_while_it_is_renewed_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A refresh under way must not add a link to a family that was revoked meanwhile."""
+    """A refresh in progress must not extend a family that was revoked meanwhile."""
     house = await open_house()
     session = await session_of(house, "bob@example.com")
     real = house.store.user

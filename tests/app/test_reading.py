@@ -1,4 +1,4 @@
-"""`narthex.app.commands.reading`: a log is read in chunks, and no further than was asked for."""
+"""`narthex.app.commands.reading`: a log is read in chunks, and no further than requested."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CHANNEL = "acme/thread:t"
 
 
 class Counted(FakeBroker):
-    """A broker that notes how much each read asked for."""
+    """A broker that notes the size of each read."""
 
     def __init__(self, publications: int, size: int = 10) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class Counted(FakeBroker):
         self._wanted = (publications, size)
 
     async def fill(self) -> Counted:
-        """Publish what the log is to hold."""
+        """Publish the log's content."""
         publications, size = self._wanted
         for number in range(publications):
             await self.publish(CHANNEL, str(number).rjust(size).encode())
@@ -36,7 +36,7 @@ class Counted(FakeBroker):
 
 @pytest.mark.parametrize("limit", [1, FIRST_CHUNK - 1, FIRST_CHUNK, FIRST_CHUNK + 1, FIRST_CHUNK + 2, 300])
 async def test_no_more_is_read_than_was_asked_for(limit: int) -> None:
-    """The last chunk is as large as what is left, whatever a chunk may be."""
+    """The last chunk has the size of the rest, whatever the chunk size may be."""
     broker = await Counted(400).fill()
     page = await read(broker, CHANNEL, since=Position(0, ""), limit=limit, max_bytes=1_000_000)
     assert [entry.offset for entry in page.publications] == list(range(1, limit + 1))
@@ -52,7 +52,7 @@ async def test_chunks_are_bounded_and_the_end_is_found() -> None:
 
 
 async def test_publications_of_one_byte_are_read_in_chunks() -> None:
-    """The size of the next chunk follows from the average so far, which is never nothing."""
+    """The size of the next chunk follows from the average so far, which is never zero."""
     broker = Counted(0)
     for _ in range(FIRST_CHUNK + 5):
         await broker.publish(CHANNEL, b"1")
@@ -62,7 +62,7 @@ async def test_publications_of_one_byte_are_read_in_chunks() -> None:
 
 
 async def test_the_bytes_end_a_page_but_one_publication_always_comes() -> None:
-    """At the bound exactly, and one byte beyond it."""
+    """At the limit exactly, and one byte beyond it."""
     broker = await Counted(50, size=100).fill()
     for max_bytes, count in ((1_000, 10), (999, 9), (1, 1), (0, 1)):
         page = await read(broker, CHANNEL, since=Position(0, ""), limit=50, max_bytes=max_bytes)

@@ -1,4 +1,4 @@
-"""The limit of history end to end on the real engines: at N days everything is there, past them it is gone."""
+"""The history limit end to end on the real engines: at N days everything is present, past them it is gone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LIMITED = [plan for plan in PLANS.values() if plan.history_days is not None]
 
 
 def owner(plan: str, subject: str = "ann") -> Identity:
-    """Somebody on a plan; a guest where that is the plan."""
+    """A user on a plan; a guest for the guest plan."""
     kind = IdentityClass.GUEST if plan == "guest" else IdentityClass.USER
     return Identity(subject=subject, plan=plan, identity_class=kind, issued_at=BEGAN)
 
@@ -96,7 +96,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 
 @pytest.mark.parametrize("plan", LIMITED, ids=lambda plan: plan.name)
 async def test_at_n_days_all_is_there_and_past_them_nothing(house: House, plan: object) -> None:
-    """By plan: hidden to the second, deleted with its log by the next round."""
+    """By plan: hidden to the second, deleted with its log by the next purge."""
     assert isinstance(plan, type(LIMITED[0]))
     assert plan.history_days is not None
     who = owner(plan.name)
@@ -126,7 +126,7 @@ async def test_at_n_days_all_is_there_and_past_them_nothing(house: House, plan: 
         with pytest.raises(ClientError) as caught:
             await ask
         assert caught.value.code == "thread_not_found"
-    assert await house.store.threads.get("default", thread) is not None  # hidden, and still there
+    assert await house.store.threads.get("default", thread) is not None  # hidden, but still stored
     assert await house.logged(thread) == 3
 
     done = await house.retention.purge_once()
@@ -150,7 +150,7 @@ async def test_a_plan_without_end_keeps_all(house: House, plan: str) -> None:
 
 
 async def test_a_thread_that_goes_on_loses_its_older_part(house: House) -> None:
-    """Rows and log; what is younger keeps its offsets, so that clients go on."""
+    """Rows and log; later ones keep their offsets, so that clients can continue."""
     who = owner("free")
     thread = (await house.chat.create(who, "Talk")).thread_id
     for day in range(40):
@@ -171,7 +171,7 @@ async def test_a_thread_that_goes_on_loses_its_older_part(house: House) -> None:
 
 
 async def test_an_id_that_is_past_its_limit_is_free_for_its_owner(house: House) -> None:
-    """A client that always uses one id (AG-UI) begins anew and need not wait for a round; nobody else takes it."""
+    """A client that always uses one id (AG-UI) starts again without waiting for a purge; other users cannot take it."""
     who = owner("free")
     thread = (await house.chat.create(who, "Talk", "main")).thread_id
     await house.say(who, thread, "old")
@@ -189,7 +189,7 @@ async def test_an_id_that_is_past_its_limit_is_free_for_its_owner(house: House) 
 
 
 async def test_an_upgrade_counts_before_anything_is_hidden_or_deleted(house: House) -> None:
-    """The first thing that an upgraded user does shows their old threads; the round then leaves them alone."""
+    """The first action of an upgraded user shows their old threads; the purge then keeps them."""
     who = owner("free")
     thread = (await house.chat.create(who, "Talk")).thread_id
     await house.say(who, thread, "hello")
@@ -201,7 +201,7 @@ async def test_an_upgrade_counts_before_anything_is_hidden_or_deleted(house: Hou
 
 
 async def test_members_see_by_the_owners_plan(house: House) -> None:
-    """A member on a better plan keeps nothing of a thread that is not theirs."""
+    """A member on a better plan keeps nothing of another owner's thread."""
     who, guest = owner("free"), owner("enterprise", "bob")
     thread = (await house.chat.create(who, "Talk")).thread_id
     await house.say(who, thread, "hello")
@@ -216,7 +216,7 @@ async def test_members_see_by_the_owners_plan(house: House) -> None:
 async def test_a_log_that_could_not_be_cut_is_cut_by_the_next_round(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rows say what is left to do, also of a thread that its owner deleted."""
+    """The rows record the remaining cuts, also for a thread that its owner deleted."""
     who = owner("free")
     old = (await house.chat.create(who, "Old")).thread_id
     await house.say(who, old, "old")
@@ -243,7 +243,7 @@ async def test_a_log_that_could_not_be_cut_is_cut_by_the_next_round(
 async def test_one_log_that_cannot_be_cut_is_in_nobodys_way(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The others are cut in the same round, which fails all the same; it is tried again in the next."""
+    """The others are cut in the same purge, which fails all the same; it is retried in the next one."""
     who = owner("free")
     threads = [(await house.chat.create(who, "Talk")).thread_id for _ in range(3)]
     for thread in threads:
@@ -269,7 +269,7 @@ async def test_one_log_that_cannot_be_cut_is_in_nobodys_way(
 async def test_a_broker_that_is_away_is_not_asked_for_every_log(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each question may take its whole time-out."""
+    """Each call may take its whole time-out."""
     who = owner("free")
     for _ in range(20):
         await house.chat.create(who, "Talk")
@@ -287,7 +287,7 @@ async def test_a_broker_that_is_away_is_not_asked_for_every_log(
 
 
 async def test_the_task_goes_on_after_a_failure_and_tells(house: House) -> None:
-    """A round that fails is counted and told; the next one does what it left."""
+    """A failing purge is counted and logged; the next one does the rest."""
     who = owner("free")
     thread = (await house.chat.create(who, "Talk")).thread_id
     house.time = BEGAN + 31 * DAY_S

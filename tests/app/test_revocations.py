@@ -1,4 +1,4 @@
-"""Revocations: what each kind covers, on this instance at once, on others by broadcast or by poll."""
+"""Revocations: the effect of each kind, on this instance at once, on others by broadcast or poll."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ALICE = Identity(subject="alice", tenant="acme", token_id="t-1", issued_at=NOW -
 
 
 class ControlBroker:
-    """The part of a broker that revocations use: carries controls to every instance, or loses them."""
+    """The parts of a broker that revocations use: delivers controls to every instance, or loses them."""
 
     def __init__(self) -> None:
         self.instances: list[Revocations] = []
@@ -54,7 +54,7 @@ def pair() -> tuple[Revocations, Revocations, MemoryCredentials, ControlBroker]:
 
 
 async def test_by_jti_one_token_ends_and_no_other() -> None:
-    """Another token of the same user, and the same jti in another tenant, go on."""
+    """Another token of the same user, and the same jti in another tenant, stay valid."""
     one, two, _, _ = pair()
     assert not one.covers(ALICE)
     await one.revoke_token(ALICE, reason="logout")
@@ -65,7 +65,7 @@ async def test_by_jti_one_token_ends_and_no_other() -> None:
 
 
 async def test_by_subject_every_token_ends_until_it_is_allowed_again() -> None:
-    """Also tokens issued later: a block. Ending it is heard everywhere by the next poll."""
+    """Also tokens issued later: a block. All instances learn of its end by the next poll."""
     one, two, _, _ = pair()
     await one.revoke_subject("acme", "alice", until=NOW + 1e6, reason="blocked")
     later = msgspec.structs.replace(ALICE, token_id="t-9", issued_at=NOW + 100)
@@ -107,7 +107,7 @@ def issued_before_now(subject: str) -> Revocation:
 
 
 async def test_a_whole_tenant_can_be_cut() -> None:
-    """`*` is everybody of the tenant and nobody else."""
+    """`*` means all users of the tenant only."""
     one, _, _, _ = pair()
     await one.revoke(issued_before_now("*"))
     assert one.covers(Identity(subject="anyone", tenant="acme", issued_at=NOW - 1))
@@ -115,7 +115,7 @@ async def test_a_whole_tenant_can_be_cut() -> None:
 
 
 async def test_a_token_without_a_jti_is_revoked_by_its_moment() -> None:
-    """It and what is older end; what is issued afterwards goes on."""
+    """It and older ones end; later ones stay valid."""
     one, _, _, _ = pair()
     nameless = msgspec.structs.replace(ALICE, token_id="")
     await one.revoke_token(nameless, reason="logout")
@@ -124,7 +124,7 @@ async def test_a_token_without_a_jti_is_revoked_by_its_moment() -> None:
 
 
 async def test_listeners_hear_of_each_once() -> None:
-    """The instance that revoked and the one that was told, once each, however often it comes."""
+    """The instance that revoked and the one that received it, once each, however often it arrives."""
     one, two, _, broker = pair()
     heard: list[tuple[str, str]] = []
     one.listen(lambda found: heard.extend(("one", entry.value) for entry in found))
@@ -136,7 +136,7 @@ async def test_listeners_hear_of_each_once() -> None:
 
 
 async def test_a_lost_broadcast_is_found_by_the_poll(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The store is the truth: without any control message every instance hears of it."""
+    """The store is authoritative: without any control message every instance learns of it."""
     monkeypatch.setattr(module, "POLL_EVERY_S", 0.01)
     one, two, _, broker = pair()
     broker.lose = True
@@ -166,7 +166,7 @@ async def test_what_is_not_stored_is_not_revoked_and_a_broker_away_changes_nothi
 
 
 async def test_a_store_that_goes_away_keeps_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The poll reports it and goes on; nobody who was revoked gets in."""
+    """The poll reports it and continues; no revoked user is admitted."""
     monkeypatch.setattr(module, "POLL_EVERY_S", 0.01)
     store, told = MemoryCredentials(), asyncio.Event()
     one = Revocations(as_port(store), None, clock=lambda: NOW, on_error=lambda _: told.set())
@@ -179,7 +179,7 @@ async def test_a_store_that_goes_away_keeps_what_is_known(monkeypatch: pytest.Mo
 
 
 async def test_without_the_store_nobody_starts() -> None:
-    """Failing open at the start would admit the revoked."""
+    """Failing open at the start would admit revoked users."""
     store = MemoryCredentials()
     store.away = True
     with pytest.raises(DependencyError):
@@ -187,7 +187,7 @@ async def test_without_the_store_nobody_starts() -> None:
 
 
 async def test_they_are_kept_until_exp_with_leeway_and_grace_then_forgotten() -> None:
-    """`until` is the token's end plus 55 s; the memory does not grow for ever."""
+    """`until` is the token's end plus 55 s; memory does not grow for ever."""
     now = NOW
     store = MemoryCredentials()
     one = Revocations(as_port(store), None, clock=lambda: now)
@@ -220,7 +220,7 @@ async def test_what_comes_while_the_store_is_read_is_not_forgotten() -> None:
 
 
 async def test_operators_revocations_are_recorded_and_logouts_are_not() -> None:
-    """Who was cut off, when and why can be shown later; a record that fails changes nothing."""
+    """The user, time and reason can be shown later; a record that fails changes nothing."""
     records: list[AuditRecord] = []
 
     class Audits:
@@ -258,7 +258,7 @@ async def test_operators_revocations_are_recorded_and_logouts_are_not() -> None:
 
 
 async def test_a_malformed_control_is_left_to_the_poll() -> None:
-    """Nothing raises on the broker's loop."""
+    """No exception reaches the broker's loop."""
     one, _, _, _ = pair()
     for data in (
         {},
@@ -291,7 +291,7 @@ def test_asking_costs_nothing_when_nothing_is_revoked() -> None:
 
 
 async def test_a_poll_reads_only_what_changed() -> None:
-    """What is kept costs nothing again: with a thousand kept, a poll is given the one new."""
+    """Known ones cost nothing again: with a thousand kept, a poll returns the one new one."""
     one, two, store, broker = pair()
     broker.lose = True
     for number in range(1_000):
@@ -316,7 +316,7 @@ async def test_a_poll_reads_only_what_changed() -> None:
 
 
 async def test_one_read_tells_listeners_once() -> None:
-    """However many there are: whoever closes sockets looks at each of them once."""
+    """However many there are: a listener that closes sockets checks each of them once."""
     one, _, store, _ = pair()
     heard: list[int] = []
     one.listen(lambda found: heard.append(len(found)))
@@ -329,7 +329,7 @@ async def test_one_read_tells_listeners_once() -> None:
 
 
 async def test_the_end_of_a_block_is_heard_by_the_poll_and_a_late_broadcast_changes_nothing() -> None:
-    """A control message that was under way when the block ended does not bring it back; a new block does."""
+    """A control message that was in flight when the block ended does not restore it; a new block does."""
     now = NOW
     store, broker = MemoryCredentials(), ControlBroker()
     port: Broker = broker  # type: ignore[assignment] # only `control` is asked for
@@ -352,7 +352,7 @@ async def test_the_end_of_a_block_is_heard_by_the_poll_and_a_late_broadcast_chan
 
 
 async def test_a_slow_clock_hears_of_the_end_of_a_block_too() -> None:
-    """The instance that ended it may be seconds ahead: what ends as it is written has ended on every clock."""
+    """The clock of the instance that ended it may be seconds ahead: an end in the past has ended on every clock."""
     store, broker = MemoryCredentials(), ControlBroker()
     port: Broker = broker  # type: ignore[assignment] # only `control` is asked for
     ahead = Revocations(as_port(store), port, clock=lambda: NOW + 3)
@@ -378,7 +378,9 @@ async def test_what_has_ended_covers_nobody_before_it_is_forgotten() -> None:
 
 
 async def test_a_revocation_outlives_whatever_leeway_is_configured() -> None:
-    """With a leeway of five minutes a token counts so long after `exp`; forgotten before, it would count again."""
+    """With a leeway of five minutes a token is valid that long after `exp`; a forgotten revocation would admit it
+    again.
+    """
     store = MemoryCredentials()
     one = Revocations(as_port(store), None, clock=lambda: NOW, after_exp_s=300 + 25)
     await one.revoke_token(ALICE, reason="logout")
@@ -387,7 +389,7 @@ async def test_a_revocation_outlives_whatever_leeway_is_configured() -> None:
 
 
 async def test_by_session_every_token_of_a_sign_in_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Others of the same user go on, and so does a session of that name in another tenant."""
+    """Others of the same user stay valid, and so does a session with that name in another tenant."""
     one, two, store, _ = pair()
     member = msgspec.structs.replace(ALICE, session="s-1")
     await one.revoke_session("acme", "s-1", max_ttl_s=600, reason="logout")
@@ -402,7 +404,7 @@ async def test_by_session_every_token_of_a_sign_in_ends(monkeypatch: pytest.Monk
 
 
 async def test_what_ended_is_remembered_as_long_as_a_broadcast_can_be_late() -> None:
-    """Not for ever: the table of ended ones holds what ended since the last whole read but one."""
+    """Not for ever: the table has the revocations that ended since the last but one whole read."""
     store, now = MemoryCredentials(), NOW
     instance = Revocations(as_port(store), None, clock=lambda: now)
     await instance.revoke_subject("acme", "alice", until=NOW + 10_000, reason="block")

@@ -1,4 +1,4 @@
-"""Server-side subscriptions over a real socket: who may be subscribed to what, what is sent, what is restored."""
+"""Server-side subscriptions over a real socket: permissions, messages, and restoring."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def thread(raw: Raw, title: str = "one") -> str:
 
 
 async def test_only_members_and_only_threads(running: Running) -> None:
-    """Nobody's personal channel, no stranger, no other tenant, no token of another tenant."""
+    """Not another user's channel, not a non-member, not another tenant, not a token of another tenant."""
     ada = await client(running, "ada")
     channel = await thread(ada)
     for body, status in (
@@ -94,7 +94,7 @@ async def test_one_client_of_a_user(running: Running) -> None:
 
 
 async def test_what_was_missed_comes_before_what_follows(running: Running) -> None:
-    """`recover_since` while publications flow: each once, in order, behind the push that tells of the channel."""
+    """`recover_since` while publications flow: each once, in order, after the push that announces the channel."""
     ada = await client(running, "ada")
     channel = await thread(ada)
     first = (await api(running, "publish", channel=channel, data=0)).json()
@@ -111,7 +111,7 @@ async def test_what_was_missed_comes_before_what_follows(running: Running) -> No
 
 
 async def test_what_a_connect_names_is_restored_only_to_members(running: Running) -> None:
-    """A stranger's `connect.subs` gives nothing away; a member's is joined, with what was missed."""
+    """A non-member's `connect.subs` reveals nothing; a member is joined and gets the missed publications."""
     ada = await client(running, "ada")
     channel = await thread(ada)
     first = (await api(running, "publish", channel=channel, data=1)).json()
@@ -136,7 +136,7 @@ async def test_what_a_connect_names_is_restored_only_to_members(running: Running
 
 
 async def test_a_member_who_is_removed_loses_it(running: Running) -> None:
-    """Removal ends a server-side subscription as it ends any other."""
+    """Removal ends a server-side subscription like any other."""
     ada, bob = await client(running, "ada"), await client(running, "bob")
     channel = await thread(ada)
     await ada.rpc("thread.members.add", thread_id=channel[7:], user_id="bob")
@@ -150,7 +150,7 @@ async def test_a_member_who_is_removed_loses_it(running: Running) -> None:
 async def test_a_connect_that_names_threads_is_answered_however_many_are_removed_elsewhere(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A great deletion tells of every thread that goes: none of that is a reason to ask the store for ever."""
+    """A large deletion notifies of every deleted thread: that must not cause endless store queries."""
     ada = await client(running, "ada")
     channel = await thread(ada)
     parts = running.gateway.parts
@@ -168,7 +168,7 @@ async def test_a_connect_that_names_threads_is_answered_however_many_are_removed
 async def test_who_is_removed_while_a_connect_is_answered_is_not_let_in(
     running: Running, monkeypatch: pytest.MonkeyPatch, told: bool
 ) -> None:
-    """Of a thread that was joined already, while the next one is looked up; also where the broker lost the word."""
+    """From a thread that was already joined, while the next one is looked up; also when the broker lost the message."""
     monkeypatch.setattr(membership_audit, "SPREAD_S", 0.0)
     ada = await client(running, "ada")
     first, second = await thread(ada), await thread(ada)
@@ -210,7 +210,7 @@ async def test_who_is_removed_while_a_connect_is_answered_is_not_let_in(
 async def test_a_grant_for_a_channel_that_was_joined_meanwhile_changes_nothing(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client subscribes while the membership is looked up for an operator's grant: it keeps its own."""
+    """The client subscribes while the membership is looked up for an operator's grant: its own subscription stays."""
     ada = await client(running, "ada")
     channel = await thread(ada)
     parts = running.gateway.parts
@@ -251,7 +251,7 @@ async def test_a_grant_for_a_client_that_left_meanwhile_leaves_nothing_behind(
 async def test_a_flood_while_a_connect_is_answered_is_a_gap_that_the_client_learns_of(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More came than is kept for one that joins: the connection is closed with 3010, and recovers when it is back."""
+    """More arrives than is kept for a joining client: the connection is closed with 3010, and recovers on reconnect."""
     ada = await client(running, "ada")
     channel = await thread(ada)
     parts = running.gateway.parts

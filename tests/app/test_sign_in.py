@@ -1,4 +1,4 @@
-"""Sign-in with another provider: state bound to the browser, and whose account it becomes."""
+"""Sign-in with another provider: state bound to the browser, and the resulting account."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CALLBACK = "https://gw.example/auth/oidc/callback"
 
 
 class Elsewhere:
-    """An identity provider that signs in whoever `answer` names, once per code."""
+    """An identity provider that signs in the user in `answer`, once per code."""
 
     issuer = "https://id.example"
 
@@ -48,14 +48,14 @@ class Elsewhere:
 
 
 async def house() -> tuple[House, Elsewhere, SignIn]:
-    """A provider here, one elsewhere, and the bridge."""
+    """A provider here, one elsewhere, and the sign-in between them."""
     here = await House(ProviderPolicy(open_login=True, oidc_issuer=Elsewhere.issuer)).start()
     elsewhere = Elsewhere()
     return here, elsewhere, SignIn(here.provider, elsewhere, as_port(here.store), clock=lambda: here.now)
 
 
 async def begin(sign_in: SignIn, next_path: str = "/") -> SignInAttempt:
-    """Go there; what the browser's cookie remembers."""
+    """Start the sign-in; returns the content of the browser's cookie."""
     _, cookie = await sign_in.begin(redirect_uri=CALLBACK, next_path=next_path)
     attempt = sign_in.attempt_of(cookie)
     assert attempt is not None
@@ -63,13 +63,13 @@ async def begin(sign_in: SignIn, next_path: str = "/") -> SignInAttempt:
 
 
 async def finish(sign_in: SignIn, attempt: SignInAttempt | None, **changes: str) -> UserSession | Denied:
-    """Come back as the provider would send the browser back."""
+    """Return as the provider would redirect the browser."""
     query = {"state": attempt.state if attempt else "", "code": "c", "issuer": "", **changes}
     return await sign_in.finish(attempt, redirect_uri=CALLBACK, **query)
 
 
 async def test_there_and_back_gives_a_session_of_the_same_subject() -> None:
-    """So that the provider's own tokens and the session here are one user; PKCE and nonce go the round."""
+    """So that the provider's own tokens and the session here belong to one user; PKCE and nonce are passed through."""
     here, elsewhere, sign_in = await house()
     url, cookie = await sign_in.begin(redirect_uri=CALLBACK, next_path="/dashboard")
     assert url.startswith("https://id.example/authorize")
@@ -87,7 +87,7 @@ async def test_there_and_back_gives_a_session_of_the_same_subject() -> None:
 
 
 async def test_another_browser_or_a_late_one_is_not_signed_in() -> None:
-    """No cookie, another state, too late, another issuer, an error instead of a code: and no code is redeemed."""
+    """No cookie, another state, too late, another issuer, an error instead of a code: no code is redeemed."""
     here, elsewhere, sign_in = await house()
     _, cookie = await sign_in.begin(redirect_uri=CALLBACK, next_path="/")
     attempt = sign_in.attempt_of(cookie)
@@ -107,13 +107,15 @@ async def test_another_browser_or_a_late_one_is_not_signed_in() -> None:
 
 @pytest.mark.parametrize("cookie", ["", "x", "e30", "a.b.c", "é", "A" * 5_000])
 async def test_a_cookie_of_somebody_elses_is_none(cookie: str) -> None:
-    """Nothing raises."""
+    """No exception is raised."""
     _, _, sign_in = await house()
     assert sign_in.attempt_of(cookie) is None
 
 
 async def test_only_we_make_a_journeys_cookie() -> None:
-    """An altered one, one of another gateway's keys and an access token are none; nor is a journey an access token."""
+    """An altered one, one of another gateway's keys and an access token are refused; nor is a cookie an access
+    token.
+    """
     here, _, sign_in = await house()
     _, cookie = await sign_in.begin(redirect_uri=CALLBACK, next_path="/")
     head, payload, signature = cookie.split(".")
@@ -131,7 +133,7 @@ async def test_only_we_make_a_journeys_cookie() -> None:
 
 
 async def test_a_journey_serves_once() -> None:
-    """The browser's cookie and the state may leak together, in a shared browser's history: they are spent."""
+    """The browser's cookie and the state may leak together, in a shared browser's history: they work once."""
     here, elsewhere, sign_in = await house()
     attempt = await begin(sign_in)
     assert isinstance(await finish(sign_in, attempt), UserSession)
@@ -144,7 +146,7 @@ async def test_a_journey_serves_once() -> None:
 
 
 async def test_a_refused_code_and_an_absent_provider_are_told_apart() -> None:
-    """The first is a denial, the second "come back"."""
+    """The first is a denial, the second "retry later"."""
     _, elsewhere, sign_in = await house()
     elsewhere.answer = Rejected("token_invalid", "No.")
     found = await finish(sign_in, await begin(sign_in))
@@ -156,8 +158,8 @@ async def test_a_refused_code_and_an_absent_provider_are_told_apart() -> None:
 
 
 async def test_an_e_mail_alone_takes_nobodys_account() -> None:
-    """The same e-mail elsewhere is another user; without a verified one there is a stand-in; both come back to
-    their own.
+    """The same e-mail elsewhere is another user; without a verified one a placeholder is used; both return to their own
+    account.
     """
     here, elsewhere, sign_in = await house()
     elsewhere.answer = SignedInUser(identity=Identity(subject="sub-1"), email="bob@example.com")
@@ -170,7 +172,7 @@ async def test_an_e_mail_alone_takes_nobodys_account() -> None:
     again = await finish(sign_in, await begin(sign_in))
     assert isinstance(again, UserSession)
     assert again.user.user_id == "sub-1"
-    for subject in ("SUB-1", "sub-2"):  # subjects differ by case too
+    for subject in ("SUB-1", "sub-2"):  # subjects are case-sensitive too
         elsewhere.answer = SignedInUser(identity=Identity(subject=subject))
         other = await finish(sign_in, await begin(sign_in))
         assert isinstance(other, UserSession)
@@ -178,7 +180,7 @@ async def test_an_e_mail_alone_takes_nobodys_account() -> None:
 
 
 async def test_a_blocked_user_stays_out_and_test_identities_do_not_come_this_way() -> None:
-    """The block holds for sign-in elsewhere too."""
+    """The block applies to sign-in elsewhere too."""
     here, elsewhere, sign_in = await house()
     assert isinstance(await finish(sign_in, await begin(sign_in)), UserSession)
     await here.provider.block_user("acme", "sub-1", blocked=True, reason="abuse")

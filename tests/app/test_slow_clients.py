@@ -1,4 +1,4 @@
-"""The two bounds of a client that does not read (docs/design.md#limits), each at its number and one past it."""
+"""The two limits of a client that does not read (docs/design.md#limits), each at its number and one past it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
 
 
 async def stalled(running: Running) -> tuple[Connection, Channel]:
-    """A live connection whose transport takes nothing any more, and its user's channel."""
+    """A live connection whose transport accepts nothing any more, and its user's channel."""
     parts = running.gateway.parts
     assert parts is not None
     await client(running, "ada")
@@ -44,13 +44,13 @@ async def stalled(running: Running) -> tuple[Connection, Channel]:
 
 
 def delivery(size: int) -> Delivery:
-    """Something to deliver that takes up so many bytes while it waits."""
+    """A delivery that takes this many bytes while it waits."""
     return Delivery(Prepared(b"x" * (size - _ENTRY_BYTES)), None)
 
 
 @pytest.mark.parametrize(("more", "closed"), [(0, False), (1, True)])
 async def test_pending_bytes(running: Running, more: int, closed: bool) -> None:
-    """As many as the limit wait; one byte more is 3008."""
+    """The limit may wait; one byte more is 3008."""
     connection, channel = await stalled(running)
     connection.deliver_late(channel, [delivery(PENDING // 2)])
     connection.deliver_late(channel, [delivery(PENDING // 2 + more)])
@@ -58,7 +58,7 @@ async def test_pending_bytes(running: Running, more: int, closed: bool) -> None:
 
 
 async def test_what_waits_of_a_channel_that_is_left_is_not_sent(running: Running) -> None:
-    """A client that unsubscribes while it lags is sent what it has of other channels only."""
+    """A client that unsubscribes while it lags gets the backlog of other channels only."""
     connection, channel = await stalled(running)
     other = Channel("default/thread:other", "thread:other")
     for one in (channel, other):
@@ -70,7 +70,7 @@ async def test_what_waits_of_a_channel_that_is_left_is_not_sent(running: Running
 
 
 async def test_a_client_that_reads_nothing_is_closed_on_time(running: Running) -> None:
-    """The bound of its lag wakes the connection: nothing else is due before the ping, 25 s later."""
+    """The limit of its lag wakes the connection: nothing else is due before the ping, 25 s later."""
     connection, channel = await stalled(running)
     runtime = connection.runtime
     limits = runtime.backlog_limits._replace(max_lag_s=0.1)
@@ -82,7 +82,7 @@ async def test_a_client_that_reads_nothing_is_closed_on_time(running: Running) -
 
 
 async def test_lag(running: Running) -> None:
-    """It may lag for the whole of the time, and not longer; one that caught up begins anew."""
+    """It may lag for the whole time and no longer; after it caught up the time starts again."""
     connection, channel = await stalled(running)
     began = connection.runtime.timers.now()
     connection.deliver_late(channel, [delivery(100)])

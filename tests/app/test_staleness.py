@@ -1,4 +1,4 @@
-"""A node that is not told of publications finds out by comparing, within its bound, and re-reads what is behind."""
+"""A node that misses publications finds out by comparing, within its bound, and re-reads the channels concerned."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.timing import within
 
 
 class Followed:
-    """What a node follows: positions that the test sets; `behind` is the rule of the hub."""
+    """A node's channels: positions that the test sets; `behind` follows the hub's rule."""
 
     def __init__(self) -> None:
         self.now: dict[str, Position] = {}
@@ -37,7 +37,7 @@ class Followed:
 
 
 async def test_what_is_behind_is_read_again_and_counted() -> None:
-    """Of two channels one went on without a word: that one."""
+    """Of two channels one advanced without a message: that one."""
     log, followed, counted = SharedLog(), Followed(), list[int]()
     broker = LossyBroker(log)
     followed.now = {"a": Position(0, "e1"), "b": Position(0, "e1")}
@@ -51,7 +51,7 @@ async def test_what_is_behind_is_read_again_and_counted() -> None:
 
 
 async def test_a_channel_that_moves_is_given_a_moment() -> None:
-    """A publication that is told within the grace was on its way: nothing is read for it."""
+    """A publication that arrives within the grace period was in flight: nothing is read for it."""
     log, followed = SharedLog(), Followed()
     broker = LossyBroker(log)
     followed.now = {"a": Position(0, "e1")}
@@ -65,7 +65,7 @@ async def test_a_channel_that_moves_is_given_a_moment() -> None:
 
 
 async def test_positions_are_fresh_for_as_long_as_they_were_compared() -> None:
-    """A node that cannot compare any more says so after the bound, and is fresh again after the next comparison."""
+    """A node that can no longer compare reports it after the bound, and is fresh again after the next comparison."""
     now = [100.0]
     broker = LossyBroker(SharedLog())
     check = StalenessCheck(Followed(), broker, clock=lambda: now[0])
@@ -85,7 +85,7 @@ async def test_positions_are_fresh_for_as_long_as_they_were_compared() -> None:
 
 
 async def test_it_compares_for_as_long_as_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine that is away, and a bug, cost a turn; what is behind afterwards is found; a second start is none."""
+    """An engine that is down, and a bug, cost one turn; later changes are found; a second start has no effect."""
     monkeypatch.setattr(staleness, "RETRY_S", 0.001)
     log, followed = SharedLog(), Followed()
     broker = LossyBroker(log)
@@ -112,7 +112,7 @@ async def test_it_compares_for_as_long_as_it_runs(monkeypatch: pytest.MonkeyPatc
 async def test_an_answer_that_is_lost_does_not_hold_up_the_next_question(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A comparison whose answer never comes is given up long before the engine's own time-out."""
+    """A comparison whose answer never arrives is given up long before the engine's own time-out."""
     monkeypatch.setattr(staleness, "ASK_S", 0.05)
     log, followed = SharedLog(), Followed()
     broker = LossyBroker(log)

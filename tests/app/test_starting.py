@@ -1,4 +1,4 @@
-"""`narthex.app.starting`: one message, one run, and nothing left of a thread that is deleted meanwhile."""
+"""`narthex.app.starting`: one message, one run, and no rest of a thread that is deleted meanwhile."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def test_two_devices_that_send_the_same_message_begin_one_run(running: Run
 async def test_a_store_that_hangs_between_message_and_run(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client gives up and repeats when the log has long forgotten its keys: one message, and the run."""
+    """The client gives up and repeats after the log has long forgotten its keys: one message, and the run."""
     parts = parts_of(running)
     ada = await client(running, "ada")
     answer = {"text": "hi", "client_message_id": "same"}
@@ -69,7 +69,7 @@ async def test_a_store_that_hangs_between_message_and_run(
 async def test_a_store_that_goes_back_while_a_message_is_published(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fail-over to a standby that lacks the message: who reads the thread later is shown it all the same."""
+    """A fail-over to a standby that lacks the message: a later reader of the thread gets it all the same."""
     parts = parts_of(running)
     ada = await client(running, "ada")
     thread_id = (await ada.rpc("thread.create"))["thread_id"]
@@ -94,7 +94,7 @@ def _forgets(thread_id: str) -> Operation[None]:
 async def test_a_thread_that_is_deleted_meanwhile_keeps_nothing(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The right was checked before, the message is said after."""
+    """The permission was checked before the deletion, the message is stored after it."""
     ada = await client(running, "ada")
     thread_id = (await ada.rpc("thread.create"))["thread_id"]
     parts = parts_of(running)
@@ -117,13 +117,13 @@ async def test_a_thread_that_is_deleted_meanwhile_keeps_nothing(
 
 
 async def said(running: Running, thread_id: str) -> list[bytes]:
-    """What people's messages began in a thread's log."""
+    """The first events of users' messages in a thread's log."""
     log = await parts_of(running).broker.history(channel_key("default", thread_channel(thread_id)))
     return [item.data for item in log.publications if b'"role":"user"' in item.data]
 
 
 async def test_what_a_full_queue_refuses_was_not_said(tmp_path: Path) -> None:
-    """429 means that nothing happened: no message stands in the thread without a run."""
+    """429 means that nothing happened: the thread has no message without a run."""
     gate = asyncio.Event()
 
     async def waits(run: RunInput) -> AsyncIterator[str]:
@@ -144,7 +144,7 @@ async def test_what_a_full_queue_refuses_was_not_said(tmp_path: Path) -> None:
 
 
 async def test_an_id_that_was_used_in_another_thread_is_refused(running: Running) -> None:
-    """Answering with the other thread's run would look as if the message had been sent here."""
+    """An answer with the other thread's run would look as if the message had been sent here."""
     ada = await client(running, "ada")
     first = await spoken(ada, "hi")
     thread_id = (await ada.rpc("thread.create"))["thread_id"]
@@ -160,7 +160,7 @@ async def test_an_id_that_was_used_in_another_thread_is_refused(running: Running
 async def test_a_message_is_published_as_it_is_stored(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A repeat with other words, after a failure between message and run, is another message."""
+    """A repeat with another text, after a failure between message and run, is another message."""
     ada = await client(running, "ada")
     parts = parts_of(running)
 
@@ -186,7 +186,7 @@ async def test_a_message_is_published_as_it_is_stored(
 async def test_a_run_whose_end_was_seen_keeps_its_thread_busy_no_longer(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """RUN_FINISHED is seen before the run's row says so: thread.get and thread.delete go by what was seen."""
+    """RUN_FINISHED is visible before the run's row: thread.get and thread.delete follow the visible event."""
     ada = await client(running, "ada")
     parts = parts_of(running)
     finish, gate, begun = parts.store.runs.finish, asyncio.Event(), asyncio.Event()
@@ -213,7 +213,7 @@ async def test_a_run_whose_end_was_seen_keeps_its_thread_busy_no_longer(
 
 
 async def test_a_thread_with_a_run_at_work_is_not_deleted(tmp_path: Path) -> None:
-    """409 at once; members see the run, and not what the gateway knows of its starter."""
+    """409 at once; members see the run, but not the gateway's data about its starter."""
     gate = asyncio.Event()
 
     async def waits(run: RunInput) -> AsyncIterator[str]:
@@ -233,7 +233,7 @@ async def test_a_thread_with_a_run_at_work_is_not_deleted(tmp_path: Path) -> Non
 
 
 async def test_a_name_that_is_no_agents_is_answered(running: Running) -> None:
-    """`@nosuch hi` is refused with the names that there are, and no other agent answers in its place."""
+    """`@nosuch hi` is refused with the available names, and no other agent answers instead."""
     ada = await client(running, "ada")
     answer = await ada.call("rpc", method="run.start", data={"text": "@nosuch hi", "client_message_id": "a"})
     assert answer["error"]["code"] == 404
@@ -242,7 +242,7 @@ async def test_a_name_that_is_no_agents_is_answered(running: Running) -> None:
 
 
 async def test_a_member_may_be_addressed(running: Running) -> None:
-    """In a thread that is shared, `@bob` is a person; in one that is not, it is a mistyped agent."""
+    """In a shared thread `@bob` is a user; in any other it is a mistyped agent."""
     ada = await client(running, "ada", plan="mid")
     thread_id = (await ada.rpc("thread.create"))["thread_id"]
     said = {"text": "@bob look", "thread_id": thread_id}
@@ -255,7 +255,7 @@ async def test_a_member_may_be_addressed(running: Running) -> None:
 
 
 async def test_a_client_can_list_the_agents(tmp_path: Path) -> None:
-    """Name, description and first messages, the default one first: what a picker shows."""
+    """Name, description and first messages, the default one first: the data of a picker."""
     mine = Agent(name="mine", function=words, description="Mine.", suggestions=("Say x",))
     async with gateway(tmp_path, agents=[mine, "concierge"]) as running:
         ada = await client(running, "ada")
@@ -269,7 +269,7 @@ async def test_a_client_can_list_the_agents(tmp_path: Path) -> None:
 
 
 async def ended(who: Any, run_id: str) -> dict[str, Any]:
-    """A run as it is once it has ended."""
+    """A run in its final state."""
     while True:
         found: dict[str, Any] = await who.rpc("run.get", run_id=run_id)
         if found["state"] not in ("queued", "running"):
@@ -278,7 +278,9 @@ async def ended(who: Any, run_id: str) -> dict[str, Any]:
 
 
 async def test_how_each_run_ended_is_told_with_the_thread_for_ever(tmp_path: Path) -> None:
-    """`thread.get` long after: the error and its message, who stopped it and how long it ran, who answered what."""
+    """`thread.get` long afterwards: the error and its message, the stopping user, the duration, and the answers
+    given.
+    """
 
     async def moody(run: RunInput) -> AsyncIterator[str]:
         text = run.messages[-1].content
@@ -346,7 +348,7 @@ async def test_how_each_run_ended_is_told_with_the_thread_for_ever(tmp_path: Pat
             "finished",
         ]
 
-        # An older page carries the outcomes of its own runs, with a message or without.
+        # An older page has the outcomes of its own runs, with a message or without.
         newest = await ada.rpc("thread.get", thread_id=thread_id, limit=1)
         assert [run["state"] for run in newest["outcomes"]] == ["finished"]
         first = newest["messages"][0]
@@ -360,7 +362,7 @@ async def test_how_each_run_ended_is_told_with_the_thread_for_ever(tmp_path: Pat
 
 
 async def test_a_thread_is_named_by_its_first_exchange(tmp_path: Path) -> None:
-    """By the question; where that says little, by question and answer, unless somebody named it meanwhile."""
+    """By the question; by question and answer if the question is short, unless a user named it meanwhile."""
 
     async def helper(run: RunInput) -> AsyncIterator[str]:
         yield "## What I can do\n\n- This and that."

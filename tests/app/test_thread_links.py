@@ -1,4 +1,4 @@
-"""Links to threads where no client is needed to see it: guests, and an owner who stops being one meanwhile."""
+"""Links to threads in cases that need no client: guests, and an owner who is demoted meanwhile."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GUEST = Identity(tenant="default", subject="guest-1", identity_class=IdentityCla
 
 @pytest.mark.parametrize("token", ["real", "wrong"])
 async def test_a_guest_has_to_sign_in_whatever_the_token(house: House, token: str) -> None:
-    """The same answer for a token that leads somewhere and for one that does not."""
+    """The same answer for a valid token and for an invalid one."""
     thread = (await house.chat.create(ADA, "t")).thread_id
     links = house.memberships.links
     if token == "real":
@@ -32,7 +32,7 @@ async def test_a_guest_has_to_sign_in_whatever_the_token(house: House, token: st
 
 
 async def test_the_database_has_no_token(house: House, tmp_path: Path) -> None:
-    """A copy of the store lets no one in."""
+    """A copy of the store admits no user."""
     thread = (await house.chat.create(ADA, "t")).thread_id
     token, _ = await house.memberships.links.make(ADA, thread, 7)
     assert await house.memberships.links.join(BOB, token) == thread
@@ -45,7 +45,7 @@ def _holds(directory: Path, text: bytes) -> bool:
 
 
 async def test_a_link_is_over_at_its_moment(house: House) -> None:
-    """A day is a day; the one before it the link is open."""
+    """A day is a day; one second earlier the link is open."""
     thread = (await house.chat.create(ADA, "t")).thread_id
     token, expires_at = await house.memberships.links.make(ADA, thread, 1)
     assert expires_at == house.time + 86_400
@@ -60,7 +60,7 @@ async def test_a_link_is_over_at_its_moment(house: House) -> None:
 
 @pytest.mark.parametrize("invited", [False, True])
 async def test_who_joins_by_a_link_is_told_and_so_are_the_members(house: House, invited: bool) -> None:
-    """Every member's devices show it; an invitation that was open is closed as accepted."""
+    """Every member's devices show it; an open invitation is closed as accepted."""
     thread = (await house.chat.create(ADA, "t")).thread_id
     token, _ = await house.memberships.links.make(ADA, thread, 7)
     if invited:

@@ -1,4 +1,4 @@
-"""One wheel for all: never early, at most two slots late, cheap to cancel, quiet when empty."""
+"""One wheel for all timers: never early, at most two slots late, cheap to cancel, idle when empty."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from narthex.app.timers import TICK_S, TimerWheel
 
 
 class Sleeper:
-    """Notes when it was woken; may cancel another one then, or fail."""
+    """Notes its wake-up; may cancel another one then, or fail."""
 
     def __init__(self, wheel: TimerWheel, *, cancels: Sleeper | None = None, fails: bool = False) -> None:
         self.due = 0
@@ -35,7 +35,7 @@ async def woken(*sleepers: Sleeper) -> None:
 
 
 async def test_a_wake_is_never_early_and_hardly_late() -> None:
-    """Between its moment and two slots after it (and what the machine adds)."""
+    """Between its time and two slots after it (plus the machine's delay)."""
     wheel = TimerWheel(asyncio.get_running_loop())
     now = wheel.now()
     sleepers = [(Sleeper(wheel), now + delay) for delay in (-1.0, 0.0, 0.1, 0.6)]
@@ -52,7 +52,7 @@ async def test_a_wake_is_never_early_and_hardly_late() -> None:
 
 
 async def test_cancelled_and_replaced() -> None:
-    """Cancelling forgets, scheduling again replaces, also what is due in the same tick."""
+    """Cancelling removes, scheduling again replaces, also timers that are due in the same tick."""
     wheel = TimerWheel(asyncio.get_running_loop())
     cancelled, moved, victim, lone_victim = (Sleeper(wheel) for _ in range(4))
     killer, lone_killer = Sleeper(wheel, cancels=victim), Sleeper(wheel, cancels=lone_victim)
@@ -74,7 +74,7 @@ async def test_cancelled_and_replaced() -> None:
 
 
 async def test_one_failing_wake_costs_the_others_nothing() -> None:
-    """Its exception is reported, and the rest are woken."""
+    """Its exception is reported, and the others are woken."""
     faults: list[Exception] = []
     wheel = TimerWheel(asyncio.get_running_loop(), faults.append)
     failing, after = Sleeper(wheel, fails=True), Sleeper(wheel)
@@ -85,7 +85,7 @@ async def test_one_failing_wake_costs_the_others_nothing() -> None:
 
 
 async def test_stopping_forgets_all() -> None:
-    """After `stop` nothing is woken and nothing ticks."""
+    """After `stop` nothing is woken and the wheel does not tick."""
     wheel = TimerWheel(asyncio.get_running_loop())
     sleeper = Sleeper(wheel)
     wheel.schedule(sleeper, wheel.now())

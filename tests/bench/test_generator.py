@@ -1,4 +1,4 @@
-"""The generator against real servers: it counts what arrives, and says what did not."""
+"""The generator against real servers: it counts arrivals, and reports what did not arrive."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_every_raw_scenario_counts_everything(floor: BenchTarget) -> None:
 
 
 def test_what_a_command_started_ends_with_it() -> None:
-    """A shell that is told to end leaves its children to nobody; a bench leaves nothing behind."""
+    """A shell that is ended leaves its children behind; a bench must not."""
     with command_server("script", f"sh -c '{FLOOR} & wait'") as target:
         (child,) = psutil.Process(target.pids[0]).children()
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE

@@ -1,4 +1,4 @@
-"""A figure cannot flatter: stalls, silence, short-lived children, shared tokens and quick baselines are told."""
+"""Figures cannot flatter: stalls, silence, short-lived children, shared tokens and quick baselines are reported."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_children_that_begin_or_end_meanwhile_are_counted() -> None:
     stdin, stdout = process.stdin, process.stdout
 
     def ask(word: str) -> float:
-        """CPU between before the word and after its answer."""
+        """CPU between the request and its answer."""
         before = used([process.pid])
         stdin.write(word + "\n")
         stdin.flush()
@@ -145,7 +145,7 @@ def test_children_that_begin_or_end_meanwhile_are_counted() -> None:
 
 
 class Tokens(ServerDialect):
-    """Counts the tokens that it gives."""
+    """Counts the tokens that it mints."""
 
     def __init__(self, target: BenchTarget) -> None:
         super().__init__(target)
@@ -211,7 +211,7 @@ def test_deltas_a_second_are_measured() -> None:
 
 
 def test_every_scenario_is_measured_in_every_round() -> None:
-    """`idle` and `runs` were one round where the page said five; each figure says how many it is the median of."""
+    """`idle` and `runs` once had one round where the page claimed five; each figure names the number of its rounds."""
     assert not [scenario.name for scenario in SCENARIOS if getattr(scenario, "rounds", 0)]
     figures = [Figure(scenario="idle", target="t", operations=1) for _ in range(5)]
     assert combine(figures).rounds == 5

@@ -24,7 +24,7 @@ def report(*figures: Figure) -> BenchReport:
 
 
 def test_the_median_of_the_rounds_counts() -> None:
-    """One round that something disturbed does not move the figure; failures are not averaged away."""
+    """One disturbed round does not move the figure; failures are not averaged away."""
     found = combine([figure(2.0), figure(9.0, failures=1, values={"kb": 3.0}), figure(3.0)])
     assert (found.cpu_us, found.operations, found.failures, found.values) == (3.0, 30, 1, {"kb": 3.0})
     assert spread([figure(2.0), figure(4.0), figure(3.0)]) == pytest.approx(2 / 3)

@@ -15,7 +15,7 @@ SECRET = "a secret of at least thirty-two bytes"
 
 
 def target(protocol: str) -> BenchTarget:
-    """Nobody listens there."""
+    """A closed port."""
     return BenchTarget(
         name="t",
         protocol=protocol,  # type: ignore[arg-type]  # a parameter of the tests

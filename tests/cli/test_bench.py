@@ -1,4 +1,4 @@
-"""`narthex bench`: what it prints, saves and compares, and its exit codes."""
+"""`narthex bench`: its output, saved files and comparisons, and its exit codes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_scenarios_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_what_cannot_be_measured_is_said(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """A scenario, a server, a file or a URL that there is not: exit 2 with a remedy, and no server was started."""
+    """An unknown scenario, server, file or URL: exit 2 with a remedy, and no server was started."""
     assert run(["bench", *words]) == EXIT_USAGE
     seen = capsys.readouterr().err
     assert "remedy:" in seen
@@ -58,7 +58,7 @@ def test_a_server_that_is_not_there_is_unreachable(capsys: pytest.CaptureFixture
 
 @pytest.mark.acceptance
 def test_side_by_side_saved_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A gateway of its own beside another server; the saved report is what `--against` compares with."""
+    """A new gateway beside another server; the saved report is the baseline of `--against`."""
     saved = tmp_path / "before.json"
     words = ["bench", "handshakes", "--quick", "--beside", BESIDE]
     assert run([*words, "--save", str(saved)]) == EXIT_OK

@@ -1,4 +1,4 @@
-"""`narthex check`: what it prints, what it hides, and how it exits."""
+"""`narthex check`: its output, its redaction, and its exit codes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_says_in_words_what_would_hold(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The environment's row, who gets in, where each setting came from; never a secret."""
+    """The environment's row, admission, the source of each setting; never a secret."""
     monkeypatch.setenv("ENVIRONMENT", "staging")
     monkeypatch.setenv("E2E_TEST_ENV", "staging")
     monkeypatch.setenv("E2E_OAUTH_SIMULATION_KEY", KEY)
@@ -84,7 +84,7 @@ def test_a_bad_configuration_exits_78_with_every_problem(
 def test_keys_and_agents_are_tried(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """What serve would stumble over after the settings: an unreadable key, an agent that is not there."""
+    """Faults that serve would meet after the settings: an unreadable key, a missing agent."""
     monkeypatch.setenv("NARTHEX_JWT_PUBLIC_KEY", "garbage")
     assert run(["check", "--agent", "nowhere:at_all"]) == 78
     errors = capsys.readouterr().err.splitlines()
@@ -98,7 +98,7 @@ def test_keys_and_agents_are_tried(
 
 
 def test_the_first_line_says_when_something_does_not_answer() -> None:
-    """`check --connect` does not promise a start without trouble above a list that holds a FAIL."""
+    """`check --connect` does not promise a trouble-free start above a list with a FAIL."""
     settings = load({}, {})
     answers, silent = (ConnectionCheck("broker", "", ok, "detail", "", 1.0) for ok in (True, False))
     first = [render(settings, every=False, trials=[trial]).splitlines()[0] for trial in (answers, silent)]
@@ -107,14 +107,14 @@ def test_the_first_line_says_when_something_does_not_answer() -> None:
 
 
 def test_warnings_are_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """What works but should not stay so."""
+    """Settings that work but should not stay that way."""
     monkeypatch.setenv("ENVIRONMENT", "staging")
     assert run(["check"]) == 0
     assert "warning: No issuer and no users are configured" in capsys.readouterr().out
 
 
 def test_a_settings_file_can_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """And each value says that it came from there."""
+    """And each value names that file as its source."""
     file = tmp_path / "other.toml"
     file.write_text("max_headers = 99\n")
     assert run(["check", "--config", str(file)]) == 0

@@ -1,4 +1,4 @@
-"""`narthex drain`: gone means refused, every other failure is said as what it is."""
+"""`narthex drain`: only a refused connection counts as gone; every other failure is reported as such."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def answering(first: bytes, then: bytes | None) -> Iterator[str]:
 
 
 def answer(status: str, body: str = "{}", kind: str = "application/json") -> bytes:
-    """An HTTP answer that ends its line."""
+    """An HTTP answer with a line break."""
     head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     return (head + body).encode()
 
@@ -57,7 +57,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_silence_is_not_the_end(capsys: pytest.CaptureFixture[str]) -> None:
-    """Drained, and then nothing but time-outs: whether it is gone is not known, and that is exit 1."""
+    """Drained, and then only time-outs: whether it is gone is unknown, which is exit 1."""
     with answering(answer("200 OK"), None) as url:
         assert run(["drain", url, "--wait", "0.6"]) == 1
     seen = capsys.readouterr()
@@ -66,7 +66,7 @@ def test_silence_is_not_the_end(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_proxy_that_has_lost_it_is_not_the_end(capsys: pytest.CaptureFixture[str]) -> None:
-    """Something answers: a load balancer, with others behind it or with none."""
+    """A load balancer still answers, with or without other instances behind it."""
     with answering(answer("200 OK"), answer("502 Bad Gateway")) as url:
         assert run(["drain", url, "--wait", "0.6"]) == 1
     seen = capsys.readouterr()
@@ -75,7 +75,7 @@ def test_a_proxy_that_has_lost_it_is_not_the_end(capsys: pytest.CaptureFixture[s
 
 
 def test_a_wrong_key_is_told_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
-    """The remedy is the key's, and not that of a token that expired."""
+    """The remedy is for the key, and not for an expired token."""
     body = '{"detail":"The admin key is wrong.","remedy":"Get a fresh token from the configured issuer."}'
     with answering(answer("401 Unauthorized", body, "application/problem+json"), None) as url:
         assert run(["drain", url]) == 1
@@ -87,7 +87,7 @@ def test_a_wrong_key_is_told_with_what_to_do(capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize("body", ["[]", "{", "<html>", ""])
 def test_an_answer_of_another_kind_is_no_bug(body: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whatever says application/json and is none."""
+    """A body that claims application/json and is not."""
     with answering(answer("404 Not Found", body), None) as url:
         assert run(["drain", url]) == 1
     assert "answered 404" in capsys.readouterr().err
@@ -103,7 +103,7 @@ def test_what_is_no_address_is_a_usage_error(url: str, capsys: pytest.CaptureFix
 def test_a_key_that_no_header_takes_is_a_usage_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without repeating it; and so is none at all."""
+    """Without repeating it; and so is a missing key."""
     monkeypatch.setenv("NARTHEX_ADMIN_KEY", "ключ-от-двери")
     assert run(["drain", "http://127.0.0.1:1"]) == 2
     assert "ключ" not in capsys.readouterr().err
@@ -112,7 +112,7 @@ def test_a_key_that_no_header_takes_is_a_usage_error(
 
 
 def test_nothing_that_answers_is_69(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Before anything was drained, a refused connection is no end but a wrong URL."""
+    """Before anything was drained, a refused connection is a wrong URL, not the end."""
     assert run(["drain", f"http://127.0.0.1:{free_port()}"]) == 69
     seen = capsys.readouterr()
     assert "does not respond (ConnectError)" in seen.err

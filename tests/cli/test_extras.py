@@ -1,4 +1,4 @@
-"""Every optional extra and every command that needs it: one line, what installs it, exit 78, no traceback."""
+"""Every optional extra and every command that needs it: one line with the install command, exit 78, no traceback."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ PYDANTIC = "import pydantic_ai\n\nagent = pydantic_ai.Agent('test')\n"
 def test_a_missing_extra_is_one_line_with_its_command(
     hidden: str, env: dict[str, str], words: tuple[str, ...], extras: str, tmp_path: Path
 ) -> None:
-    """What is missing is named once, all of it, and what is not missing is not."""
+    """All missing packages are named once, and no others."""
     (tmp_path / "mine.py").write_text(PYDANTIC)
     done = without(hidden, tmp_path, *words, env=env)
-    # The runner says first which system it is about to test.
+    # The runner first names the system that it will test.
     lines = [line for line in done.stderr.splitlines() if not line.startswith("testing: ")]
     assert done.returncode == 78, done.stderr
     assert len(lines) == 1, done.stderr
@@ -70,7 +70,7 @@ def test_a_missing_extra_is_one_line_with_its_command(
 
 
 def test_everything_that_is_missing_is_told_at_once(tmp_path: Path) -> None:
-    """An engine's package, an agent's library, a wrong option: one round shows all three."""
+    """An engine's package, an agent's library, a wrong option: one run reports all three."""
     (tmp_path / "mine.py").write_text(PYDANTIC)
     words = ("check", "--agent", "mine:agent", "--agent", "nowhere:at_all")
     done = without("nats,pydantic_ai", tmp_path, *words, env=NATS | {"NARTHEX_JWT_PUBLIC_KEY": "garbage"})
@@ -82,7 +82,9 @@ def test_everything_that_is_missing_is_told_at_once(tmp_path: Path) -> None:
 
 
 def test_a_missing_program_is_69(tmp_path: Path) -> None:
-    """The library is there and nats-server is not: the configuration is right, and `check` says so beforehand."""
+    """The library is installed but nats-server is not: the configuration is right, and `check` reports it
+    beforehand.
+    """
     code = (
         "import sys, narthex.extras as extras; extras.program_path = lambda name: None\n"
         "import narthex.wiring.start_checks as checks; checks.program_path = lambda name: None\n"
@@ -105,7 +107,7 @@ def test_a_missing_program_is_69(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("script", [["-m", "narthex"], [str(ROOT / "tests" / "unified_test_runner.py")]])
 def test_outside_the_environment_it_says_what_is_missing(script: list[str], tmp_path: Path) -> None:
-    """The wrong Python: its path, every package that it lacks, and no bug of narthex."""
+    """The wrong Python: its path, every missing package, and not a bug of narthex."""
     hiding = tmp_path / "hiding"
     without("", tmp_path, "--version")  # writes the folder
     environ = clean_environment({"PYTHONPATH": str(hiding), "TEST_HIDDEN": "cyclopts,msgspec,rich"})

@@ -1,4 +1,4 @@
-"""The entry point: every command is there, help is quick, every error becomes an exit code and a sentence."""
+"""The entry point: every command exists, help is quick, every error becomes an exit code and a sentence."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_every_command_can_be_loaded() -> None:
 
 
 def test_every_command_is_in_the_list() -> None:
-    """A file with an `app`, or a function of its own name, is a command that people must find."""
+    """A file with an `app`, or a function with its own name, is a command that users must be able to find."""
     listed = {command.target.partition(":")[0] for command in COMMANDS.values()}
     for path in CLI.glob("[a-z]*.py"):
         name = f"narthex.cli.{path.stem}"
@@ -40,7 +40,7 @@ def test_every_command_is_in_the_list() -> None:
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"], ["help"], []])
 def test_help_lists_every_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Asked for, it is good; given nothing, it is a usage error."""
+    """On request it is a success; without arguments it is a usage error."""
     assert main.run(words) == (0 if words else 2)
     text = capsys.readouterr().out
     for name, command in COMMANDS.items():
@@ -64,7 +64,7 @@ def test_an_unknown_command_is_a_usage_error_with_a_guess(capsys: pytest.Capture
 
 @pytest.mark.parametrize("words", [["check", "--nonsense"], ["check", "--port", "x"], ["check", "extra"]])
 def test_a_wrong_option_is_a_usage_error(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit 2, and it says which."""
+    """Exit 2, and the message names the option."""
     assert main.run(words) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
@@ -138,7 +138,7 @@ def test_what_an_error_prints_is_redacted(
 def test_of_a_long_traceback_the_end_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The last line says what happened."""
+    """The last line names the error."""
     error: Exception = ValueError("the first cause")
     for number in range(300):
         error, cause = RuntimeError(f"because of that, number {number} went wrong as well"), error
@@ -166,7 +166,7 @@ def test_help_and_version_import_only_what_they_need() -> None:
 
 @pytest.mark.alone
 def test_help_is_quick() -> None:
-    """Under 0.15 s from the shell; the best of five, because machines are shared."""
+    """Below 0.15 s from the shell; the best of five, because machines are shared."""
     took = []
     for _ in range(5):
         began = time.perf_counter()

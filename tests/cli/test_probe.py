@@ -1,4 +1,4 @@
-"""`narthex probe`: nothing that happens to a round ends the canary."""
+"""`narthex probe`: no failure of a round ends the canary."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from narthex.doctor.target import parse_target
 
 
 def runner(tmp_path: Path, prometheus: Path | None = None, token: str = "") -> _Runner:
-    """A canary of a port where nobody listens."""
+    """A canary of a closed port."""
     return _Runner(
         parse_target("ws://127.0.0.1:9/ws"),
         token=token,
@@ -28,7 +28,7 @@ def runner(tmp_path: Path, prometheus: Path | None = None, token: str = "") -> _
 def test_a_token_file_that_is_gone_is_a_failed_round(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is read anew each round, and being replaced it may not be there for a moment."""
+    """It is read again each round, and may be missing for a moment while it is replaced."""
     tally = asyncio.run(runner(tmp_path, token=f"@{tmp_path}/token").run(2))
     assert tally.failed == 2
     rounds = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -38,7 +38,7 @@ def test_a_token_file_that_is_gone_is_a_failed_round(
 def test_a_file_that_cannot_be_written_is_said_each_round(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A full disk, a folder that is gone: the canary goes on."""
+    """A full disk, a deleted folder: the canary continues."""
     tally = asyncio.run(runner(tmp_path, prometheus=tmp_path / "absent" / "probe.prom").run(2))
     assert tally.failed == 2
     assert capsys.readouterr().err.count("cannot be written") == 2

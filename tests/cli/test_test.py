@@ -25,7 +25,7 @@ RUNNER = Path(__file__).parents[1] / "unified_test_runner.py"
 def ran(
     *words: str, env: dict[str, str] | None = None, timeout_s: float = 120, said: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """The runner as people start it, in a clean environment."""
+    """The runner as users start it, in a clean environment."""
     environ = {name: value for name, value in os.environ.items() if name not in POLICY_VARIABLES}
     return subprocess.run(
         [sys.executable, str(RUNNER), *words],
@@ -50,7 +50,7 @@ def test_the_categories_are_listed() -> None:
 
 
 def test_every_category_can_be_named() -> None:
-    """By the name that it has everywhere else."""
+    """By the same name as everywhere else."""
     assert set(get_args(Name)) == {str(category) for category in Category}
     words = (*("--env", "staging"), *("--base-url", f"http://127.0.0.1:{free_port()}"))
     for more in (("--category", "e2e", "--real-services"), ("--categories", "e2e", "websocket")):
@@ -81,14 +81,14 @@ def test_every_category_can_be_named() -> None:
     ],
 )
 def test_a_wrong_command_line_is_2(words: tuple[str, ...]) -> None:
-    """Among them everything that production asks for and did not get; nothing is contacted."""
+    """Among them missing requirements for production; nothing is contacted."""
     done = ran(*words)
     assert done.returncode == 2, done.stderr
     assert "error:" in done.stderr
 
 
 def test_no_proof_is_78_and_no_target_is_69() -> None:
-    """Each with what to do."""
+    """Each with its remedy."""
     target = f"http://127.0.0.1:{free_port()}"
     done = ran("--env", "staging", "--base-url", target)
     assert done.returncode == 78
@@ -103,7 +103,7 @@ def test_no_proof_is_78_and_no_target_is_69() -> None:
 
 @pytest.mark.acceptance
 def test_a_report_on_standard_output_stands_there_alone() -> None:
-    """A machine reads it from a pipe; what is for people goes beside it."""
+    """A machine reads it from a pipe; text for people goes to standard error."""
     done = ran("--env", "local", "--pattern", "the_bypass", "--json-output", "-")
     assert json.loads(done.stdout)["good"] is True
     assert "success rate 100.0%" in done.stderr
@@ -154,7 +154,7 @@ def test_a_light_run_with_all_its_reports(tmp_path: Path) -> None:
 def test_it_says_first_which_system_is_tested(
     words: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Before anything starts: `--env staging` without `--base-url` touches no deployed system."""
+    """Before anything starts: `--env staging` without `--base-url` contacts no deployed system."""
     seen: list[str] = []
 
     async def run_nothing(options: SuiteOptions, progress: object) -> SuiteReport:

@@ -1,4 +1,4 @@
-"""`narthex token`, `token inspect`, `keys` and `auth hash`: what they print, and that a server would agree."""
+"""`narthex token`, `token inspect`, `keys` and `auth hash`: their output, and that a server would agree."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.adapters.tokens.issuer import SECRET
 
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
-    """The commands route the process's logging, which outlives none of these tests."""
+    """The commands configure the process's logging; it is restored after each test."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -50,7 +50,7 @@ def inspected(
     data: list[str],
     code: int,
 ) -> dict[str, Any]:
-    """What `inspect --json` says of a token from standard input."""
+    """The output of `inspect --json` for a token from standard input."""
     monkeypatch.setattr("sys.stdin", io.StringIO(token + "\n"))
     found: dict[str, Any] = json.loads(printed(capsys, ["token", "inspect", "--json", *data], code))
     return found
@@ -59,7 +59,7 @@ def inspected(
 def test_a_token_is_all_that_is_printed_and_it_would_be_admitted(
     data: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the first start of a server, in an empty directory, with everything that the options say."""
+    """Before the first start of a server, in an empty directory, with everything from the options."""
     options = ["--sub", "ada", "--tenant", "acme", "--plan", "mid", "--ttl", "90s", "--permission", "admin"]
     token = printed(capsys, ["token", *options, *data])
     parts = take_apart(token)
@@ -73,7 +73,7 @@ def test_a_token_is_all_that_is_printed_and_it_would_be_admitted(
 def test_another_data_directory_does_not_admit_it(
     data: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The keys are the directory's; the report says why and what to do, and never shows a signature."""
+    """The keys belong to the directory; the report gives reason and remedy, and never shows a signature."""
     token = printed(capsys, ["token", *data])
     elsewhere = ["--data-dir", str(tmp_path / "elsewhere")]
     found = inspected(capsys, monkeypatch, token, elsewhere, EXIT_FINDINGS)
@@ -119,7 +119,7 @@ def test_with_a_secret_and_no_provider_it_signs_with_the_secret(
 def test_where_nothing_could_be_admitted_it_says_so(
     data: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only somebody else's issuer counts: a configuration problem with its remedy; and inspect cannot tell."""
+    """Only another issuer counts: a configuration problem with its remedy; and inspect cannot tell."""
     monkeypatch.setenv("NARTHEX_JWKS_URL", "http://127.0.0.1:9/jwks.json")
     token = printed(capsys, ["token", *data])
     monkeypatch.setenv("NARTHEX_EMBEDDED_PROVIDER", "off")
@@ -149,7 +149,7 @@ def test_bad_options_are_said_in_a_sentence(
 def test_an_unknown_plan_is_refused_with_the_known_ones(
     data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The gateway would treat its user as free and say nothing; a plan of the settings is a known one."""
+    """The gateway would silently treat its user as free; a plan of the settings is a known one."""
     assert run(["token", "--plan", "gold", *data]) == EXIT_USAGE
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -176,7 +176,7 @@ def test_what_the_signing_issuer_may_not_say_is_refused(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The gateway would refuse the tenant and drop plan and permission without a word to the holder."""
+    """The gateway would refuse the tenant and silently drop plan and permission."""
     (tmp_path / "narthex.toml").write_text(
         f'embedded_provider = "off"\n[[issuers]]\nname = "partners"\nsecret = "{SECRET}"\n'
         'tenants = ["acme-*", "acme"]\nplans_allowed = ["free", "mid"]\npermissions_allowed = ["chat"]\n'
@@ -197,7 +197,7 @@ def test_what_the_signing_issuer_may_not_say_is_refused(
     ("text", "seconds"), [("90", 90), ("90s", 90), ("15m", 900), ("1h", 3_600), ("7d", 604_800)]
 )
 def test_lengths_of_time(text: str, seconds: float) -> None:
-    """The units that people write."""
+    """The usual units."""
     assert seconds_of("ttl", text) == seconds
     with pytest.raises(ClientError):
         seconds_of("ttl", text + "x")
@@ -206,7 +206,7 @@ def test_lengths_of_time(text: str, seconds: float) -> None:
 def test_keys_are_listed_made_and_rotated_without_private_parts(
     data: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rotation keeps old tokens alive, one with --now ends them."""
+    """A rotation keeps old tokens valid, one with --now ends them."""
     assert json.loads(printed(capsys, ["keys", "list", "--json", *data])) == []
     assert "no keys yet" in printed(capsys, ["keys", "list", *data])
     (first,) = json.loads(printed(capsys, ["keys", "generate", "--json", *data]))

@@ -1,7 +1,7 @@
 """narthex as it runs where packages are missing: a child process whose Python does not find them.
 
-Not here: what it should say. Rule: the import system itself answers as on such a machine (`find_spec` gives None), so
-that nothing in narthex can tell the difference.
+Not here: the expected output. Rule: the import system itself behaves as on such a machine (`find_spec` returns None),
+so that narthex cannot notice the difference.
 """
 
 from __future__ import annotations

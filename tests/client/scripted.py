@@ -1,4 +1,4 @@
-"""A small real WebSocket server that plays a gateway from a script: refusals, threads, histories, cut lines.
+"""A small real WebSocket server that plays a gateway from a script: refusals, threads, histories, cut connections.
 
 It speaks just the commands that the client helper sends; that narthex itself does the same is shown by
 tests/acceptance.
@@ -40,11 +40,11 @@ class Scripted:
         upgrades: the Authorization header of each upgrade request, "" for none.
         preflights: the same of each preflight.
         keys: the X-E2E-Bypass-Key header of every request.
-        verdicts: what the next upgrades get: None admits, else (status, body, headers); the last stays.
+        verdicts: the answers to the next upgrades: None admits, else (status, body, headers); the last stays.
         preflight: the same for preflights.
         on_connect: called for each `connect` command; returns a reply error, a close, or None.
         history: each channel's publications, in order.
-        rpc: what a method answers, or a coroutine function of its params.
+        rpc: a method's result, or a coroutine function of its params.
     """
 
     def __init__(self) -> None:
@@ -143,7 +143,7 @@ class Scripted:
         return {"publications": found, "epoch": "e", "offset": len(log)}
 
     async def publish(self, channel: str, event: Event, *, heard: bool = True) -> None:
-        """Log an event; tell those who are subscribed unless it is to get lost."""
+        """Log an event; deliver it to the subscribers unless it is to get lost."""
         log = self.history.setdefault(channel, [])
         log.append(event)
         for socket in list(self.listeners.get(channel, ())) if heard else ():
@@ -190,11 +190,11 @@ async def scripted() -> AsyncIterator[Scripted]:
     async with serving as listening:
         server.port = next(iter(listening.sockets)).getsockname()[1]
         yield server
-    # Else a socket that closes a moment later is reported as unclosed in another test.
+    # Otherwise a socket that closes later is reported as unclosed in another test.
     await asyncio.gather(*ended)
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition that another task brings about; the test's own time-out bounds it."""
+    """Wait for a condition that another task fulfils; the test's own time-out bounds it."""
     while not condition():  # noqa: ASYNC110 -- the SDK has no event for what is waited for
         await asyncio.sleep(0.005)

@@ -1,4 +1,4 @@
-"""The assembler: the shared vectors, and that no order, repeat or merging of events changes what comes out."""
+"""The assembler: the shared vectors; no order, repeat or merging of events changes the result."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ END = {"type": "TEXT_MESSAGE_END", "messageId": "m"}
 
 @pytest.mark.parametrize("case", VECTORS, ids=lambda case: str(case["name"]))
 def test_vectors_are_proven_in_order_and_backwards(case: dict[str, Any]) -> None:
-    """Each vector of the repository is complete, whatever order it arrives in."""
+    """Each vector of the repository is complete, in whatever order it arrives."""
     run_id = case["events"][0]["runId"]
     for events in (case["events"], case["events"][::-1]):
         assembler = RunAssembler(run_id)
@@ -50,7 +50,7 @@ def test_vectors_are_proven_in_order_and_backwards(case: dict[str, Any]) -> None
 
 
 def test_a_missing_event_is_named() -> None:
-    """A gap stays a gap: the proof says which event has not arrived."""
+    """A gap stays a gap: the proof names the missing event."""
     events = sealed(START, text("a"), END)
     assembler = RunAssembler("r")
     for event in events[:2] + events[3:]:
@@ -73,7 +73,7 @@ def test_an_altered_event_is_found() -> None:
 
 
 def test_a_seal_of_more_events_is_found() -> None:
-    """The terminal event counts more than there are."""
+    """The terminal event counts more events than arrived."""
     events = sealed(START, END)
     events[-1]["count"] += 1
     assembler = RunAssembler("r")
@@ -83,7 +83,7 @@ def test_a_seal_of_more_events_is_found() -> None:
 
 
 def test_repeats_are_dropped_and_strangers_refused() -> None:
-    """The same event twice is a repeat; another run's, or one without seq, is none of this run's."""
+    """The same event twice is a repeat; another run's, or one without seq, does not belong to this run."""
     events = sealed(START, END)
     assembler = RunAssembler("r")
     assert assembler.push(events[0]).kind == "new"
@@ -96,7 +96,7 @@ def test_repeats_are_dropped_and_strangers_refused() -> None:
 
 
 def test_a_merged_delta_that_reaches_further_gives_only_what_is_new() -> None:
-    """After a reconnect a merged delta may cover what was there: the text that was read is not given again."""
+    """After a reconnect a merged delta may overlap received text: that text is not returned again."""
     events = sealed(START, text("ab"), text("cd"), text("ef"), END)
     merged = merge(merge(events[2], events[3]) or {}, events[4])
     assert merged is not None
@@ -113,7 +113,7 @@ def test_a_merged_delta_that_reaches_further_gives_only_what_is_new() -> None:
 
 
 def test_a_merged_delta_that_says_something_else_is_a_conflict() -> None:
-    """Overlap with other text cannot be fitted in."""
+    """An overlap with a different text is a conflict."""
     events = sealed(START, text("ab"), text("cd"), END)
     assembler = RunAssembler("r")
     for event in events[:3]:
@@ -123,7 +123,7 @@ def test_a_merged_delta_that_says_something_else_is_a_conflict() -> None:
 
 
 def test_a_restart_voids_the_text_before_it_but_not_the_proof() -> None:
-    """`narthex.restarted`: the text begins anew, the digest covers everything."""
+    """`narthex.restarted`: the text starts again, the digest covers everything."""
     restarted = {"type": "CUSTOM", "name": "narthex.restarted", "value": {"attempt": 2}}
     assembler = RunAssembler("r")
     for event in sealed(START, text("old"), END, restarted, START, text("new"), END):
@@ -143,7 +143,7 @@ def test_people_are_not_quoted_as_the_assistant() -> None:
 
 @given(st.data())
 def test_any_order_repeat_and_merging_gives_the_same_run(data: st.DataObject) -> None:
-    """Shuffled, repeated, and with neighbouring deltas merged at random, a run is complete and says the same."""
+    """Shuffled, repeated, and with neighbouring deltas merged at random, a run is complete with the same text."""
     deltas = data.draw(st.lists(st.text(alphabet="añ🙂", max_size=3), min_size=1, max_size=8))
     events = sealed(START, *[text(delta) for delta in deltas], END)
     copies = list(events)

@@ -1,4 +1,4 @@
-"""Connecting: a refusal stops with its reason, "not now" is waited out, each attempt brings a fresh token."""
+"""Connecting: a refusal stops with its reason, a temporary one is retried, each attempt has a fresh token."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def tokens() -> Iterator[str]:
 
 
 async def refused(server: Scripted, **options: object) -> client.Refused:
-    """Connect to a server that refuses; give what came."""
+    """Connect to a server that refuses; returns the error."""
     with pytest.raises(client.Refused) as caught:
         async with client.connect(server.url, use_proxy=False, **options):  # type: ignore[arg-type]  # tests mix
             pass
@@ -50,7 +50,7 @@ async def test_a_refused_handshake_is_one_attempt_and_says_why() -> None:
 
 
 async def test_a_refusal_without_words_is_asked_from_preflight() -> None:
-    """A proxy swallowed the body of the refusal: preflight gives the same verdict with its words."""
+    """A proxy dropped the body of the refusal: preflight gives the same verdict with its text."""
     async with scripted() as server:
         server.verdicts = [(403, b"<html>Forbidden</html>", {})]
         server.preflight = (403, problem("origin_not_allowed", 403), {})
@@ -64,7 +64,7 @@ async def test_a_refusal_without_words_is_asked_from_preflight() -> None:
 
 
 async def test_not_now_is_waited_out_and_each_attempt_brings_a_fresh_token() -> None:
-    """503 with Retry-After: the client comes back, no sooner than that, with another token."""
+    """503 with Retry-After: the client retries, not earlier than that, with another token."""
     async with scripted() as server:
         server.verdicts = [(503, problem("starting", 503), {"Retry-After": "1"}), None]
         source = tokens()
@@ -76,7 +76,7 @@ async def test_not_now_is_waited_out_and_each_attempt_brings_a_fresh_token() -> 
 
 
 async def test_not_now_for_ever_ends_at_the_time_out_with_the_last_reason() -> None:
-    """Patience has an end: Unreachable carries what the gateway said last."""
+    """The time is limited: Unreachable has the gateway's last reason."""
     async with scripted() as server:
         server.verdicts = [(503, problem("auth_unavailable", 503), {"Retry-After": "30"})]
         with pytest.raises(client.Unreachable) as caught:
@@ -88,7 +88,7 @@ async def test_not_now_for_ever_ends_at_the_time_out_with_the_last_reason() -> N
 
 
 async def test_nothing_there_is_unreachable() -> None:
-    """A port that nobody listens on: Unreachable, with the command that finds out why."""
+    """A closed port: Unreachable, with the command that finds the cause."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         url = f"ws://127.0.0.1:{held.getsockname()[1]}/ws"
@@ -98,7 +98,7 @@ async def test_nothing_there_is_unreachable() -> None:
 
 
 async def test_a_proxy_that_blocks_the_upgrade_is_named() -> None:
-    """Preflight admits and the upgrade is refused by something that is no gateway."""
+    """Preflight admits, and a proxy refuses the upgrade."""
     async with scripted() as server:
         server.verdicts = [(404, b"not found", {})]
         with pytest.raises(client.Unreachable, match="does not reach it") as caught:
@@ -119,7 +119,7 @@ async def test_a_final_close_after_the_upgrade_carries_its_reason() -> None:
 
 
 async def test_a_token_source_without_a_fresh_token_is_stopped() -> None:
-    """Error 109 is answered by asking once more; a second stale token ends it."""
+    """Error 109 is answered with one more token; a second stale token ends it."""
     async with scripted() as server:
         server.on_connect = lambda _: {"code": 109, "message": "token expired"}
         source = tokens()
@@ -129,7 +129,7 @@ async def test_a_token_source_without_a_fresh_token_is_stopped() -> None:
 
 
 async def test_signed_out_stops_before_anything_is_sent() -> None:
-    """Nobody to ask for a token: refused as `auth_required`, without a request."""
+    """No user to get a token for: refused as `auth_required`, without a request."""
 
     def nobody() -> str:
         raise client.SignedOut("The session has ended.")
@@ -141,7 +141,7 @@ async def test_signed_out_stops_before_anything_is_sent() -> None:
 
 
 async def test_a_token_source_may_be_awaited_and_may_fail_once() -> None:
-    """A token endpoint that hiccups is asked again."""
+    """A token endpoint that fails once is asked again."""
     calls = 0
 
     async def source() -> str:
@@ -175,7 +175,7 @@ async def test_a_token_source_that_raises_does_not_end_the_client() -> None:
 
 
 async def test_a_token_source_that_never_gives_one_is_named() -> None:
-    """The time-out's error says what get_token raised, not that the gateway cannot be reached."""
+    """The time-out's error has get_token's exception, not "the gateway cannot be reached"."""
 
     def source() -> str:
         raise RuntimeError("no keyring here")
@@ -190,7 +190,7 @@ async def test_a_token_source_that_never_gives_one_is_named() -> None:
 
 
 async def test_a_call_during_an_outage_takes_no_longer_than_it_may() -> None:
-    """`connect_timeout_s` is for all the repeats together, and for a thread's subscription."""
+    """`connect_timeout_s` covers all the repeats together, and a thread's subscription."""
     async with scripted() as server:
         patience = within(0.5)
         async with client.connect(server.url, connect_timeout_s=patience, use_proxy=False) as gateway:
@@ -209,7 +209,7 @@ async def test_a_call_during_an_outage_takes_no_longer_than_it_may() -> None:
 
 
 async def test_own_headers_travel_with_handshake_and_preflight() -> None:
-    """Such as the end-to-end key; and no token means no Authorization header."""
+    """For example the end-to-end key; without a token no Authorization header is sent."""
     async with scripted() as server:
         server.verdicts = [(403, b"", {})]
         server.preflight = (401, problem("e2e_key_wrong", 401), {})
@@ -246,7 +246,7 @@ async def test_a_final_close_later_reaches_whoever_calls() -> None:
 
 
 async def test_a_call_waits_for_the_words_of_a_final_close() -> None:
-    """The SDK gives up at once, the reason comes a preflight later: "call again" would be the wrong advice."""
+    """The SDK gives up at once, the reason arrives a preflight later: "call again" would be wrong advice."""
     async with scripted() as server, client.connect(server.url, use_proxy=False) as gateway:
         asked, answered = asyncio.Event(), asyncio.Event()
 
@@ -297,7 +297,7 @@ def test_what_is_no_refusal_of_a_gateway_is_none() -> None:
 
 
 def test_retry_after_is_read_and_bounded() -> None:
-    """Whole seconds, at most a minute; dates and nonsense are none."""
+    """Whole seconds, at most a minute; dates and invalid values are ignored."""
 
     def read(value: str | None) -> float | None:
         said = from_problem(503, problem("starting", 503), value)
@@ -316,5 +316,5 @@ def test_retry_after_is_read_and_bounded() -> None:
     ],
 )
 def test_preflight_stands_beside_the_endpoint(url: str, expected: str) -> None:
-    """Whatever alias the endpoint has; a query (it may hold a ticket) stays out."""
+    """Whatever alias the endpoint has; a query (it may contain a ticket) is left out."""
     assert preflight_url(url) == expected

@@ -1,4 +1,4 @@
-"""Following runs: first events that beat the reply, cut lines, lost events, late followers, lost history."""
+"""Following runs: first events before the reply, cut connections, lost events, late followers, lost history."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def getter(state: str) -> Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]:
 
 
 async def test_a_run_in_a_new_thread_is_read_from_its_first_event() -> None:
-    """Events published before the subscription come out of the history; the proof holds."""
+    """Events published before the subscription come from the history; the proof holds."""
     events = sealed(START, text("hel"), text("lo"), END)
     async with scripted() as server:
         answers(server, STARTED)
@@ -72,7 +72,7 @@ async def test_events_that_beat_the_reply_are_kept() -> None:
 
 
 async def test_a_cut_line_loses_nothing() -> None:
-    """The SDK recovers what was published meanwhile; the iterator goes on as if nothing had been."""
+    """The SDK recovers the missed publications; the iterator continues as if nothing had happened."""
     events = sealed(START, *[text(str(i)) for i in range(20)], END)
     async with scripted() as server:
         answers(server, STARTED)
@@ -201,7 +201,7 @@ async def test_a_question_is_answered_in_a_new_run() -> None:
 
 
 async def test_closing_ends_whoever_still_iterates() -> None:
-    """No iterator waits for a connection that is no more."""
+    """No iterator waits for a closed connection."""
     async with scripted() as server:
         answers(server, STARTED)
         async with client.connect(server.url, use_proxy=False) as gateway:
@@ -228,7 +228,7 @@ async def test_idle_threads_are_left() -> None:
 
 
 async def test_a_run_that_ended_during_an_outage_and_left_the_history_ends_its_iterator() -> None:
-    """An unrecovered reconnect after which the history has nothing of the run: RunIncomplete, not an endless wait."""
+    """An unrecovered reconnect after which the history has no event of the run: RunIncomplete, not an endless wait."""
     events = sealed(START, text("a"), text("b"), END)
     for seen in (0, 2):
         async with scripted() as server:
@@ -249,7 +249,7 @@ async def test_a_run_that_ended_during_an_outage_and_left_the_history_ends_its_i
 
 
 async def test_calls_at_once_for_one_thread_share_its_subscription() -> None:
-    """Also when all places for idle threads are taken, and when the thread was being left at that moment."""
+    """Also when all slots for idle threads are taken, and when the thread was just being left."""
     async with scripted() as server, client.connect(server.url, use_proxy=False) as gateway:
 
         async def start(params: dict[str, Any]) -> dict[str, Any]:
@@ -263,7 +263,7 @@ async def test_calls_at_once_for_one_thread_share_its_subscription() -> None:
         for n in range(32):
             assert (await (await gateway.start_run("x", thread_id=f"t{n}")).wait(5)).count == 4
         again = [gateway.start_run("x", thread_id="new") for _ in range(4)]
-        # `new` takes the place of t0, which is wanted again while it is being left.
+        # `new` takes the place of t0, which is requested again while it is being left.
         runs = await asyncio.gather(*again, gateway.start_run("x", thread_id="t0"))
         for run in runs:
             assert (await run.wait(5)).count == 4

@@ -1,6 +1,6 @@
 """Failing servers for the doctor: one HTTP answer to everything.
 
-Not here: the tests (`test_signatures`). Each registers itself in `CASES` with the code that must be named.
+Not here: the tests (`test_signatures`). Each registers itself in `CASES` with the code that the doctor must name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HAPROXY_503: Final = (
 LONG_AGO: Final = "Mon, 23 Nov 2020 00:00:00 GMT"
 
 CASES: Final[list[tuple[str, str, Answer, dict[str, Any]]]] = []
-"""Expected code, name of the case, what the server does, and the doctor's options."""
+"""Expected code, name of the case, the server's behaviour, and the doctor's options."""
 
 
 def case(code: str, **options: Any) -> Callable[[Answer], Answer]:

@@ -1,4 +1,4 @@
-"""A proxy that forwards HTTP and WebSockets, and changes heads and bytes on the way as a test wants.
+"""A proxy that forwards HTTP and WebSockets, and changes heads and bytes as a test requests.
 
 Not here: faults of plain TCP (`tests.fault_proxy`).
 """
@@ -18,7 +18,7 @@ def same(data: bytes) -> bytes:
 
 
 def without(*names: str) -> Change:
-    """Take headers out of a head."""
+    """Remove headers from a head."""
     lowered = tuple(f"{name.lower()}:".encode() for name in names)
 
     def change(head: bytes) -> bytes:
@@ -50,7 +50,7 @@ async def meddling(
         upstream: port of the real server.
         request: changes the request's head.
         response: changes the response's head.
-        after: sent to the client after a 101's head, in place of what the server sends.
+        after: sent to the client after a 101's head, instead of the server's data.
         cut_after_head: close both sides after the response's head.
         keep: bytes of the response that pass before a cut; 0 for all.
         one_at_a_time_s: send the response's head byte by byte, this far apart.

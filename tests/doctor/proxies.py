@@ -26,7 +26,7 @@ UPGRADE: Final = (
     "proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade; "
     "proxy_set_header Host $http_host;"
 )
-"""What nginx needs to pass a WebSocket on."""
+"""The nginx directives that forward a WebSocket."""
 
 
 def installed(name: str) -> str:
@@ -39,7 +39,7 @@ def installed(name: str) -> str:
 
 @contextlib.asynccontextmanager
 async def child(command: Sequence[str], port: int, directory: Path) -> AsyncIterator[int]:
-    """A process that listens on `port`; its output goes to a file that is shown when it does not."""
+    """A process that listens on `port`; its output goes to a file that is shown if it does not."""
     log = directory / f"{Path(command[0]).name}.log"
     with log.open("wb") as out:
         process = subprocess.Popen(  # noqa: ASYNC220 - a few ms, in a test

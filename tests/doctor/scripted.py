@@ -1,4 +1,4 @@
-"""A TCP server that answers whatever a test wants, byte for byte, and certificates for it.
+"""A TCP server with answers scripted byte for byte, and certificates for it.
 
 Not here: expectations. Rules: on 127.0.0.1, a port of its own; everything that it opened is closed with it.
 """
@@ -24,12 +24,12 @@ from narthex.doctor.heads import accept_of
 
 
 class Asked(NamedTuple):
-    """A request as it came."""
+    """A request as it arrived."""
 
     path: str
     headers: dict[str, str]
     size: int
-    number: int  # how many upgrades came before it
+    number: int  # the number of upgrades before it
 
     @property
     def upgrade(self) -> bool:
@@ -62,7 +62,7 @@ class Wire:
     async def accept(
         self, asked: Asked, *, accept: str | None = None, without: str = "", **headers: str
     ) -> None:
-        """A 101, wrong where the test says so."""
+        """A 101, wrong where the test requests it."""
         found = {
             "Upgrade": "websocket",
             "Connection": "Upgrade",
@@ -80,7 +80,7 @@ class Wire:
         await self.frame(8, struct.pack("!H", code) + reason.encode())
 
     async def talk(self, *, pong: bool = True) -> None:
-        """Answer pings and the close, as a good server does, until the client goes."""
+        """Answer pings and the close, as a good server does, until the client leaves."""
         while True:
             first, second = await self.reader.readexactly(2)
             size = second & 0x7F
@@ -105,7 +105,7 @@ Answer = Callable[[Asked, Wire], Awaitable[None]]
 
 @contextlib.asynccontextmanager
 async def serving(answer: Answer | None, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """Serve; gives the port. `answer` None accepts and reads, and never answers."""
+    """Serve; yields the port. With `answer` None it accepts and reads, but never answers."""
     tasks: set[asyncio.Task[None]] = set()
     upgrades = 0
 

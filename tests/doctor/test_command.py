@@ -1,4 +1,4 @@
-"""`narthex doctor` itself: first line, exit codes, JSON, JUnit, and that a secret is never said."""
+"""`narthex doctor` itself: first line, exit codes, JSON, JUnit, and no secret in its output."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
 
 
 async def run_against(answer: object, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """The command against a scripted server, which is given as its last word."""
+    """The command against a scripted server, whose address is its last argument."""
     import asyncio
 
     async with serving(answer) as port:  # type: ignore[arg-type]  # an Answer
@@ -41,13 +41,13 @@ async def run_against(answer: object, *words: str, stdin: str = "") -> subproces
 
 
 async def refusing(asked: Asked, wire: Wire) -> None:
-    """Refuses, and says the credential back."""
+    """Refuses, and repeats the credential."""
     said = asked.headers.get("authorization", "nothing")
     await wire.say(401, "Unauthorized", f"you sent {said}", WWW_Authenticate=f'Bearer error="{said}"')
 
 
 async def test_the_exit_codes() -> None:
-    """0 works, 1 does not, 2 usage, 69 nobody there."""
+    """0 works, 1 does not, 2 usage, 69 unreachable."""
     assert (await run_against(healthy, "--timeout", "2s")).returncode == 0
     assert (await run_against(refusing, "--timeout", "2s", "--token", "opaque")).returncode == 1
     assert run("ws://").returncode == 2
@@ -62,7 +62,7 @@ async def test_the_exit_codes() -> None:
 
 
 async def test_json_and_junit(tmp_path: Path) -> None:
-    """Both name the cause; a token from stdin is in neither, even when the server says it back."""
+    """Both name the cause; a token from stdin is in neither, even when the server repeats it."""
     file = tmp_path / "doctor.xml"
     token = "a-very-opaque-token"
     done = await run_against(refusing, "--json", "--junit", str(file), "--token", "-", stdin=f"{token}\n")
@@ -83,7 +83,7 @@ def test_a_report_is_harmless_for_a_terminal() -> None:
 
 
 def test_what_is_given_is_checked(tmp_path: Path) -> None:
-    """Times, tokens and headers; a refusal never repeats the value."""
+    """Times, tokens and headers; an error never repeats the value."""
     assert [seconds_of("x", text) for text in ("5", "250ms", "10m", "1h", "0")] == [5, 0.25, 600, 3600, 0]
     assert given_headers(("X-Key: a:b",)) == (("X-Key", "a:b"),)
     file = tmp_path / "token"

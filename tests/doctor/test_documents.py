@@ -1,4 +1,4 @@
-"""An endpoint that says odd things is examined to the end: the doctor, the gate and the canary name what it said."""
+"""An endpoint with odd answers is examined to the end: doctor, gate and canary name the fault."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_what_is_no_object_is_none() -> None:
 
 
 def test_a_path_that_leads_nowhere_is_empty() -> None:
-    """Whatever stands in the way."""
+    """Whatever the value in between is."""
     document: dict[str, Any] = {"push": 5, "pub": {"data": [1]}, "rpc": {"data": {"n": 1}}}
     assert member(document, "push", "pub") == member(document, "pub", "data") == member(document, "x") == {}
     assert member(document, "rpc", "data") == {"n": 1}
@@ -49,7 +49,7 @@ def test_a_path_that_leads_nowhere_is_empty() -> None:
 
 
 def test_what_is_no_url_has_no_parts() -> None:
-    """Brackets that hold no IPv6 address make Python's own reader raise."""
+    """Brackets without an IPv6 address make Python's own parser raise."""
     assert url_parts("http://[::1").netloc == ""
     assert url_parts("http://h/p").netloc == "h"
 
@@ -84,7 +84,7 @@ async def odd(wire: Wire, asked: Asked, *says: str) -> None:
     ],
 )
 async def test_answers_of_another_shape_end_no_examination(says: list[str]) -> None:
-    """Doctor, gate and canary say what failed; none ends with an exception."""
+    """Doctor, gate and canary name the failure; none ends with an exception."""
 
     async def answer(asked: Asked, wire: Wire) -> None:
         await odd(wire, asked, *says)
@@ -101,7 +101,7 @@ async def test_answers_of_another_shape_end_no_examination(says: list[str]) -> N
 
 
 async def test_a_line_separator_in_a_text_splits_no_message() -> None:
-    """U+2028 and U+0085 are characters like any other in JSON; an agent's answer may hold them."""
+    """U+2028 and U+0085 are ordinary characters in JSON; an agent's answer may contain them."""
 
     async def answer(asked: Asked, wire: Wire) -> None:
         await odd(wire, asked, '{"id":1,"connect":{"client":"a\u2028b\u0085c"}}')
@@ -118,7 +118,7 @@ async def test_a_line_separator_in_a_text_splits_no_message() -> None:
 
 @pytest.mark.parametrize(("status", "location"), [(403, "/"), (302, "http://[::1")])
 async def test_a_refusal_that_is_a_trap_is_a_finding(status: int, location: str) -> None:
-    """A body of four thousand brackets; a Location that is none."""
+    """A body of four thousand brackets; an invalid Location."""
 
     async def answer(asked: Asked, wire: Wire) -> None:
         await wire.say(status, body=BOMB, content_type="application/json", location=location)
@@ -129,7 +129,7 @@ async def test_a_refusal_that_is_a_trap_is_a_finding(status: int, location: str)
 
 
 async def test_a_long_health_is_read_whole() -> None:
-    """A gateway with many agents says more than is shown to people; half a document would be none."""
+    """A gateway with many agents has a longer answer than the doctor shows; half a document would be invalid."""
     health = {"status": "healthy", "padding": "p" * 20_000}
 
     async def answer(asked: Asked, wire: Wire) -> None:

@@ -1,4 +1,4 @@
-"""A real narthex behind something that breaks one thing on the way: the first line names it."""
+"""A real narthex behind a proxy with one fault: the first line names it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def program(tmp_path: Path) -> AsyncIterator[Program]:
 
 
 async def test_each_fault_on_the_way_is_named(program: Program) -> None:
-    """With and without a token at hand."""
+    """With and without a token."""
     token = program.token("ada")
     wrong: list[tuple[str, str]] = []
     for code, fault in FAULTS:
@@ -56,7 +56,7 @@ async def test_each_fault_on_the_way_is_named(program: Program) -> None:
 
 
 async def test_faults_of_plain_tcp(program: Program) -> None:
-    """Hung, cut and dead; and well again."""
+    """Hung, cut and dead; and recovered."""
     async with FaultProxy(program.port) as proxy:
         url = f"ws://127.0.0.1:{proxy.port}/ws"
         for mode, code in (
@@ -71,7 +71,7 @@ async def test_faults_of_plain_tcp(program: Program) -> None:
 
 
 async def test_no_secret_comes_out(program: Program) -> None:
-    """Whatever a server says back, a report holds neither the token nor a header's value."""
+    """Whatever a server repeats, a report contains neither the token nor a header's value."""
     import msgspec
 
     from narthex.doctor.reports import as_json, as_junit, as_text

@@ -1,4 +1,4 @@
-"""Servers that no one here wrote: a true report, no crash. Those that are not in the dev extra run with `-m soak`."""
+"""Third-party servers: a correct report, no crash. Those that are not in the dev extra run with `-m soak`."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def test_uvicorn(tmp_path: Path) -> None:
     words = ("-m", "uvicorn", "app:app", "--port", str(port), "--log-level", "critical")
     async with python_server(tmp_path, ASGI_ECHO, *words, port=port):
         assert await codes(port, *ASGI_PATHS) == [
-            "large_head_silence",  # true: no answer to a line over 8 KB
+            "large_head_silence",  # correct: no answer to a line over 8 KB
             "exception_before_accept",
             "closed_after_accept",
             "ok",
@@ -109,7 +109,7 @@ async def test_hypercorn(tmp_path: Path) -> None:
 
 @pytest.mark.soak
 async def test_daphne(tmp_path: Path) -> None:
-    """It does not know denial responses: whatever it does then is reported, and not as healthy."""
+    """It does not support denial responses: its behaviour is reported, and not as healthy."""
     needs("daphne")
     port = free_port()
     words = ("-m", "daphne", "-b", "127.0.0.1", "-p", str(port), "app:app")
@@ -189,7 +189,7 @@ async def envoy(directory: Path, upstream: int, manager: str, timeout: str = "0s
 
 @pytest.mark.soak
 async def test_envoy(tmp_path: Path) -> None:
-    """Healthy when told to upgrade; else named; its stream idle time-out; no back end."""
+    """Healthy when configured for upgrades; else named; its stream idle time-out; no back end."""
     upgrade = "upgrade_configs: [{upgrade_type: websocket}]"
     async with plain_server(ping_interval=None) as upstream:
         async with envoy(tmp_path, upstream, upgrade) as port:

@@ -1,4 +1,4 @@
-"""The gate opens for a good deploy and names what keeps it shut; the canary counts."""
+"""The gate opens for a good deploy and names the failing checks; the canary counts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def failed(report: GateReport) -> list[str]:
 
 
 async def test_the_gate_of_a_good_deploy(tmp_path: Path) -> None:
-    """Every check passes in seconds; the wrong expectation, a bad token and faults on the way each shut it."""
+    """Every check passes in seconds; a wrong expectation, a bad token and faults on the path each close it."""
     async with running(tmp_path) as program:
         token = program.token("ada")
         report = await gated(program.http, token)
@@ -97,14 +97,14 @@ async def check_the_commands(program: Program, token: str, directory: Path) -> N
 
 
 async def test_a_gate_that_nobody_answers() -> None:
-    """Unreachable is said, and is no pass."""
+    """An unreachable target is reported, and does not pass."""
     report = await gated(f"ws://127.0.0.1:{free_port()}/ws", "x" * 8)
     assert not report.reachable
     assert not report.ok
 
 
 def test_a_baseline_is_written_read_and_compared(tmp_path: Path) -> None:
-    """Factor and slack; a figure that vanished is for the gate to name."""
+    """Factor and slack; the gate must name a figure that vanished."""
     file = tmp_path / "baseline.json"
     baseline.save(file, "ws://x/ws", "1", {"connect_ms": 10.0, "run_ms": 400.0})
     good = baseline.load(file)

@@ -1,4 +1,4 @@
-"""What held sockets prove: a limit is certain only where sockets of different ages ended at the same age."""
+"""The conclusions from held sockets: a limit is certain only if sockets of different ages ended at the same age."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def only(found: list[Finding]) -> tuple[str, str]:
     ],
 )
 def test_ages_and_moments_tell_a_limit_from_a_restart(holds: list[Hold], expected: tuple[str, str]) -> None:
-    """Two sockets reset at 37 s were a maximum life for certain; a restart looks the same."""
+    """Two sockets reset at 37 s once counted as a maximum lifetime; a restart looks the same."""
     assert only(held(view(*holds))) == expected
 
 
@@ -96,7 +96,7 @@ def test_a_close_frame_is_the_servers_own_word() -> None:
 
 
 async def test_a_restart_is_no_maximum_life() -> None:
-    """A server that resets all of its sockets at one moment, seen from outside."""
+    """A server that resets all of its sockets at once, seen from outside."""
     opened: list[tuple[float, Wire]] = []
 
     async def answer(asked: AskedHead, wire: Wire) -> None:
@@ -108,7 +108,7 @@ async def test_a_restart_is_no_maximum_life() -> None:
         await wire.talk()
 
     async def restart() -> None:
-        """Once the three held sockets are there: all others live for less than the time that they are settled."""
+        """Once the three held sockets are open: all others live for less than the settle time."""
         while True:
             await asyncio.sleep(0.02)
             alive = [(at, wire) for at, wire in opened if not wire.writer.is_closing()]
@@ -125,7 +125,7 @@ async def test_a_restart_is_no_maximum_life() -> None:
 
 
 def refusal(at: float, date: str, **headers: str) -> HttpExchange:
-    """A 401 that came at a moment, with a Date."""
+    """A 401 at a given time, with a Date."""
     return HttpExchange(
         attempt=Attempt(name="upgrade with the credential"), address="::1", end="response", status=401,
         headers={"date": date} | headers, at=at,
@@ -144,7 +144,7 @@ def test_the_length_of_an_examination_is_no_clock_skew() -> None:
 
 
 def test_a_refused_token_is_certain_only_where_the_server_says_so() -> None:
-    """A bare 401 may as well mean that the token never arrived."""
+    """A bare 401 may as well mean that the token did not arrive."""
     bare = refusal(100.0, "")
     assert refused_token(view(exchanges=(bare,), token=True, now=100.0), bare).sure == "likely"
     said = refusal(

@@ -26,7 +26,7 @@ def test_all_thirty_six_signatures_are_there() -> None:
 
 
 def test_every_signature_has_a_rule_and_every_rule_a_signature() -> None:
-    """A code that no rule can give is dead; one that no entry explains is a bug."""
+    """A code without a rule is dead; one without an entry is a bug."""
     source = "".join(file.read_text() for file in RULES.glob("*.py"))
     assert [code for code in signatures() if not re.search(rf"[\"']{code}[\"']", source)] == []
     for code in re.findall(r'found\(\s*"([a-z0-9_]+)"', source):
@@ -60,7 +60,7 @@ def test_every_number_that_the_gateway_shows_has_a_page() -> None:
 
 
 def test_a_number_leads_to_what_tells_its_causes_apart() -> None:
-    """Each page has a cause and a fix, and what it refers to is there."""
+    """Each page has a cause and a fix, and its references exist."""
     for entry in numbers().values():
         assert entry.whys
         assert entry.fix
@@ -85,7 +85,7 @@ def test_a_number_leads_to_what_tells_its_causes_apart() -> None:
     ],
 )
 def test_a_number_without_a_page_is_explained_by_its_range(number: str, says: str) -> None:
-    """Whatever a client shows, something is known of it."""
+    """Every number that a client shows gets an explanation."""
     assert says in explain(number)
 
 

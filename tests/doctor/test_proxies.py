@@ -1,4 +1,4 @@
-"""Real nginx, HAProxy and Caddy, wrongly configured: the first line names what is wrong."""
+"""Real nginx, HAProxy and Caddy, misconfigured: the first line names the fault."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_nginx_default_configuration_before_websockets(tmp_path: Path) -> 
 
 
 async def test_nginx_default_configuration_before_a_narthex(tmp_path: Path) -> None:
-    """The gateway itself says that no Upgrade arrived; HTTP/1.1 alone does not help."""
+    """The gateway itself reports that no Upgrade arrived; HTTP/1.1 alone does not help."""
     async with running(tmp_path, env={"NARTHEX_ALLOWED_HOSTS": "127.0.0.1,gateway.internal"}) as program:
         for directives in ("", "proxy_http_version 1.1;"):
             async with nginx(
@@ -50,7 +50,7 @@ async def test_nginx_default_configuration_before_a_narthex(tmp_path: Path) -> N
 
 
 async def test_nginx_drops_names_with_an_underscore(tmp_path: Path) -> None:
-    """The server behind admits `auth_token`; through nginx it never arrives."""
+    """The server behind accepts `auth_token`; through nginx it never arrives."""
 
     async def picky(asked: Asked, wire: Wire) -> None:
         await (healthy(asked, wire) if "auth_token" in asked.headers else wire.say(401, "No", "no token"))
@@ -88,7 +88,7 @@ async def test_haproxy_without_timeout_tunnel(tmp_path: Path) -> None:
 
 
 async def test_a_handler_that_never_accepts(tmp_path: Path) -> None:
-    """504 after the time that each proxy waits."""
+    """504 after each proxy's time-out."""
     async with serving(never_answers) as upstream:
         async with nginx(
             tmp_path,
@@ -112,7 +112,7 @@ async def test_a_back_end_that_is_down(tmp_path: Path) -> None:
         assert (await first(port)).startswith("no_backend: ")
     check = " default-server check inter 100ms fall 1"
     async with haproxy(tmp_path, gone, timeouts=long, options=check) as port:
-        await asyncio.sleep(0.3)  # the check's own interval; a run that is early sees the retries instead
+        await asyncio.sleep(0.3)  # the check's own interval; an earlier run sees the retries instead
         assert (await first(port)).startswith("no_backend: ")
 
 
@@ -168,7 +168,7 @@ async def test_nginx_with_tls_and_a_plain_url(tmp_path: Path) -> None:
     ],
 )
 async def test_what_nginx_takes_away_from_a_narthex(tmp_path: Path, directive: str, code: str) -> None:
-    """Credential carriers that do not arrive are named, with and without a token at hand."""
+    """Credential carriers that do not arrive are named, with and without a token."""
     async with running(tmp_path, env={"NARTHEX_ALLOWED_HOSTS": "127.0.0.1,gateway.internal"}) as program:
         token = program.token("ada")
         server = f"location / {{ proxy_pass http://127.0.0.1:{program.port}; {UPGRADE} {directive} }}"

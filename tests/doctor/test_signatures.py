@@ -1,4 +1,4 @@
-"""Each signature that can be made on one machine is made, and the doctor's first line names it."""
+"""Each signature that can be reproduced on one machine is reproduced, and the doctor's first line names it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def test_wss_to_a_plain_port() -> None:
 
 
 async def test_ws_to_a_tls_port(tmp_path: Path) -> None:
-    """Signature 5: a server that only cuts is found out by a TLS hello."""
+    """Signature 5: a server that only cuts is identified by a TLS ClientHello."""
     async with serving(healthy, Authority(tmp_path).context("127.0.0.1")) as port:
         diagnosis, _ = await examined(f"ws://127.0.0.1:{port}/ws")
     assert diagnosis.first_line.startswith("ws_to_tls_port: ")
@@ -91,7 +91,7 @@ async def test_ws_to_a_tls_port(tmp_path: Path) -> None:
 async def test_certificates(
     tmp_path: Path, code: str, name: str, begin_days: int, end_days: int, trusted: bool
 ) -> None:
-    """Signature 6, and no byte of HTTP is sent over a certificate that did not verify."""
+    """Signature 6; no byte of HTTP is sent over an unverified certificate."""
     asked: list[Asked] = []
 
     async def answer(request: Asked, wire: Wire) -> None:
@@ -137,7 +137,7 @@ def test_at_least_thirty_of_the_thirty_six_are_reproduced() -> None:
 
 
 async def test_a_431_for_nine_kilobytes_is_a_note() -> None:
-    """Most servers stop at 8 KB and say so: worth knowing, and no finding."""
+    """Most servers stop at 8 KB with an error: worth a note, and not a finding."""
 
     async def eight_kilobytes(asked: Asked, wire: Wire) -> None:
         await (wire.say(431, "Too Large") if asked.size > 8192 else healthy(asked, wire))

@@ -1,4 +1,4 @@
-"""URLs: taken apart, and never printed with what may be secret."""
+"""URLs: parsed, and never printed with possible secrets."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_what_is_no_url_is_refused_without_its_secrets(url: str) -> None:
 
 
 def test_a_query_is_sent_and_not_shown() -> None:
-    """It may hold a credential; one that looks like it is named."""
+    """It may contain a credential; one that looks like it is named."""
     target = parse_target("wss://h/ws?token=abcdefghijklmnopqrst")
     assert target.resource == "/ws?token=abcdefghijklmnopqrst"
     assert target.shown == "wss://h/ws?…"
@@ -47,7 +47,7 @@ def test_a_query_is_sent_and_not_shown() -> None:
 
 
 def test_a_name_that_begins_like_loopback_is_not_this_machine() -> None:
-    """A token that goes there over plain text is worth a warning."""
+    """A token sent there unencrypted deserves a warning."""
     assert not parse_target("ws://127.evil.example/ws").loopback
     assert all(parse_target(f"ws://{host}/ws").loopback for host in ("localhost", "127.0.0.2", "[::1]"))
 

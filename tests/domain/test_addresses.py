@@ -35,7 +35,7 @@ def of(
 
 
 def test_without_trusted_proxies_headers_do_not_count() -> None:
-    """Anybody can write them."""
+    """Any client can set them."""
     assert of("1.2.3.4", trusted(), "https") == ClientAddress(PEER, "http")
     assert client_of(PEER, True, [], ["http"], trusted()) == ClientAddress(PEER, "https")
 
@@ -75,7 +75,7 @@ def test_cloud_run_takes_the_last_hop() -> None:
 
 
 def test_hops_are_counted_from_the_right() -> None:
-    """Two proxies in front: the second entry from the right; a shorter chain gives what there is."""
+    """Two proxies in front: the second entry from the right; a shorter chain gives its last entry."""
     assert of("6.6.6.6, 1.2.3.4, 5.5.5.5", trusted("2")).address == "1.2.3.4"
     assert of("1.2.3.4", trusted("2")).address == "1.2.3.4"
     assert of(None, trusted("2")).address == PEER
@@ -111,7 +111,7 @@ def test_settings_report_every_wrong_word() -> None:
 
 
 def test_an_ipv6_household_is_one_key() -> None:
-    """Whoever has a /64 has 2^64 addresses."""
+    """A client with a /64 has 2^64 addresses."""
     assert bucket("2001:db8::1") == bucket("2001:db8::ffff")
     assert bucket("2001:db8::1") != bucket("2001:db8:0:1::1")
     assert bucket("1.2.3.4") == "1.2.3.4"

@@ -1,4 +1,4 @@
-"""`narthex.domain.admission`: every rule of docs/design.md#environments and #admission about who is let in."""
+"""`narthex.domain.admission`: every admission rule of docs/design.md#environments and #admission."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class TestSeveral:
         "stale", [Rejected("token_invalid"), Rejected("token_expired", expired=ANN), Unavailable("away")]
     )
     def test_a_stale_cookie_beside_a_token_is_not_looked_at(self, stale: Verdict) -> None:
-        """Browsers add it by themselves; nobody can take it away from an HttpOnly page."""
+        """Browsers send it automatically, and pages cannot remove an HttpOnly cookie."""
         outcome = self.outcome(
             CheckedCredential("authorization", Valid(ANN)), CheckedCredential("cookie", stale), origin=None
         )
@@ -147,7 +147,7 @@ class TestSeveral:
         assert outcome.identity == ANN
 
     def test_a_bad_token_beside_a_good_one_is_named(self) -> None:
-        """Whoever sends two on purpose should hear that one is bad; a good cookie does not cover for it either."""
+        """A client that sends two on purpose should learn that one is bad; a good cookie does not replace it either."""
         bad = CheckedCredential("authorization", Rejected("token_invalid"))
         assert code(self.outcome(bad, CheckedCredential("subprotocol", Valid(ANN)))) == "token_invalid"
         assert code(self.outcome(bad, CheckedCredential("cookie", Valid(ANN)))) == "token_invalid"
@@ -276,7 +276,7 @@ class TestNothing:
         assert code(admit(facts(origin=PAGE), policy(environment), [])) == "unproven"
 
     def test_a_bad_token_makes_no_guest(self) -> None:
-        """Who tried and failed is told so."""
+        """A failed attempt is refused with its reason."""
         here = policy("development", guests=True)
         assert code(judge(Rejected("token_invalid"), here=here, origin=PAGE)) == "token_invalid"
 
@@ -289,7 +289,7 @@ class TestInBand:
         return code(judge(Valid(identity), "connect_token", here=here, in_band=True, bound=bound))
 
     def test_the_subject_must_stay(self) -> None:
-        """Of the same tenant; whoever is not bound yet may be anybody."""
+        """In the same tenant; a connection without a subject may get any."""
         assert self.outcome(ANN, None) == "admitted"
         assert self.outcome(ANN, ANN) == "admitted"
         assert self.outcome(BOB, ANN) == "credential_conflict"
@@ -318,7 +318,7 @@ class TestTestIdentities:
         ],
     )
     def test_where_they_are_admitted(self, carrier: str, environment: str, e2e: bool, admitted: bool) -> None:
-        """Only where the bypass is active, by whatever carrier; never in production."""
+        """Only where the bypass is active, with any carrier; never in production."""
         outcome = judge(Valid(TESTER), carrier, here=policy(environment, e2e=e2e))
         assert code(outcome) == ("admitted" if admitted else "e2e_not_allowed_here")
 
@@ -406,7 +406,7 @@ def test_nobody_has_an_identity_without_proof(
     origin: str | None,
     hears: bool,
 ) -> None:
-    """Whatever comes together: an identity was proved or is a guest, and the confinements hold."""
+    """For any combination of credentials: an identity is proven or a guest, and the confinements hold."""
     remote = environment.remote
     here = policy(
         environment, e2e=e2e and environment is not Environment.PRODUCTION, guests=guests and not remote

@@ -65,7 +65,7 @@ def test_what_fits(value: Any) -> None:
     ],
 )
 def test_what_does_not_fit_is_named(value: Any, words: str) -> None:
-    """The sentence says where and what."""
+    """The sentence names the place and the fault."""
     assert words in (answer_fault(FORM, value) or "")
 
 

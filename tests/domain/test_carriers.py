@@ -64,12 +64,12 @@ class TestAuthorization:
 
     @pytest.mark.parametrize("value", ["Basic dXNlcjpwYXNz", "", JWT, "Negotiate abc"])
     def test_other_schemes_are_none_of_ours(self, value: str) -> None:
-        """A proxy in front may want its own; a refusal then says what was seen."""
+        """A proxy in front may use its own scheme; a refusal then names the scheme."""
         assert found(("authorization", value)) == []
         assert "scheme other than Bearer" in presented(("authorization", value)).hint
 
     def test_two_headers_are_refused(self) -> None:
-        """Which of them counts would depend on who reads them."""
+        """Different readers would pick different ones."""
         assert fault(("authorization", f"Bearer {JWT}"), ("authorization", "Bearer other")) == "bad_request"
 
 
@@ -112,7 +112,7 @@ class TestSubprotocol:
     @pytest.mark.parametrize(
         "offered",
         [
-            f"jwt.{JWT}",  # the legacy way, without jwt-auth
+            f"jwt.{JWT}",  # the legacy form, without jwt-auth
             f"jwt-auth, jwt.{JWT}, jwt.{JWT}x",
             "jwt-auth, jwt.a b",
             "jwt-auth, jwt.tök",
@@ -190,7 +190,7 @@ class TestCookie:
     """RFC 6265 section 5.4."""
 
     def test_among_others(self) -> None:
-        """Whatever stands around it, in one header or several."""
+        """Whatever surrounds it, in one header or several."""
         assert found(("cookie", f"a=1; narthex_session={JWT}; b=x=y")) == [(COOKIE, JWT)]
         assert found(("cookie", "a=1"), ("cookie", f'narthex_session="{JWT}"')) == [(COOKIE, JWT)]
 
@@ -207,14 +207,14 @@ class TestCookie:
         assert found(("cookie", "narthex_session=a; narthex_session=a")) == [(COOKIE, "a")]
 
     def test_the_hosts_own_name_decides(self) -> None:
-        """Nobody else can set it, so what a neighbour planted beside it is no conflict."""
+        """No other host can set it, so a cookie that a neighbour planted beside it is not a conflict."""
         both = ("cookie", f"narthex_session=planted; __Host-narthex_session={JWT}")
         assert found(both) == [(COOKIE, JWT)]
         twice = ("cookie", "__Host-narthex_session=a; __Host-narthex_session=b")
         assert fault(twice) == "credential_conflict"
 
     def test_over_https_the_plain_name_is_nobodys(self) -> None:
-        """A neighbouring host, or anybody on a plain line, can set it: it would sign people in as the attacker."""
+        """A neighbouring host, or an attacker on plain http, can set it, which would sign users in as the attacker."""
         headers = {"cookie": [f"narthex_session={JWT}"]}
         assert len(parse_carriers(headers, "").credentials) == 1
         assert parse_carriers(headers, "", secure=True).credentials == ()
@@ -232,7 +232,7 @@ class TestEndToEnd:
         assert brought.test_run == "run-7"
 
     def test_an_empty_key_is_kept(self) -> None:
-        """A harness whose variable is empty should hear that its key is wrong."""
+        """A harness with an empty variable should learn that its key is wrong."""
         assert found(("x-e2e-bypass-key", "")) == [(E2E_KEY, "")]
 
     def test_malformed_ones(self) -> None:
@@ -299,7 +299,7 @@ def test_no_request_can_make_it_fail(headers: list[tuple[str, str]], query: str)
 
 @given(st.from_regex(r"[A-Za-z0-9_-]{4,40}\.[A-Za-z0-9_-]{4,80}\.[A-Za-z0-9_-]{0,60}", fullmatch=True))
 def test_every_carrier_gives_the_token_back(token: str) -> None:
-    """Whatever the token, raw, encoded, in a header or a cookie."""
+    """Any token, raw or encoded, in a header or a cookie."""
     encoded = base64.urlsafe_b64encode(token.encode()).decode().rstrip("=")
     assert found(("authorization", f"Bearer {token}"))[0][1] == token
     assert found(("sec-websocket-protocol", f"jwt-auth,jwt.{token}"))[0][1] == token
@@ -313,7 +313,7 @@ def test_every_carrier_gives_the_token_back(token: str) -> None:
     ["eyJ" * 5_300, "eyJaaaaaa" * 1_700, "eyJaaaaa.aa" * 1_400, "%65%79%4A" * 1_700, "a=eyJ&" * 2_600],
 )
 def test_a_hostile_query_costs_no_time(query: str) -> None:
-    """16 KB from anybody, before any credential: linear, or it would be a way to stop the loop."""
+    """16 KB from any client, before a credential: linear time, so that it cannot stall the loop."""
     began = time.perf_counter()
     presented(query=query)
     assert time.perf_counter() - began < 0.03 * TIME_UNIT

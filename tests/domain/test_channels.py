@@ -1,4 +1,4 @@
-"""Channel names: what a client may say, and that a key is what was checked."""
+"""Channel names: the names that a client may use, and their keys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from narthex.domain.channels import channel_key, parse_channel, split_key
 
 @pytest.mark.parametrize("name", ["thread:abc", "user:ada@example.com", "thread:" + "x" * 255, "user:José A"])
 def test_a_name_is_a_kind_and_an_id(name: str) -> None:
-    """And its key gives it back."""
+    """And its key leads back to it."""
     parsed = parse_channel(name)
     assert parsed is not None
     assert ":".join(parsed) == name

@@ -33,7 +33,7 @@ def test_usual_limits(descriptors: int, tcp: int, sockets: int, per_address: int
 
 
 def test_an_operator_who_wants_no_limit_of_an_address_has_none() -> None:
-    """Every client comes through one proxy that is not named, or a load generator: per address as in all."""
+    """All clients come through one unlisted proxy, or a load generator: the limit per address equals the total."""
     limits = Limits(max_connections=500, max_connections_per_address=500)
     fitted = capacity(limits, 65_536)
     assert fitted.limits.max_connections_per_address == 500

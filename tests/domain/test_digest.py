@@ -34,7 +34,7 @@ def test_vectors(case: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("case", VECTORS, ids=lambda case: str(case["name"]))
 def test_the_terminal_event_can_be_counted_in_before_it_is_taken(case: dict[str, Any]) -> None:
-    """`value(terminal)` is what the terminal event itself will carry, and takes nothing."""
+    """`value(terminal)` is the digest that the terminal event will have, and changes nothing."""
     digest = Digest()
     for event in case["events"][:-1]:
         digest.feed(event)
@@ -60,7 +60,7 @@ def numbered(events: list[Event]) -> list[Event]:
 
 
 def merged_where(events: list[Event], wish: list[bool]) -> list[Event]:
-    """Merge each neighbour that may be merged, where `wish` says so."""
+    """Merge each neighbour that may be merged, where `wish` requests it."""
     out: list[Event] = []
     for event, wanted in zip(events, wish, strict=True):
         joined = merge(out[-1], event) if out and wanted else None
@@ -119,7 +119,7 @@ def test_deep_nesting_is_refused() -> None:
 
 
 def test_a_refused_event_takes_nothing() -> None:
-    """After a refusal the digest is as if the event had never come."""
+    """After a refusal the digest is as if the event had never arrived."""
     digest = Digest()
     digest.feed(ev.text_content("m", "a"))
     with pytest.raises(ValueError, match=r"."):

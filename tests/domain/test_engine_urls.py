@@ -23,7 +23,7 @@ MEANING = "/?#%"
 
 @given(user=st.text(min_size=1, max_size=20), password=st.text(max_size=40))
 def test_encoded_credentials_come_back(user: str, password: str) -> None:
-    """Whatever stands in user and password: encoded it is read as it was, and no part of it is shown."""
+    """Any user and password: encoded it is read back unchanged, and no part of it is shown."""
     user, password = (text.encode("utf-8", "replace").decode() for text in (user, password))
     text = (
         f"postgresql://{quote(user, safe='')}:{quote(password, safe='')}@db.example:5432/app?sslmode=require"
@@ -80,7 +80,7 @@ def test_several_hosts_and_addresses() -> None:
     ],
 )
 def test_what_cannot_be_read_is_not_quoted(text: str) -> None:
-    """The reason is in words of ours."""
+    """The reason does not quote the value."""
     with pytest.raises(BadEngineUrl) as refused:
         parse_engine_url(text)
     assert "secret" not in str(refused.value)

@@ -24,7 +24,7 @@ SETTING = {**PLAIN_E2E_VARIABLES, E2E_KEY: KEY}
 
 
 def keys_of(environ: dict[str, str]) -> list[str]:
-    """What settings resolve when the key comes in its variable."""
+    """The keys that settings resolve when the key is in its variable."""
     return [environ[E2E_KEY]] if environ.get(E2E_KEY) else []
 
 
@@ -123,7 +123,7 @@ def test_the_key_shows_as_set_wherever_it_came_from() -> None:
 
 
 def test_production_names_the_variable_that_the_key_came_by() -> None:
-    """Whoever must unset it should not have to guess."""
+    """An operator who must unset it should not have to guess."""
     problems = decide(
         {"ENVIRONMENT": "production", f"{E2E_KEY}_FILE": "/run/key", "NARTHEX_E2E_PREVIOUS_KEY": KEY},
         keys=["from-file", KEY],
@@ -135,7 +135,7 @@ def test_production_names_the_variable_that_the_key_came_by() -> None:
 
 
 def test_a_variable_that_resolves_to_no_key_opens_nothing() -> None:
-    """Detected, but without a key there is no bypass: never a door without a lock."""
+    """Detected, but without a key the bypass stays closed."""
     policy = decide({"ENVIRONMENT": "staging", E2E_KEY: "  "}, keys=[""])
     assert isinstance(policy, EnvironmentPolicy)
     assert policy.pre_connection_auth_required
@@ -171,7 +171,7 @@ def test_an_unknown_environment_is_a_problem(value: str) -> None:
 @pytest.mark.parametrize("unset", [{}, {"ENVIRONMENT": ""}])
 @pytest.mark.parametrize("mark", ["K_SERVICE", "KUBERNETES_SERVICE_HOST"])
 def test_a_platform_with_no_environment_is_a_problem(mark: str, unset: dict[str, str]) -> None:
-    """An unset variable must never open a door: on a platform it says which one to set."""
+    """An unset variable must not open anything: on a platform the error names the variable to set."""
     (problem,) = problems_of({mark: "x", **unset})
     assert "Set ENVIRONMENT" in problem
     assert mark in problem
@@ -187,7 +187,7 @@ def test_unset_away_from_platforms_is_development() -> None:
 
 @pytest.mark.parametrize("environment", ["development", "testing"])
 def test_development_listens_on_loopback_only(environment: str) -> None:
-    """Beyond it only with the flag that says so."""
+    """On other addresses only with the flag for it."""
     for host in ("0.0.0.0", "192.168.1.5", "::", "gateway.internal"):
         (problem,) = problems_of({"ENVIRONMENT": environment}, host=host)
         assert "--allow-remote-development" in problem
@@ -198,7 +198,7 @@ def test_development_listens_on_loopback_only(environment: str) -> None:
 
 @pytest.mark.parametrize("environment", ["staging", "production"])
 def test_staging_and_production_listen_everywhere(environment: str) -> None:
-    """Something in front of them is the way in; a given host wins."""
+    """A proxy in front is the entry; a given host takes precedence."""
     assert policy_of({"ENVIRONMENT": environment}).host == "0.0.0.0"
     assert policy_of({"ENVIRONMENT": environment}, host="127.0.0.1").host == "127.0.0.1"
 
@@ -220,7 +220,7 @@ def test_the_raw_echo_is_never_in_production() -> None:
 
 
 def test_every_problem_comes_at_once() -> None:
-    """Nobody should have to start five times."""
+    """One start should be enough to see them all."""
     problems = problems_of(
         {"ENVIRONMENT": "production", "E2E_TESTING": "1", E2E_KEY: KEY},
         conformance_echo=True,

@@ -94,7 +94,7 @@ def test_an_error_may_come_before_the_run_started() -> None:
 
 
 def test_closing_events_make_the_end_legal() -> None:
-    """Whatever is open is closed newest first, after which RUN_FINISHED is legal."""
+    """Open parts are closed newest first, after which RUN_FINISHED is legal."""
     order = EventOrder()
     for event in (STARTED, ev.step_started("s"), ev.text_start("m"), ev.tool_call_start("c", "f")):
         assert order.check(event) is None

@@ -43,7 +43,7 @@ ADAPTER: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(agui.Event)
 
 @pytest.mark.parametrize("event", BUILT, ids=lambda event: str(event["type"]))
 def test_every_constructor_gives_what_the_agui_package_accepts(event: Event) -> None:
-    """The published class takes the dict, knows every member of it, and gives the same dict back."""
+    """The published class accepts the dict, knows every member of it, and returns the same dict."""
     parsed = ADAPTER.validate_python(event)
     assert not parsed.model_extra
     assert parsed.model_dump(mode="json", by_alias=True) == event
@@ -79,7 +79,7 @@ def test_required_members_are_those_that_the_package_requires() -> None:
     ],
 )
 def test_a_bad_shape_is_named(event: Event, words: str) -> None:
-    """The sentence says which member of which event is wrong."""
+    """The sentence names the event and the wrong member."""
     assert words in (events.shape_fault(event) or "")
 
 

@@ -40,7 +40,7 @@ def test_keys_of_different_users_differ(tenant: str, subject: str, other: str, a
 
 @given(ids, ids)
 def test_a_channel_key_is_taken_apart_again(tenant: str, subject: str) -> None:
-    """Key, tenant, channel and id survive the way there and back."""
+    """Key, tenant, channel and id survive the round trip."""
     key = channel_key(tenant, user_channel(subject))
     assert split_key(key) == (tenant, user_channel(subject))
     assert parse_channel(user_channel(subject)) == ("user", subject)

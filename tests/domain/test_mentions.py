@@ -1,4 +1,4 @@
-"""Who a message addresses, and what is no address."""
+"""The addressee of a message, and texts that are not an address."""
 
 from __future__ import annotations
 
@@ -43,5 +43,5 @@ def test_an_agent_is_mentioned_anywhere(text: str, name: str | None) -> None:
     ],
 )
 def test_an_unknown_name_counts_at_the_beginning_only(text: str, name: str | None) -> None:
-    """A decorator in pasted code, an address and a name in the middle address nobody."""
+    """A decorator in pasted code, an e-mail address and a name in the middle are not addresses."""
     assert unknown_addressee(text, AGENTS) == name

@@ -62,7 +62,7 @@ def hosts(*words: str) -> HostPolicy:
     ],
 )
 def test_same_origin_is_the_default(origin: str, host: str, scheme: str, allowed: bool) -> None:
-    """Scheme, host and port, with the scheme's own port where none is said."""
+    """Scheme, host and port, with the scheme's default port where none is given."""
     assert OriginPolicy().allows(origin, host=host, scheme=scheme) is allowed
 
 
@@ -88,7 +88,7 @@ def test_listed_origins(origin: str, allowed: bool) -> None:
 
 @pytest.mark.parametrize("word", ["*", "app.example.com", "https://*.com", "https://*", "https://a/b", ""])
 def test_what_is_no_origin_is_a_problem(word: str) -> None:
-    """There is no wildcard for everybody."""
+    """A wildcard for all origins does not exist."""
     found = parse_allowed_origins([word])
     assert isinstance(found, list)
     assert "NARTHEX_ALLOWED_ORIGINS" in found[0]
@@ -98,7 +98,7 @@ def test_what_is_no_origin_is_a_problem(word: str) -> None:
     "host", ["localhost", "localhost:8000", "127.0.0.1:1", "127.9.9.9", "[::1]:80", "app.localhost"]
 )
 def test_loopback_names_are_served(host: str) -> None:
-    """By default to everybody, beside listed names to probes of this machine only."""
+    """By default to all clients, with listed names only to probes of this machine."""
     assert HostPolicy().allows(host)
     assert not hosts("chat.example.com").allows(host)
     assert served_to_probes(host, "127.0.0.1", ["host", "user-agent"])
@@ -111,7 +111,7 @@ def test_loopback_names_are_served(host: str) -> None:
 def test_a_listed_name_is_no_loopback_name() -> None:
     """What a probe of this machine may use is a loopback name."""
     assert not served_to_probes("chat.example.com", "127.0.0.1", ["host"])
-    assert hosts("localhost").allows("localhost")  # whoever lists it means it
+    assert hosts("localhost").allows("localhost")  # listed on purpose
 
 
 @pytest.mark.parametrize("word", ["null", "file://", "app://-", "app://.", "NULL"])

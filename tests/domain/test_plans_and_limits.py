@@ -31,7 +31,7 @@ def test_the_default_plans_are_the_design_s(name: str) -> None:
 
 
 def test_section_8_has_its_defaults() -> None:
-    """Every limit as the design says it."""
+    """Every limit has its default from the design."""
     assert Limits() == Limits(
         handshake_timeout_s=10,
         inband_timeout_s=10,
@@ -79,7 +79,7 @@ def test_one_connection_limit_for_all_plans() -> None:
 
 
 def test_whose_plan_counts() -> None:
-    """Test identities are as mid, guests as guest, unknown plans as free, whatever the token says."""
+    """Test identities count as mid, guests as guest, unknown plans as free, whatever the token claims."""
     assert plan_of(Identity(subject="a", plan="enterprise")).name == "enterprise"
     assert plan_of(Identity(subject="a", plan="platinum")).name == "free"
     assert plan_of(Identity(subject="a", plan="enterprise", e2e=True)).name == "mid"

@@ -1,4 +1,4 @@
-"""Titles of threads: whole words of the question, and the answer's where the question says little."""
+"""Titles of threads: whole words of the question, and of the answer if the question is short."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_titles(question: str, answer: str, title: str) -> None:
 
 @given(st.text(), st.text())
 def test_a_title_is_short_and_one_line(question: str, answer: str) -> None:
-    """Whatever was said."""
+    """For any text."""
     title = title_of(question, answer)
     assert len(title) <= TITLE_CHARS
     assert len(title.splitlines()) <= 1

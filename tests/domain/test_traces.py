@@ -31,7 +31,7 @@ def test_valid_ones_give_their_trace(text: str) -> None:
     ],
 )
 def test_invalid_ones_give_none(text: str) -> None:
-    """The gateway then makes its own, so that nobody writes into its logs."""
+    """The gateway then makes its own, so that clients cannot write into its logs."""
     assert trace_id_of(text) is None
 
 

@@ -1,4 +1,4 @@
-"""What a run said, folded from its events."""
+"""The transcript of a run, folded from its events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which source may speak for which tenant, and which rights it may give."""
+"""The tenants that a source may name, and the permissions it may give."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PROVIDER = Source(name="the embedded provider", tenants=("default",), permission
 
 
 def test_one_source_may_say_anything() -> None:
-    """Nobody else's users can be meant."""
+    """No other source has users."""
     assert list(trust_problems([Source(name="only")])) == []
     (only,) = bindings([Source(name="only")])
     assert only.may_name("anything") and only.granted(["admin", "operator"], "any") == ("admin", "operator")

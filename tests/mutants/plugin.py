@@ -32,7 +32,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
         self._mutated = source
 
     def get_code(self, fullname: str) -> CodeType:
-        """Compiled anew: no bytecode cache holds a mutant."""
+        """Compiled again: no bytecode cache contains a mutant."""
         return compile(self._mutated, self.path, "exec", dont_inherit=True)
 
 

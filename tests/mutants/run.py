@@ -58,7 +58,7 @@ MATTER: Final = (
     *("adapters/edge/**/*.py", "adapters/tokens/**/*.py"),
     *("web/auth.py", "web/access.py", "web/fallbacks.py", "web/request_rules.py", "web/tickets.py"),
 )
-"""The modules that decide who gets in and what is delivered."""
+"""The modules that decide on admission and delivery."""
 FIRST: Final = 12
 """Tests of the first batch: most mutants die there."""
 MOST_TESTS: Final = 120

@@ -109,7 +109,7 @@ def test_a_mutant_is_judged_in_a_fork(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_cut_short_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each verdict is in the file when it is reached; a line that was cut off is judged again, the others are not."""
+    """Each verdict is written to the file at once; a truncated line is judged again, the others are not."""
     mutants = draw(5, 4)
     judged: list[Mutant] = []
 

@@ -1,4 +1,4 @@
-"""The client's side of the wire: what it sends the server's side reads, and what it is sent comes out in order."""
+"""The client's side of the wire: the server's side reads its frames, and received frames come out in order."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def view(offset: int) -> PublicationView:
 
 
 def pushed(offset: int, channel: str = CHANNEL) -> Push:
-    """What comes out for either."""
+    """The messages for either."""
     return Push(channel, ReceivedPublication({"n": offset}, offset))
 
 
@@ -126,7 +126,7 @@ def test_a_line_separator_inside_a_text_is_no_end_of_a_line() -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_message_is_malformed(text: str | bytes) -> None:
-    """Whatever a broken server sends ends in this one exception, and nothing is believed of it."""
+    """Anything a broken server sends ends in this one exception, and none of it is used."""
     session = subscribed()
     with pytest.raises(MalformedMessage, match=r"\S"):
         session.receive(text)
@@ -175,7 +175,7 @@ def test_channels_of_the_server_are_recovered_with_connect() -> None:
 
 
 def test_a_lost_position_is_replaced_by_the_servers() -> None:
-    """Another epoch, and an offset below the old one: both are the server's to say."""
+    """Another epoch, and an offset below the old one: the server decides both."""
     session = subscribed(StreamPosition(90, "old"))
     session.receive(encode_reply(1, "subscribe", SubscribeResult(epoch="new", offset=3, was_recovering=True)))
     assert session.positions == {CHANNEL: StreamPosition(3, "new")}

@@ -1,4 +1,4 @@
-"""The codes are those of the Centrifuge protocol: SDKs decide by the number whether they come back."""
+"""The codes are those of the Centrifuge protocol: the number tells SDKs whether to reconnect."""
 
 from __future__ import annotations
 
@@ -62,5 +62,5 @@ def test_every_disconnect_has_its_number() -> None:
     ],
 )
 def test_the_number_decides_whether_a_client_comes_back(code: int, reconnect: bool) -> None:
-    """3000-3499 and 4000-4499 mean "come back", everything else is final."""
+    """3000-3499 and 4000-4499 mean "reconnect", everything else is final."""
     assert Disconnect(code, "").reconnect is reconnect

@@ -68,7 +68,7 @@ def test_half_a_surrogate_pair_is_text(sent: str, read: str) -> None:
 
 
 def test_a_fault_never_repeats_what_was_sent() -> None:
-    """The reason goes into a close frame and a log: no value of the client's stands in it."""
+    """The reason goes into a close frame and a log, so it must not contain a value from the client."""
     with pytest.raises(FrameError) as caught:
         decode_frame(b'{"id":1,"connect":{"token":{"secret-value":1}}}')
     assert "secret-value" not in caught.value.reason

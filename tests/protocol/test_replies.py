@@ -29,7 +29,7 @@ from narthex.protocol.replies import (
 
 
 def test_a_connect_reply_leaves_out_what_is_empty() -> None:
-    """As Centrifugo does; SDKs take a missing member for its zero value."""
+    """As Centrifugo does; SDKs read a missing member as its zero value."""
     raw = encode_reply(7, "connect", ConnectResult(client="c", version="0 narthex", ping=25, pong=True))
     assert json.loads(raw) == {
         "id": 7,
@@ -42,12 +42,12 @@ RESULTS = (
     *(PublicationView, RefreshResult, SubscribeResult),
 )
 SMALLEST: dict[object, object] = {int: 1, bool: True, str: "x"}
-"""By type: the value next to what a client takes a missing member for."""
+"""By type: the value next to the one for a missing member."""
 
 
 @pytest.mark.parametrize("result", RESULTS)
 def test_a_member_that_is_not_empty_is_sent(result: type[msgspec.Struct]) -> None:
-    """A client takes a missing member for its zero value, so that nothing else may be left out."""
+    """A client reads a missing member as its zero value, so nothing else may be left out."""
     required = {field.name: None for field in fields(result) if field.required}
     for field in fields(result):
         if field.type in SMALLEST:
@@ -79,7 +79,7 @@ def test_recovered_publications_stand_in_the_reply() -> None:
 
 
 def test_errors_and_pushes() -> None:
-    """`temporary` shows only when it is true; a disconnect push says whether to come back."""
+    """`temporary` shows only when it is true; a disconnect push says whether to reconnect."""
     assert json.loads(encode_error(1, codes.BAD_REQUEST)) == {
         "id": 1,
         "error": {"code": 107, "message": "bad request"},
@@ -94,7 +94,7 @@ def test_errors_and_pushes() -> None:
 
 
 def test_close_codes_say_what_their_range_says() -> None:
-    """3000-3499 and 4000-4499 come back, the rest is final."""
+    """3000-3499 and 4000-4499 mean "reconnect", the rest is final."""
     for code, back in [
         (3000, True),
         (3499, True),

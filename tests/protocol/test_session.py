@@ -61,7 +61,7 @@ def test_commands_batched_behind_connect_are_asked() -> None:
 
 
 def test_a_failed_connect_may_be_tried_again_until_silence() -> None:
-    """Error 109 keeps the connection; its deadline goes on."""
+    """Error 109 keeps the connection; its deadline continues."""
     session = Session(LIMITS, 0)
     session.receive(CONNECT, 1)
     session.failed_connect()
@@ -216,7 +216,7 @@ TestSessionMachine = SessionMachine.TestCase
 
 
 def test_the_bounds_are_those_that_are_advertised() -> None:
-    """What `/ws/config` says of a gateway whose settings change nothing."""
+    """The values of `/ws/config` for a gateway with default settings."""
     limits = Limits()
     assert SessionLimits() == SessionLimits(
         ping_every_s=limits.ping_interval_s,

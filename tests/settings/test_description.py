@@ -1,4 +1,4 @@
-"""What is shown of settings: never a secret; and docs/settings.md says what the model says."""
+"""The display of settings: never a secret; docs/settings.md agrees with the model."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_every_option_is_described() -> None:
 
 
 def test_no_option_is_taken_and_ignored() -> None:
-    """Each is read by a rule, by the model for others, or by whoever wires the rooms."""
+    """Each is read by a rule, by the model for others, or by the wiring."""
     source = ROOT / "src" / "narthex"
     files = [
         *(source / "wiring").rglob("*.py"),

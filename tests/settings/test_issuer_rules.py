@@ -38,7 +38,7 @@ def problem(environ: dict[str, str], toml: str = "", directory: Path | None = No
     ],
 )
 def test_sound_issuers_load(environ: dict[str, str]) -> None:
-    """Each way to say whose tokens count makes one issuer."""
+    """Each way to configure an issuer makes one issuer."""
     (issuer,) = load({}, environ).all_issuers()
     assert len(issuer.key_sources()) == 1
 
@@ -66,7 +66,7 @@ def test_sound_issuers_load(environ: dict[str, str]) -> None:
     ],
 )
 def test_unsound_issuers_are_refused(environ: dict[str, str], named: str) -> None:
-    """Above all: HMAC with a public key, and keys that anybody on the way could replace."""
+    """Above all: HMAC with a public key, and keys that an attacker on the path could replace."""
     assert named in problem(environ)
 
 
@@ -89,7 +89,7 @@ def test_unsound_issuers_are_refused(environ: dict[str, str], named: str) -> Non
     ],
 )
 def test_issuers_of_the_file_are_held_to_the_same(toml: str, named: str, tmp_path: Path) -> None:
-    """With several, each must be told apart by its `iss`."""
+    """With several, each must have a distinct `iss`."""
     assert named in problem({}, toml, tmp_path)
 
 
@@ -101,7 +101,7 @@ def test_an_issuer_whose_secret_cannot_be_read_is_one_problem(tmp_path: Path) ->
 
 
 def test_an_empty_list_of_rights_gives_none(tmp_path: Path) -> None:
-    """As for `[[issuers]]`: who writes `[]` means nothing, and not everything; an empty variable is not set."""
+    """As for `[[issuers]]`: `[]` means nothing, and not everything; an empty variable is not set."""
     file = tmp_path / "narthex.toml"
     file.write_text("jwt_permissions_allowed = []\njwt_plans_allowed = []\n")
     settings = load({}, {"NARTHEX_JWT_SECRET": SECRET}, file)
@@ -116,13 +116,13 @@ def test_an_empty_list_of_rights_gives_none(tmp_path: Path) -> None:
 
 
 def test_a_pattern_is_no_tenant(tmp_path: Path) -> None:
-    """`tenant = "acme-*"` would put everybody into one tenant of that very name."""
+    """`tenant = "acme-*"` would put all users into one tenant with that name."""
     toml = f'[[issuers]]\nissuer = "https://a.example"\nsecret = "{SECRET}"\ntenant = "acme-*"\n'
     assert "issuers[0].tenant is 'acme-*'" in problem({}, toml, tmp_path)
 
 
 def test_a_user_on_a_plan_that_is_none_is_refused(tmp_path: Path) -> None:
-    """The gateway would treat the user as `free` and say nothing; a plan of the file is one."""
+    """The gateway would silently treat the user as `free`; a plan of the file is known."""
     user = '[[users]]\nemail = "ada@example.com"\nplan = "gold"\n'
     found = problem({}, user, tmp_path)
     assert "ada@example.com has plan 'gold'" in found

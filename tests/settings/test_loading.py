@@ -1,4 +1,4 @@
-"""`load`: which source wins, what every problem says, and that no secret is ever in one."""
+"""`load`: precedence of sources, the texts of problems, and no secret in any of them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_platforms_port_is_honoured_and_our_own_variable_is_stronger() -> No
 
 
 def test_flags_that_were_not_given_count_as_nothing() -> None:
-    """None and empty lists leave the environment its say."""
+    """None and empty lists leave the environment in effect."""
     settings = load({"port": None, "agents": []}, {"NARTHEX_PORT": "7", "NARTHEX_AGENT": "a:b, c:d"})
     assert settings.port == 7
     assert settings.agents == ("a:b", "c:d")
@@ -121,7 +121,7 @@ def test_every_problem_is_told_at_once(toml: Path) -> None:
 def test_a_wrong_value_names_the_variable_the_value_and_the_remedy(
     variable: str, value: str, remedy: str
 ) -> None:
-    """Who reads it can mend it without the documentation."""
+    """The reader can fix it without the documentation."""
     found = only(problems({variable: value}))
     assert found.startswith(f"{variable} is wrong: ")
     assert repr(value) in found
@@ -194,7 +194,7 @@ def test_a_secret_comes_from_a_file(tmp_path: Path) -> None:
 
 
 def test_a_secret_and_its_file_at_once_are_a_problem(tmp_path: Path) -> None:
-    """Nobody should have to know which one wins."""
+    """A user should not need to know which one takes precedence."""
     path = tmp_path / "secret"
     path.write_text("other")
     found = only(problems({"NARTHEX_ADMIN_KEY": CANARY, "NARTHEX_ADMIN_KEY_FILE": str(path)}))
@@ -203,7 +203,7 @@ def test_a_secret_and_its_file_at_once_are_a_problem(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_secret_is_one_problem_and_no_weaker_source_steps_in(toml: Path) -> None:
-    """A door key that cannot be read must not be replaced by an older one."""
+    """An unreadable key must not be replaced by an older one."""
     toml.write_text('admin_key = "an-older-key-of-the-file"\n')
     found = only(problems({"NARTHEX_ADMIN_KEY_FILE": "/nowhere/at/all"}, file=toml))
     assert "NARTHEX_ADMIN_KEY_FILE: the file /nowhere/at/all cannot be read" in found
@@ -230,7 +230,7 @@ def test_a_key_loses_its_outer_white_space() -> None:
 
 
 def test_no_problem_holds_a_secret(toml: Path) -> None:
-    """Wherever a secret stands, whatever else is wrong with it."""
+    """Wherever a secret is, and whatever else is wrong with it."""
     toml.write_text(
         f"""
 admin_key = {{ x = "{CANARY}" }}
@@ -306,7 +306,7 @@ def test_the_file_is_found_by_its_variable_or_in_the_working_directory(
 
 
 def test_a_named_file_that_is_missing_is_a_problem(tmp_path: Path) -> None:
-    """Whoever names a file means it."""
+    """A file that is named on purpose must exist."""
     assert "cannot be read" in only(problems({}, file=tmp_path / "none.toml"))
 
 

@@ -48,7 +48,7 @@ def test_remote_development_must_be_asked_for() -> None:
 
 @pytest.mark.parametrize("mark", ["K_SERVICE", "KUBERNETES_SERVICE_HOST"])
 def test_a_platform_without_environment_is_refused(mark: str) -> None:
-    """An unset variable must never open a door."""
+    """An unset variable must not open anything."""
     with pytest.raises(ConfigError) as caught:
         load({}, {mark: "x", "NARTHEX_SINGLE_INSTANCE": "1"})
     assert any("ENVIRONMENT" in text for text in caught.value.problems)
@@ -83,7 +83,7 @@ def test_production_refuses_a_key_from_a_file_too(tmp_path: Path) -> None:
 
 
 def test_production_refuses_a_previous_key_and_ci_tokens() -> None:
-    """Test identities are never admitted there, by whatever proof."""
+    """Test identities are never admitted there, with any credential."""
     assert "NARTHEX_E2E_PREVIOUS_KEY" in "\n".join(_all(PRODUCTION | {"NARTHEX_E2E_PREVIOUS_KEY": "k" * 40}))
     ci = CI | {"NARTHEX_E2E_OIDC_SUBJECT": "repo:a/b:*"}
     assert "NARTHEX_E2E_OIDC_ISSUER" in problem(PRODUCTION | ci)
@@ -182,7 +182,7 @@ def test_two_keys_may_be_live() -> None:
 
 
 def test_a_remote_gateway_that_nobody_can_enter_is_warned_about() -> None:
-    """It starts, because `narthex token` works, but nobody should wonder."""
+    """It starts, because `narthex token` works, and the warning explains it."""
     assert any("narthex token" in text for text in load({}, {"ENVIRONMENT": "staging"}).warnings)
     with_issuer = {"ENVIRONMENT": "staging", "NARTHEX_JWKS_URL": "https://i.example/jwks"}
     assert not load({}, with_issuer).warnings
@@ -206,7 +206,7 @@ def test_sockets_are_rotated_where_the_platform_would_cut_them() -> None:
 
 
 def test_pings_come_within_the_life_of_presence() -> None:
-    """They renew it: past a minute a gateway would show nobody, and its connections could not be woken."""
+    """They renew it: past a minute a gateway would show no members, and its connections could not be woken."""
     assert load({"ping_interval_s": 55}, {}).ping_interval_s < PRESENCE_TTL_S
     assert "ping_interval_s" in problem({"NARTHEX_PING_INTERVAL_S": "60"}).lower()
 

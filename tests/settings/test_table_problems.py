@@ -1,4 +1,4 @@
-"""What is wrong in a table of narthex.toml is said in the house's own words, with the key as it stands there."""
+"""Faults in a table of narthex.toml are reported in the same style as others, with the key as written there."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_choice_is_taken_in_any_case() -> None:
 
 @pytest.mark.parametrize("environment", ["development", "testing"])
 def test_short_secrets_are_warned_of_where_they_still_work(environment: str, tmp_path: Path) -> None:
-    """What staging and production refuse is said before somebody deploys it."""
+    """The warning comes before a deploy to staging or production, which refuse them."""
     file = tmp_path / "narthex.toml"
     file.write_text("[[issuers]]\nname = 'b'\nissuer = 'https://b.example'\nsecret = 'short-too'\n")
     environ = {

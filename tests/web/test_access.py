@@ -24,7 +24,7 @@ def asks(sent: str | bytes = "", address: str = "1.2.3.4") -> Request:
 
 
 class Desk:
-    """An Access whose clock stands until it is moved."""
+    """An Access with a clock that the test moves."""
 
     def __init__(self, keys: tuple[str, ...] = (ADMIN,), metrics_tokens: tuple[str, ...] = ()) -> None:
         self.now = 0.0
@@ -47,18 +47,18 @@ class Desk:
         self.access = Access(keys, person, address, lambda: self.now, metrics_tokens=metrics_tokens)
 
     async def told(self, sent: str | bytes = "", address: str = "1.2.3.4") -> str:
-        """The refusal's code, or who it is."""
+        """The refusal's code, or the operator's id."""
         found = await self.access.administrator(asks(sent, address))
         return found.name if isinstance(found, Operator) else found.code
 
     def scrape(self, sent: str | bytes = "", address: str = "1.2.3.4") -> str:
-        """The refusal's code; empty: it may."""
+        """The refusal's code; empty: admitted."""
         refusal = self.access.scraper(asks(sent, address))
         return refusal.code if refusal else ""
 
 
 async def test_the_admin_key_and_a_service_administer() -> None:
-    """The key every tenant, the token its own."""
+    """The key for every tenant, the token for its own."""
     desk = Desk()
     assert await desk.access.administrator(asks(ADMIN)) == Operator(None, "admin key")
     assert await desk.access.administrator(asks("a.b.c")) == Operator("acme", "svc")
@@ -67,7 +67,7 @@ async def test_the_admin_key_and_a_service_administer() -> None:
 
 
 async def test_a_tenants_administrator_is_not_the_operator() -> None:
-    """What concerns every tenant needs the permission by name, and a test identity never has it."""
+    """Actions on all tenants need the permission by name, and a test identity never has it."""
     desk = Desk()
     rights = ("admin", "operator")
     desk.opaque = {
@@ -87,7 +87,7 @@ async def test_a_tenants_administrator_is_not_the_operator() -> None:
 
 
 async def test_a_service_with_an_opaque_token_administers() -> None:
-    """As with a JWT of the same rights, and however often; the admin key itself is asked about nowhere."""
+    """As with a JWT of the same permissions, and however often; the admin key itself is sent to no issuer."""
     desk = Desk()
     desk.opaque = {"opaque": SERVICE, "reader": Identity(subject="r", permissions=("chat",))}
     for _ in range(3 * WRONG_KEYS):
@@ -98,7 +98,7 @@ async def test_a_service_with_an_opaque_token_administers() -> None:
 
 
 async def test_keys_cannot_be_guessed_while_an_issuer_of_opaque_tokens_is_away_or_says_no() -> None:
-    """Each guess counts, whatever the issuer says, and one past the limit is not even asked about."""
+    """Each guess counts, whatever the issuer answers, and one past the limit is not even sent to it."""
     for code in ("auth_unavailable", "token_invalid"):
         desk = Desk()
         guesses = [f"guess-{number}" for number in range(WRONG_KEYS + 1)]
@@ -121,7 +121,7 @@ async def test_many_calls_of_services_at_once_are_no_guesses() -> None:
 
 
 async def test_parallel_guesses_are_judged_up_to_the_limit() -> None:
-    """However slow the issuer is: no guess beyond the limit is compared or asked about."""
+    """However slow the issuer is: no guess beyond the limit is compared or sent to it."""
     desk = Desk()
     guesses = [f"guess-{number}" for number in range(4 * WRONG_KEYS)]
     desk.opaque = {guess: Refusal(code="token_invalid") for guess in guesses}
@@ -139,14 +139,14 @@ async def test_a_key_beyond_ascii_is_the_key() -> None:
 
 
 async def test_no_key_admits_nobody() -> None:
-    """An unset key is not the empty one."""
+    """An unset key does not match an empty one."""
     desk = Desk(())
     assert await desk.told("anything") == "token_invalid"
     assert await desk.told() == "auth_required"
 
 
 async def test_wrong_keys_slow_their_household_down() -> None:
-    """An IPv6 /64 is one address; a service's token is judged all the same; the window ends."""
+    """An IPv6 /64 is one address; a service's token is verified all the same; the window ends."""
     desk = Desk()
     for number in range(WRONG_KEYS):
         assert await desk.told("wrong", f"2001:db8::{number + 1:x}") == "token_invalid"
@@ -158,14 +158,14 @@ async def test_wrong_keys_slow_their_household_down() -> None:
 
 
 def test_metrics_are_open_until_there_is_a_token() -> None:
-    """As scrapers expect of a gateway that nobody configured."""
+    """As scrapers expect of an unconfigured gateway."""
     assert Desk().scrape() == ""
     assert Desk().scrape("anything") == ""
 
 
 @pytest.mark.parametrize("sent", [SCRAPER, ADMIN])
 def test_a_scraper_brings_its_token_or_the_admin_key(sent: str) -> None:
-    """With a token set, only they read the numbers."""
+    """With a token set, no other client reads the numbers."""
     desk = Desk(metrics_tokens=(SCRAPER,))
     assert desk.scrape(sent) == ""
     assert desk.scrape() == "auth_required"
@@ -173,7 +173,7 @@ def test_a_scraper_brings_its_token_or_the_admin_key(sent: str) -> None:
 
 
 async def test_a_scraper_with_a_stale_token_locks_no_operator_out() -> None:
-    """It asks every few seconds, perhaps from the operator's own address."""
+    """It asks every few seconds, possibly from the operator's own address."""
     desk = Desk(metrics_tokens=(SCRAPER,))
     for _ in range(WRONG_KEYS + 1):
         desk.scrape("stale")
@@ -182,5 +182,5 @@ async def test_a_scraper_with_a_stale_token_locks_no_operator_out() -> None:
 
 
 async def test_the_token_of_scrapers_opens_nothing_else() -> None:
-    """It is no admin key."""
+    """It is not an admin key."""
     assert await Desk(metrics_tokens=(SCRAPER,)).told(SCRAPER) == "token_invalid"

@@ -1,4 +1,4 @@
-"""AG-UI over HTTP with real sockets: what a stock client sends and reads, and who may."""
+"""AG-UI over HTTP with real sockets: the requests and events of a stock client, and permissions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ gates: dict[str, asyncio.Event] = {}
 
 
 async def words(run: RunInput) -> AsyncIterator[str]:
-    """Says back what was said, word by word."""
+    """Repeats the message, word by word."""
     for word in run.messages[-1].content.split():
         yield word + " "
         await asyncio.sleep(0.05)
@@ -51,7 +51,7 @@ async def careful(run: RunInput) -> AsyncIterator[str]:
 
 
 async def flood(run: RunInput) -> AsyncIterator[str]:
-    """More than all buffers on the way hold."""
+    """More than all buffers on the path hold."""
     for number in range(150):
         yield f"{number:<16000}"
         await asyncio.sleep(0.01)
@@ -98,7 +98,7 @@ def said(text: str, thread: str = "t-1", message: str = "", **more: Any) -> dict
 
 
 class Told:
-    """What a stream said: ids and events, each checked by AG-UI's own models."""
+    """A stream's ids and events, each checked by AG-UI's own models."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
@@ -113,7 +113,7 @@ class Told:
         return [event["type"] for event in self.events]
 
     def block(self, block: str) -> None:
-        """One server-sent event; a comment is passed over."""
+        """One server-sent event; comments are skipped."""
         fields = dict(line.split(": ", 1) for line in block.split("\n") if not line.startswith(":") and line)
         if fields:
             self.ids.append(fields["id"])
@@ -153,7 +153,7 @@ async def stream(response: httpx2.Response, told: Told, *, until: int = 1_000_00
 
 
 async def until(holds: Callable[[], bool], units: float = 5) -> None:
-    """Wait for what has no event of its own."""
+    """Wait for a condition that has no event."""
     async with asyncio.timeout(within(units)):
         while not holds():  # noqa: ASYNC110 - the gateway's counts tell nobody when they change
             await asyncio.sleep(0.01)
@@ -167,7 +167,7 @@ async def ask(http: httpx2.AsyncClient, path: str, body: object, headers: dict[s
 async def test_a_run_is_streamed_whole_and_belongs_to_the_thread(
     running: Running, http: httpx2.AsyncClient
 ) -> None:
-    """RUN_STARTED to RUN_FINISHED, provable; the second message finds the first one's thread."""
+    """RUN_STARTED to RUN_FINISHED, verifiable; the second message uses the first one's thread."""
     mine = bearer(running)
     told = await ask(http, "/agui/words", said("one two three"), mine)
     assert told.kinds[0] == "RUN_STARTED"
@@ -183,7 +183,7 @@ async def test_a_run_is_streamed_whole_and_belongs_to_the_thread(
 async def test_the_same_message_gives_the_same_run_and_last_event_id_goes_on(
     running: Running, http: httpx2.AsyncClient
 ) -> None:
-    """Broken off after some events and asked again: both parts are the whole, and nothing ran twice."""
+    """Aborted after some events and requested again: both parts form the whole, and nothing ran twice."""
     mine, body = bearer(running), said("a b c d e f g h", message="m-1")
     told = Told()
     async with http.stream("POST", "/agui/words", json=body, headers=mine) as response:
@@ -208,7 +208,7 @@ async def test_the_same_message_gives_the_same_run_and_last_event_id_goes_on(
 
 
 async def test_leaving_does_not_cancel(running: Running, http: httpx2.AsyncClient) -> None:
-    """The run goes on; whoever comes back hears its end, and the slot of who left is free again."""
+    """The run continues; a client that returns gets its end, and the slot of one that left is free again."""
     mine, body = bearer(running), said("gate-1", message="m-1")
     told = Told()
     async with http.stream("POST", "/agui/patient", json=body, headers=mine) as response:
@@ -226,7 +226,7 @@ async def test_leaving_does_not_cancel(running: Running, http: httpx2.AsyncClien
 
 
 async def test_an_interrupt_is_answered_with_resume(running: Running, http: httpx2.AsyncClient) -> None:
-    """RUN_FINISHED with outcome interrupt; `resume` opens the run in which the agent goes on."""
+    """RUN_FINISHED with outcome interrupt; `resume` opens the run in which the agent continues."""
     mine = bearer(running)
     told = await ask(http, "/agui/careful", said("do it"), mine)
     outcome = told.events[-1]["outcome"]
@@ -262,7 +262,7 @@ async def test_a_dismissed_interrupt_ends_cancelled(running: Running, http: http
 async def test_threads_are_the_tenants_and_the_members_own(
     running: Running, http: httpx2.AsyncClient
 ) -> None:
-    """One name of two users or in two tenants is two threads; a thread of others is 404 by its id."""
+    """The same name for two users or in two tenants is two threads; another user's thread is 404 by its id."""
     told = await ask(http, "/agui/words", said("mine"), bearer(running))
     thread = told.events[0]["threadId"]
     refused = await http.post("/agui/words", json=said("x", thread), headers=bearer(running, "eve"))
@@ -341,7 +341,7 @@ async def test_a_connection_that_ends_at_once_says_why(
     status: int,
     code: str,
 ) -> None:
-    """What is final for a client must not tell it to come back, and what passes must."""
+    """A final error must not tell the client to retry, and a temporary one must."""
 
     async def ended(_: RunStream) -> None:
         raise Ended(3500, reason)
@@ -356,7 +356,7 @@ async def test_a_connection_that_ends_at_once_says_why(
 
 
 async def test_capabilities_are_agui_s_and_true(running: Running, http: httpx2.AsyncClient) -> None:
-    """The list parses with AG-UI's own model; what is declared is what the tests here prove."""
+    """The list parses with AG-UI's own model; the tests here prove each declared capability."""
     agents = (await http.get("/agui", headers=bearer(running))).json()["agents"]
     assert [agent["name"] for agent in agents] == ["words", "patient", "careful", "weather", "flood"]
     found = AgentCapabilities.model_validate(agents[0]["capabilities"])

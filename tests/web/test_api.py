@@ -1,4 +1,4 @@
-"""The server API over a real gateway: who may, what happens, and that the description is true."""
+"""The server API over a real gateway: permissions, effects, and a correct description."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ E2E_KEY = "an-e2e-key-of-decent-length-0123456789ab"
 
 
 async def words(run: RunInput) -> AsyncIterator[str]:
-    """Says back what was said."""
+    """Repeats the message."""
     yield run.messages[-1].content
 
 
@@ -73,7 +73,7 @@ async def test_publish_reaches_a_user_once(running: Running, http: httpx2.AsyncC
 
 
 async def test_disconnect_and_revoke(running: Running, http: httpx2.AsyncClient) -> None:
-    """Closed with the code asked for; revoked tokens are closed and stay out."""
+    """Closed with the requested code; revoked tokens are closed and refused afterwards."""
     ada, bob = await live(running, "ada"), await live(running, "bob")
     await http.post("/api/v1/disconnect", json={"user": "ada", "code": 3503}, headers=bearer(ADMIN))
     with pytest.raises(ConnectionClosed):
@@ -91,7 +91,7 @@ async def test_disconnect_and_revoke(running: Running, http: httpx2.AsyncClient)
 
 
 async def test_a_cut_in_the_future_is_refused(running: Running, http: httpx2.AsyncClient) -> None:
-    """Milliseconds for seconds would lock everybody out, with every token they could ever get."""
+    """Milliseconds instead of seconds would lock out all users, whatever tokens they get later."""
     body = {"kind": "issued_before", "value": "*", "before": 1_900_000_000_000}
     refused = await http.post("/api/v1/revoke", json=body, headers=bearer(ADMIN))
     assert (refused.status_code, refused.json()["code"]) == (422, "bad_params")
@@ -107,7 +107,7 @@ async def test_an_id_ends_where_its_line_does(http: httpx2.AsyncClient) -> None:
 
 @pytest.mark.parametrize("path", ["publish", "disconnect", "revoke", "users/block", "drain"])
 async def test_operators_only(running: Running, http: httpx2.AsyncClient, path: str) -> None:
-    """Nobody, a person, a wrong key; then ten wrong keys slow the address down."""
+    """No credential, a user, a wrong key; then ten wrong keys slow the address down."""
     for headers, status in (({}, 401), (bearer(running.token("ada")), 403), (bearer("wrong"), 401)):
         answer = await http.post(f"/api/v1/{path}", json={}, headers=headers)
         assert answer.status_code == status, answer.text
@@ -131,7 +131,7 @@ async def test_a_service_token_is_for_its_own_tenant(running: Running, http: htt
 
 
 async def test_an_opaque_token_with_the_right_is_an_operators(tmp_path: Path) -> None:
-    """As a JWT with the same rights, on every operator's route; our own secrets are never sent to its issuer."""
+    """As a JWT with the same permissions, on every operator's route; our own secrets are never sent to its issuer."""
     known = {
         "opaque-operator": {"active": True, "sub": "svc", "tenant": "acme", "scope": "admin operator"},
         "opaque-admin": {"active": True, "sub": "svc", "tenant": "acme", "scope": "admin"},
@@ -180,17 +180,17 @@ async def test_an_opaque_token_with_the_right_is_an_operators(tmp_path: Path) ->
             ):
                 reply = await client.post("/api/v1/e2e/results", json=results, headers=bearer(token))
                 assert reply.status_code == status, reply.text
-            # where a person's token belongs, the admin key is nobody's, and its issuer does not hear of it
+            # where a user's token belongs the admin key is refused, and is not sent to the issuer
             assert (await client.get("/api/v1/threads", headers=bearer(ADMIN))).status_code == 401
             assert (await client.get("/ws/preflight", headers=bearer(ADMIN))).status_code == 401
-            # nor of one that was mistyped, cut off or pasted with something beside it
+            # nor one that was mistyped, truncated or pasted with extra characters
             for slip in (ADMIN[:-1], ADMIN[1:], ADMIN.upper(), ADMIN[:-2] + "xx", f"{ADMIN}{ADMIN}"):
                 assert (await client.get("/ws/preflight", headers=bearer(slip))).status_code == 401
     assert set(asked) - {"narthex-health-probe"} == {*known, "opaque-stranger"}
 
 
 async def test_a_revocation_by_hand_outlives_the_token(running: Running, http: httpx2.AsyncClient) -> None:
-    """Nobody knows the `exp` of a jti: kept for 400 days, or until the `exp` that is given, leeway and grace added."""
+    """The `exp` of a jti is unknown: kept for 400 days, or until the given `exp`, plus leeway and grace."""
     parts = running.gateway.parts
     assert parts is not None
     now = parts.now()
@@ -214,7 +214,7 @@ async def test_a_revocation_by_hand_outlives_the_token(running: Running, http: h
 async def test_a_moment_in_milliseconds_is_refused_with_the_remedy(
     running: Running, http: httpx2.AsyncClient, member: str
 ) -> None:
-    """Else a revocation would be kept for 50,000 years. The end of the year 9999 is somebody's "never"."""
+    """Otherwise a revocation would be kept for 50,000 years. The end of the year 9999 may stand for "never"."""
     now = time.time()
     body: dict[str, object] = {"kind": "issued_before" if member == "before" else "jti", "value": "x"}
     answer = await http.post("/api/v1/revoke", json=body | {member: now * 1000}, headers=bearer(ADMIN))
@@ -237,7 +237,7 @@ async def test_a_moment_in_milliseconds_is_refused_with_the_remedy(
 
 
 async def test_a_block_and_its_end_are_recorded(running: Running, http: httpx2.AsyncClient) -> None:
-    """Also of somebody whom only another issuer knows: they are blocked by their subject, and told so."""
+    """Also for a user that only another issuer knows: they are blocked by their subject, and the answer shows it."""
 
     async def block(user: str, blocked: bool) -> httpx2.Response:
         body = {"user": user, "blocked": blocked, "reason": f"{blocked}".lower()}
@@ -272,7 +272,7 @@ async def test_bodies_that_do_not_fit_say_where(http: httpx2.AsyncClient) -> Non
 
 
 async def test_end_to_end_results_are_counted_and_kept(running: Running, http: httpx2.AsyncClient) -> None:
-    """A test identity posts its own run's, not another's; metrics count them."""
+    """A test identity reports its own run's results, not another's; metrics count them."""
     parts = running.gateway.parts
     assert parts is not None
     tester = Identity(
@@ -294,7 +294,7 @@ async def test_end_to_end_results_are_counted_and_kept(running: Running, http: h
 async def test_a_person_reads_and_exports_their_own_thread(
     running: Running, http: httpx2.AsyncClient
 ) -> None:
-    """JSON and Markdown downloads; a stranger gets 404."""
+    """JSON and Markdown downloads; another user gets 404."""
     raw = await live(running, "ada")
     await raw.send('{"id":2,"rpc":{"method":"run.start","data":{"text":"# hello","client_message_id":"m"}}}')
     thread = ""

@@ -32,7 +32,7 @@ SERVICE_KEY = "service-key-0123456789abcdef0123456789"
 
 
 class OpenDoor(RequestRules):
-    """The gateway's rules: our own origin, and TLS where the test says so."""
+    """The gateway's rules: our own origin, and TLS where the test requests it."""
 
     secure = False
 
@@ -92,7 +92,7 @@ def web() -> Iterator[Web]:
 
 
 def test_signing_in_gives_a_session_and_http_only_cookies(web: Web) -> None:
-    """The body that the page and the CLI read; cookies that no script reads; nothing cached."""
+    """The body that the page and the CLI read; cookies that scripts cannot read; nothing cached."""
     response = web.sign_in()
     assert response.status_code == 200
     body = response.json()
@@ -128,7 +128,7 @@ def test_over_https_the_cookies_are_secure_and_this_hosts_own(web: Web) -> None:
 
 
 def test_over_https_a_planted_cookie_signs_nobody_in(web: Web) -> None:
-    """What has the plain name came from somewhere else; the own one serves, and logging out takes it away."""
+    """A cookie with the plain name came from another host; our own is used, and logging out removes it."""
     token, refresh = (web.sign_in().json()[name] for name in ("access_token", "refresh_token"))
     web.browser.cookies.clear()
     web.door.secure = True
@@ -149,7 +149,7 @@ def test_over_https_a_planted_cookie_signs_nobody_in(web: Web) -> None:
 
 
 def test_a_form_serves_too_and_goes_where_the_page_wanted_but_nowhere_else(web: Web) -> None:
-    """Without scripts; an open redirect is not to be had."""
+    """Without scripts; open redirects are refused."""
     form = {"email": "ada@example.com", "password": PASSWORD}
     assert web.browser.post("/auth/login", data=form).json()["user"]["name"] == "Ada"
     there = web.browser.post("/auth/login", data={**form, "next": "/dashboard"})
@@ -212,7 +212,7 @@ def test_a_foreign_page_can_do_nothing(web: Web, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/auth/refresh", "/auth/logout"])
 def test_a_cookie_needs_an_origin(web: Web, path: str) -> None:
-    """Without one a cross-site form could ride on the cookie."""
+    """Without one a cross-site form could use the cookie."""
     web.sign_in()
     response = web.browser.post(path)
     assert (response.status_code, response.json()["code"]) == (403, "origin_not_allowed")
@@ -243,7 +243,7 @@ def test_a_program_refreshes_by_its_token_as_an_oauth_client_does(web: Web) -> N
 
 
 def test_me_takes_bearer_or_cookie_and_refuses_with_a_code(web: Web) -> None:
-    """And says `token_revoked` after logging out."""
+    """And reports `token_revoked` after logging out."""
     assert web.browser.get("/auth/me").json()["code"] == "auth_required"
     token = web.sign_in().json()["access_token"]
     assert web.browser.get("/auth/me").json()["code"] == "origin_not_allowed"
@@ -259,7 +259,7 @@ def test_me_takes_bearer_or_cookie_and_refuses_with_a_code(web: Web) -> None:
 
 
 def test_logging_out_removes_the_cookies_and_ends_the_chain(web: Web) -> None:
-    """Also when there was nothing to end."""
+    """Also when nothing was left to end."""
     token = web.sign_in().json()["refresh_token"]
     assert web.browser.post("/auth/logout", headers={"Origin": OWN}).status_code == 204
     assert not web.browser.cookies
@@ -268,7 +268,7 @@ def test_logging_out_removes_the_cookies_and_ends_the_chain(web: Web) -> None:
 
 
 def test_introspection_is_for_services(web: Web) -> None:
-    """Bearer or Basic with the key; anybody else hears nothing about tokens."""
+    """Bearer or Basic with the key; other callers learn nothing about tokens."""
     token = web.sign_in().json()["access_token"]
     web.browser.cookies.clear()
     basic = base64.b64encode(f"gateway:{SERVICE_KEY}".encode()).decode()
@@ -285,7 +285,7 @@ def test_introspection_is_for_services(web: Web) -> None:
 
 
 def test_service_keys_cannot_be_guessed_here_either(web: Web) -> None:
-    """Ten wrong ones a minute and address, then 429 with the wait, the right one included."""
+    """Ten wrong ones per minute and address, then 429 with the wait, also for the right one."""
     text = web.sign_in().json()["access_token"]
     codes = [
         web.browser.post(
@@ -302,7 +302,7 @@ def test_service_keys_cannot_be_guessed_here_either(web: Web) -> None:
 
 
 def test_revocation_is_by_possession(web: Web) -> None:
-    """RFC 7009: 200 whether or not there was such a token."""
+    """RFC 7009: 200 whether or not the token exists."""
     token = web.sign_in().json()["access_token"]
     web.browser.cookies.clear()
     for text in ("unknown", token):
@@ -332,7 +332,7 @@ def test_allowed_pages_may_read_the_answers(web: Web) -> None:
 
 
 def test_the_published_documents(web: Web) -> None:
-    """What a client library looks for; keys without private members."""
+    """The documents that client libraries look for; keys without private members."""
     configuration = web.browser.get("/.well-known/openid-configuration").json()
     assert configuration["issuer"] == "narthex"
     keys = web.browser.get(configuration["jwks_uri"]).json()["keys"]
@@ -343,7 +343,7 @@ def test_the_published_documents(web: Web) -> None:
 
 
 def test_there_and_back_over_http(web: Web) -> None:
-    """The journey's cookie is short, for the callback only, and goes when it has served."""
+    """The sign-in cookie is short-lived, for the callback only, and removed afterwards."""
     start = web.browser.get("/auth/oidc/start?next=/dashboard")
     assert start.status_code == 303
     cookie = start.headers["set-cookie"]
@@ -359,7 +359,7 @@ def test_there_and_back_over_http(web: Web) -> None:
 
 
 def test_over_https_only_its_own_browser_comes_back(web: Web) -> None:
-    """The journey has a name that no plain line can plant: nobody is signed in to somebody else's account."""
+    """The cookie's name cannot be set over plain http, so no browser is signed in to another user's account."""
     web.door.secure = True
     start = web.browser.get("/auth/oidc/start?next=/dashboard")
     name, _, value = start.headers["set-cookie"].partition(";")[0].partition("=")
@@ -386,7 +386,7 @@ def test_a_failed_sign_in_comes_back_to_the_page_with_a_code(web: Web) -> None:
 
 @pytest.mark.parametrize("path", ["/auth/introspect", "/auth/revoke"])
 def test_a_question_without_a_token_is_the_callers_mistake(web: Web, path: str) -> None:
-    """400 with what to send, and not an answer about nothing."""
+    """400 with the members to send, and not an answer about nothing."""
     response = web.browser.post(path, data={}, headers={"Authorization": f"Bearer {SERVICE_KEY}"})
     assert (response.status_code, response.json()["code"]) == (400, "bad_request")
     assert "`token`" in response.json()["detail"]
@@ -394,7 +394,7 @@ def test_a_question_without_a_token_is_the_callers_mistake(web: Web, path: str) 
 
 @pytest.mark.parametrize("cookie", ["session", "refresh"])
 def test_two_cookies_of_one_name_are_a_conflict(web: Web, cookie: str) -> None:
-    """Which came first proves nothing; one value twice is one cookie, and a Bearer token beside them counts alone."""
+    """The order of cookies proves nothing; the same value twice is one cookie, and a Bearer token takes precedence."""
     body = web.sign_in().json()
     web.browser.cookies.clear()
     name, value = (
@@ -415,7 +415,7 @@ def test_two_cookies_of_one_name_are_a_conflict(web: Web, cookie: str) -> None:
 
 
 async def test_an_application_beside_us_sees_the_session_and_no_other_cookie_of_ours() -> None:
-    """The refresh cookie goes everywhere by its path; only `/auth` gets it."""
+    """The refresh cookie is sent to every path; only `/auth` gets it."""
     seen: dict[str, list[bytes]] = {}
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

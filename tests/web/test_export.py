@@ -1,4 +1,4 @@
-"""A thread as Markdown: people by name, tools with what they were given and what they returned."""
+"""A thread as Markdown: users by name, tools with their arguments and results."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def exported(
 
 
 async def test_people_have_names_and_tools_theirs() -> None:
-    """Not `u-1` and `weather (tool)` alone: who said it, which tool, its arguments and its answer."""
+    """Not only `u-1` and `weather (tool)`: the author's name, the tool, its arguments and its result."""
     text = await markdown(
         message("user", "u-1", "hi", {"name": "Ada Lovelace"}),
         message("user", "ada", "hi", {"name": "ada"}),
@@ -86,7 +86,7 @@ async def test_people_have_names_and_tools_theirs() -> None:
 
 
 async def test_what_a_tool_returns_cannot_leave_its_block() -> None:
-    """A fence is longer than any in the text; a tool without an answer, or a row that nobody reads, is said so."""
+    """A fence is longer than any in the text; a tool without an answer, or an unreadable row, is marked as such."""
     text = await markdown(
         message("tool", "a", "```\n## not a heading\n````", DETAIL | {"args": "{}"}),
         message("tool", "a", "", DETAIL | {"answered": False, "args": ""}),
@@ -107,7 +107,7 @@ async def test_what_a_tool_returns_cannot_leave_its_block() -> None:
 
 
 def said(text: str, at: float, run_id: str = "") -> Message:
-    """A message of a moment."""
+    """A message with this time."""
     return Message(
         message_id=text,
         thread_id="t",
@@ -157,7 +157,7 @@ WRITTEN = [
 
 
 async def test_runs_that_failed_or_were_stopped_are_listed_where_they_ended() -> None:
-    """A run that wrote nothing is there too; one that finished needs no line of its own."""
+    """A run without output is listed too; a finished one needs no line of its own."""
     text = await exported(as_markdown, WRITTEN, RUNS)
     headings = [line.partition(" · ")[0] for line in text.splitlines() if line.startswith("## ")]
     assert headings == [
@@ -170,7 +170,7 @@ async def test_runs_that_failed_or_were_stopped_are_listed_where_they_ended() ->
 
 
 async def test_json_has_each_outcome_of_the_thread_once() -> None:
-    """Also of the pages before the last; with no messages at all too."""
+    """Also those of earlier pages; with no messages at all too."""
     whole = json.loads(await exported(as_json, WRITTEN, RUNS))
     assert [one["run_id"] for one in whole["outcomes"]] == ["r1", "r2", "r3", "r4"]
     assert [one["message_id"] for one in whole["messages"]][:2] == ["first", "half"]

@@ -1,4 +1,4 @@
-"""HTTP streaming, SSE and emulation at their edges; that they work is in tests/app/test_commands.py."""
+"""Edge cases of HTTP streaming, SSE and emulation; tests/app/test_commands.py covers normal use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAGE = "https://page.example"
 
 
 async def words(run: RunInput) -> AsyncIterator[str]:
-    """Says back what was said."""
+    """Repeats the message."""
     yield run.messages[-1].content
 
 
@@ -65,12 +65,12 @@ async def test_a_page_of_an_allowed_origin_may_post_to_them(http: httpx2.AsyncCl
 async def test_what_is_no_command_of_a_stream_is_said(
     http: httpx2.AsyncClient, body: bytes, status: int
 ) -> None:
-    """Nesting beyond what a parser follows is no bug of ours."""
+    """Nesting beyond a parser's limit is not our bug."""
     assert (await http.post("/emulation", content=body)).status_code == status
 
 
 async def test_a_page_may_read_why_it_was_refused(http: httpx2.AsyncClient) -> None:
-    """Else its script hears nothing but that the network failed."""
+    """Otherwise its script learns only that the network failed."""
     page = {"Origin": PAGE}
     token = '{"id":1,"connect":{"token":"x"}}'
     for answer, code in (
@@ -85,14 +85,14 @@ async def test_a_page_may_read_why_it_was_refused(http: httpx2.AsyncClient) -> N
     "rest", ['\n{"id":2,"rpc":{"method":"time"}}', "\n", '\n{"id":2,"rpc":{"data":"\\ud83d"}}']
 )
 async def test_a_token_in_the_url_is_seen_beside_other_commands(http: httpx2.AsyncClient, rest: str) -> None:
-    """A frame holds several commands by lines: what the session would take for a token is refused in the URL."""
+    """A frame has several commands by lines: anything the session would take for a token is refused in the URL."""
     command = '{"id":1,"connect":{"token":"x"}}' + rest
     answer = await http.get("/connection/sse", params={"cf_connect": command})
     assert (answer.status_code, answer.json()["code"]) == (400, "credential_in_url")
 
 
 async def test_commands_for_other_nodes_are_bounded_per_address(http: httpx2.AsyncClient) -> None:
-    """Each costs the broker a message, and only the other node could tell that its session is nobody's."""
+    """Each costs the broker a message, and only the other node knows that the session does not exist."""
     body = {"session": "nobody", "node": "node-elsewhere", "data": "{}"}
     for _ in range(fallbacks.FORWARDS):
         assert (await http.post("/emulation", json=body)).status_code == 204
@@ -110,7 +110,7 @@ def test_counting_forwards_takes_a_few_megabytes_at_most() -> None:
 async def test_a_stream_that_is_closed_and_not_read_is_dropped(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its place is given back, though its client stays connected and reads nothing."""
+    """Its slot is released, though its client stays connected and reads nothing."""
     monkeypatch.setattr(fallbacks, "CLOSE_S", 0.2)
     parts = running.gateway.parts
     assert parts is not None

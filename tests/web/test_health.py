@@ -1,4 +1,4 @@
-"""The health routes: status codes, methods, CORS and who may see what."""
+"""The health routes: status codes, methods, CORS and permissions."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def fail(site: Site, name: str) -> Probe:
 async def test_503_means_send_nobody_here(
     site: Site, client: httpx2.AsyncClient, broken: str, status: int
 ) -> None:
-    """Degraded still serves; HEAD says the same without a body."""
+    """Degraded still serves; HEAD gives the same without a body."""
     if broken:
         fail(site, broken)
     answer = await client.get("/ws/health")
@@ -95,7 +95,7 @@ async def test_503_means_send_nobody_here(
 
 
 async def test_readiness_and_liveness(site: Site, client: httpx2.AsyncClient) -> None:
-    """A store that is away takes the gateway out of rotation, and must not get it killed."""
+    """A store that is down takes the gateway out of rotation, and must not get it killed."""
     assert (await client.get("/readyz")).json() == {"status": "ready"}
     fail(site, "store")
     answer = await client.get("/readyz")
@@ -116,7 +116,7 @@ async def test_the_beacon_is_a_constant(client: httpx2.AsyncClient) -> None:
 
 
 async def test_config_tells_a_client_how_to_connect(client: httpx2.AsyncClient) -> None:
-    """The URL of this very request, and the limits that are enforced."""
+    """The URL of the request itself, and the enforced limits."""
     body = (await client.get("/ws/config")).json()
     assert body["url"] == "ws://chat.example/ws"
     assert body["limits"] == {"max_headers": 100}
@@ -126,7 +126,7 @@ async def test_config_tells_a_client_how_to_connect(client: httpx2.AsyncClient) 
 
 @pytest.mark.parametrize("path", ["/ws/health", "/ws/config", "/ws/beacon"])
 async def test_pages_of_allowed_origins_may_read(client: httpx2.AsyncClient, path: str) -> None:
-    """Others get the answer without the header that would let their page see it."""
+    """Others get the answer without the header that would let their page read it."""
     allowed = {"Origin": "https://app.example.com"}
     assert (await client.get(path, headers=allowed)).headers["access-control-allow-origin"] == allowed[
         "Origin"
@@ -141,7 +141,7 @@ async def test_pages_of_allowed_origins_may_read(client: httpx2.AsyncClient, pat
 
 
 async def test_the_numbers_are_for_operators(client: httpx2.AsyncClient) -> None:
-    """With the admin key; without, or with another, a refusal in words."""
+    """With the admin key; without, or with another, a refusal with text."""
     key = {"Authorization": f"Bearer {ADMIN_KEY}"}
     assert (await client.get("/ws/stats", headers=key)).json() == {"connections": 3}
     refused = await client.get("/ws/stats")
@@ -162,5 +162,5 @@ async def test_metrics_are_prometheus_text(site: Site, client: httpx2.AsyncClien
 
 @pytest.mark.parametrize("path", ["/ws/health", "/livez", "/ws/stats", "/metrics"])
 async def test_other_methods_are_refused(client: httpx2.AsyncClient, path: str) -> None:
-    """There is nothing to post."""
+    """POST is not supported."""
     assert (await client.post(path)).status_code == 405

@@ -1,4 +1,4 @@
-"""The pages' routes: caching, headers, and what is answered without a bundle."""
+"""The pages' routes: caching, headers, and answers without a bundle."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def client(directory: Path) -> TestClient:
 
 
 def test_page_is_asked_for_again_and_its_script_never(tmp_path: Path) -> None:
-    """The HTML must be revalidated; what carries its hash in the name is immutable."""
+    """The HTML must be revalidated; files with a hash in the name are immutable."""
     name = build(tmp_path)
     with client(tmp_path) as http:
         page = http.get("/")
@@ -66,7 +66,7 @@ def test_page_is_asked_for_again_and_its_script_never(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/static/icon.svg", "/static/missing.js"])
 def test_every_answer_carries_the_security_headers(tmp_path: Path, path: str) -> None:
-    """A page, a file and a miss all say the same about framing, sniffing and sources."""
+    """A page, a file and a miss have the same headers for framing, sniffing and sources."""
     build(tmp_path)
     with client(tmp_path) as http:
         answer = http.get(path)
@@ -76,7 +76,7 @@ def test_every_answer_carries_the_security_headers(tmp_path: Path, path: str) ->
 
 
 def test_etag_answers_304_zipped_or_not(tmp_path: Path) -> None:
-    """Whoever has the file is told so by either form of its tag, and by nothing else."""
+    """Either form of its tag gives 304, and no other value does."""
     name = build(tmp_path)
     with client(tmp_path) as http:
         zipped = http.get(f"/static/{name}", headers={"Accept-Encoding": "gzip"})
@@ -103,14 +103,14 @@ def test_etag_answers_304_zipped_or_not(tmp_path: Path) -> None:
     "path", ["/static/manifest.json", "/static/chat.html", "/static/..%2fpages.py", "/static/%2e%2e/pages.py"]
 )
 def test_only_listed_files_are_served(tmp_path: Path, path: str) -> None:
-    """Neither the manifest, nor a page under a second address, nor anything outside."""
+    """Neither the manifest, nor a page under a second address, nor a file outside."""
     build(tmp_path)
     with client(tmp_path) as http:
         assert http.get(path).status_code == 404
 
 
 def test_missing_bundle_is_said(tmp_path: Path) -> None:
-    """Without a bundle `/` is a 503 page that says what to do, not a blank one."""
+    """Without a bundle `/` is a 503 page with the remedy, not a blank one."""
     with client(tmp_path) as http:
         answer = http.get("/")
     assert answer.status_code == 503
@@ -119,7 +119,7 @@ def test_missing_bundle_is_said(tmp_path: Path) -> None:
 
 
 def test_broken_bundle_counts_as_none(tmp_path: Path) -> None:
-    """A manifest that names a file that is gone must not break the start."""
+    """A manifest that names a missing file must not break the start."""
     name = build(tmp_path)
     (tmp_path / name).unlink()
     with client(tmp_path) as http:
@@ -137,7 +137,7 @@ def test_new_build_is_served_without_a_restart(tmp_path: Path) -> None:
 
 
 def test_further_pages_have_a_route_only_when_they_were_built(tmp_path: Path) -> None:
-    """`/dashboard` and `/status` are somebody else's 404 until there is a page for them."""
+    """`/dashboard` and `/status` are 404 until a page exists for them."""
     build(tmp_path, dashboard=True)
     with client(tmp_path) as http:
         assert http.get("/dashboard").text == "numbers"
@@ -160,7 +160,7 @@ def test_bundle_in_the_package_is_whole() -> None:
 
 
 def test_the_helper_is_served_for_pages_of_any_site() -> None:
-    """As one module, and as a package that npm installs from its URL; both say that they may be asked for anew."""
+    """As one module, and as a package that npm installs from its URL; both may be revalidated."""
     with TestClient(Starlette(routes=routes())) as http:
         module = http.get("/static/client.js")
         package = http.get("/static/narthex-client.tgz")

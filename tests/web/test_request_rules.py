@@ -79,7 +79,7 @@ async def client(harness: HandshakeHarness) -> AsyncIterator[httpx2.AsyncClient]
 
 
 def refused(response: httpx2.Response, status: int, code: str) -> dict[str, object]:
-    """The body of a refusal, which must be a whole problem."""
+    """The body of a refusal, which must be a complete problem."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     assert response.headers["cache-control"] == "no-store"
@@ -103,7 +103,7 @@ class TestPreflight:
     """`GET /ws/preflight`."""
 
     async def test_admits(self, client: httpx2.AsyncClient, harness: HandshakeHarness) -> None:
-        """Who, until when, by what; nobody is let in by asking."""
+        """The user, the expiry, the carrier; preflight itself admits no connection."""
         traced = bearer("ann") | {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
         response = await client.get("/ws/preflight", headers=traced)
         assert response.json() == {
@@ -119,7 +119,7 @@ class TestPreflight:
         assert harness.limiter.total == 0
 
     async def test_refuses_as_the_upgrade_does(self, client: httpx2.AsyncClient) -> None:
-        """With status, challenge and the carriers that were looked at."""
+        """With status, challenge and the checked carriers."""
         response = await client.get("/ws/preflight", headers=bearer("forged"))
         body = refused(response, 401, "token_invalid")
         assert body["carriers_checked"] == ["authorization", "subprotocol", "ticket", "cookie", "e2e_key"]
@@ -179,12 +179,12 @@ class TestTickets:
     async def test_a_ticket_buys_no_ticket(
         self, client: httpx2.AsyncClient, harness: HandshakeHarness
     ) -> None:
-        """Or thirty seconds would last for ever; nor does a guest get one."""
+        """Otherwise thirty seconds would last for ever; a guest does not get one either."""
         ticket = await harness.ticket(ANN)
         refused(await client.post(f"/ws/ticket?ticket={ticket}"), 401, "auth_required")
 
     async def test_guests_get_none(self, tmp_path: Path) -> None:
-        """They have nothing that it could carry."""
+        """They have no credential for a ticket."""
         async with (
             open_entrance(tmp_path, "development", keys=(), guests=True) as harness,
             serving(harness) as client,
@@ -259,14 +259,14 @@ class TestProblems:
     async def test_a_bug_says_only_its_trace_id(
         self, client: httpx2.AsyncClient, harness: HandshakeHarness
     ) -> None:
-        """Under which the log has it."""
+        """Its log record has the same trace id."""
         body = refused(await client.get("/fails/bug"), 500, "internal")
         assert "secret detail" not in str(body)
         ((fault, trace_id),) = harness.bugs
         assert (str(fault), trace_id) == ("secret detail", body["trace_id"])
 
     async def test_who_leaves_within_a_body_is_no_bug(self, harness: HandshakeHarness) -> None:
-        """Or anybody could fill the log of bugs, and its alert, without a credential."""
+        """Otherwise any client could fill the log of bugs, and trigger its alert, without a credential."""
         sent: list[Message] = [
             {"type": "http.request", "body": b"{", "more_body": True},
             {"type": "http.disconnect"},
@@ -286,7 +286,7 @@ class TestProblems:
         assert harness.bugs == []
 
     async def test_a_page_may_read_what_went_wrong(self, client: httpx2.AsyncClient) -> None:
-        """The caller's fault, an engine's and a bug, with when to come back; a foreign page may not."""
+        """The caller's fault, an engine's and a bug, with the time to retry; a foreign page may not."""
         for kind in ("client", "engine", "bug"):
             answer = await client.get(f"/fails/{kind}", headers={"Origin": PAGE})
             assert answer.headers["access-control-allow-origin"] == PAGE
@@ -295,10 +295,10 @@ class TestProblems:
 
 
 class TestDoor:
-    """What other routes ask."""
+    """The checks of other routes."""
 
     async def test_who_a_request_is_of(self, client: httpx2.AsyncClient, harness: HandshakeHarness) -> None:
-        """By the upgrade's rules; an inert one and a ticket are nobody."""
+        """By the upgrade's rules; an inert one and a ticket have no user."""
         assert (await client.get("/whoami", headers=bearer("ann"))).json() == {"who": "ann"}
         assert (await client.get("/whoami")).json() == {"who": "auth_required"}
         ticket = await harness.ticket(Identity(subject="ann"))

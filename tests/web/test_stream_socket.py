@@ -1,4 +1,4 @@
-"""The socket over a streamed answer, without a server: what it keeps, when its client lags, and how it ends once."""
+"""The socket over a streamed answer, without a server: its buffer, its client's lag, and its one end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from narthex.web.request_rules import RequestAuthenticator
 
 
 class Listener:
-    """A `Receiver` that keeps what it is called with, in order."""
+    """A `Receiver` that keeps its calls, in order."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[object, ...]] = []
@@ -59,7 +59,7 @@ def opened(framing: Framing = Framing.HTTP_STREAM) -> tuple[StreamSocket, Listen
 
 
 async def test_a_client_lags_past_the_high_mark_and_until_the_low_mark() -> None:
-    """At the high mark it does not lag yet; it is told of once each way."""
+    """At the high mark it does not lag yet; each change is reported once."""
     socket, listener = opened()
     chunks = socket.chunks()
     socket.send_frames(b"x" * HIGH_MARK_BYTES)
@@ -84,7 +84,7 @@ async def test_a_client_lags_past_the_high_mark_and_until_the_low_mark() -> None
 
 @pytest.mark.parametrize("framing", [Framing.HTTP_STREAM, Framing.SSE])
 async def test_a_close_is_read_last_and_reported_once(framing: Framing) -> None:
-    """What was sent before comes before it, what is sent after it is left out."""
+    """Earlier messages come before it, later ones are dropped."""
     socket, listener = opened(framing)
     socket.send(Prepared(b"{}"))
     socket.close(SHUTDOWN.code, SHUTDOWN.reason)
@@ -98,7 +98,7 @@ async def test_a_close_is_read_last_and_reported_once(framing: Framing) -> None:
 
 
 async def test_an_abort_sends_nothing_more() -> None:
-    """Not even what waits, and ends as a connection that is lost."""
+    """Not even the backlog; it ends as a lost connection."""
     socket, listener = opened()
     socket.send(Prepared(b"{}"))
     socket.abort()
@@ -127,7 +127,7 @@ async def test_a_client_that_does_not_read_its_close_is_dropped(
 
 
 class FixedHandler:
-    """Decides as it is told."""
+    """Decides as configured."""
 
     def __init__(self, decision: Accept | Deny) -> None:
         self.decision = decision
@@ -190,7 +190,7 @@ def house(handler: FixedHandler, origin: Refusal | None = None) -> Fallbacks:
 
 
 async def test_a_command_from_another_node_reaches_its_stream() -> None:
-    """By its session; a stream that is over has none. The head that was judged is the request's own."""
+    """By its session; a stream that ended has none. The checked head is the request's own."""
     listener = Listener()
     handler = FixedHandler(Accept(receiver=listener))
     found = house(handler)
@@ -231,7 +231,9 @@ async def test_a_command_from_another_node_reaches_its_stream() -> None:
 
 
 async def test_a_stream_that_is_refused_is_answered_with_the_reason() -> None:
-    """By the gate, with its trace id; over SSE a token in the URL is refused before the gate is asked."""
+    """By the upgrade handler, with its trace id; over SSE a token in the URL is refused before the handler is
+    called.
+    """
     handler = FixedHandler(Deny(refusal=Refusal(code="overloaded"), trace_id="trace-1"))
     found = house(handler)
     answer = await found.sse(request("/connection/sse", query=b"cf_connect=%7B%7D"))
@@ -246,7 +248,7 @@ async def test_a_stream_that_is_refused_is_answered_with_the_reason() -> None:
 
 @pytest.mark.parametrize(("more", "status"), [(0, 200), (1, 400)])
 async def test_a_first_message_is_as_large_as_any(more: int, status: int) -> None:
-    """In the body or in the URL; one byte more is refused, and the gate is not asked."""
+    """In the body or in the URL; one byte more is refused, and the handler is not called."""
     message = b'{"id":1,"connect":{"name":"' + b"n" * (100 - 30 + more) + b'"}}'
     assert len(message) == 100 + more
     handler = FixedHandler(Accept(receiver=Listener()))

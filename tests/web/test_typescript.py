@@ -16,7 +16,7 @@ TIMEOUT_S = 110
 
 
 def npm(script: str) -> subprocess.CompletedProcess[str]:
-    """`npm run …` in web/, as a person would."""
+    """`npm run …` in web/, as a developer would."""
     program = shutil.which("npm")
     assert program is not None, "install Node and npm (Debian: apt-get install nodejs npm)"
     assert (WEB / "node_modules").is_dir(), "run `npm ci` in web/ (or `pip install -e .`)"
@@ -52,7 +52,7 @@ def test_its_own_tests_pass() -> None:
 
 
 def test_lock_file_names_no_registry_and_pins_all() -> None:
-    """Whoever installs uses a registry of their own; every version is exact and has a hash."""
+    """Every developer uses their own registry; every version is exact and has a hash."""
     lock = json.loads((WEB / "package-lock.json").read_text())
     for name, package in lock["packages"].items():
         assert "resolved" not in package, name

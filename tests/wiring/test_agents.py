@@ -1,4 +1,4 @@
-"""Agents and the bounds of runs come from the settings."""
+"""Agents and the limits of runs come from the settings."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def test_operators_set_the_bounds_of_runs(tmp_path: Path) -> None:
 
 
 async def no_facts() -> dict[str, object]:
-    """Nothing is known."""
+    """No facts are known."""
     return {}
 
 
 def test_a_secret_for_nobody_is_a_mistake(tmp_path: Path) -> None:
-    """Sent to no agent, it would be missed at the first message only, as somebody else's 401."""
+    """A secret that is sent to no agent would be noticed only at the first message, as another server's 401."""
     flags = {"data_dir": tmp_path, "agents": ["openai+https://models.example/v1#gpt-9"]}
     settings = load(flags, {"NARTHEX_AGENT_SECRETS": "gpt-9=sk-one"})
     assert list(load_agents(settings, no_facts)) == ["gpt-9"]

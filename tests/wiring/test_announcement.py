@@ -1,4 +1,4 @@
-"""What a starting gateway prints: it must not send anybody to a token that the gateway refuses."""
+"""The output of a starting gateway: it must not recommend a token that the gateway refuses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.wiring.test_embedding import Sessions
 async def test_the_announced_tokens_are_those_that_count(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], verifier: Sessions | None, expected: str
 ) -> None:
-    """`narthex token` is named where its tokens are admitted, and not beside an embedding program's verifier."""
+    """`narthex token` is named where its tokens are admitted, and not with an embedding program's verifier."""
     settings = load({"data_dir": tmp_path, "port": 0}, {})
     gateway: GatewayServer = narthex.create_gateway(settings, verifier=verifier)
     async with gateway.running() as url:

@@ -1,4 +1,4 @@
-"""`narthex check --connect` against real engines and issuers: what answers, what does not, and nothing is changed."""
+"""`narthex check --connect` against real engines and issuers: the results, and no side effects."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.timing import within
 
 
 async def trials(tmp_path: Path, environ: dict[str, str]) -> dict[str, ConnectionCheck]:
-    """What came of each, by kind and name."""
+    """The results, by kind and name."""
     async with asyncio.timeout(within(30)):
         found = await check_connections(load({"data_dir": tmp_path / "data"}, environ))
     return {f"{trial.kind} {trial.name}".strip(): trial for trial in found}
@@ -58,7 +58,7 @@ async def test_postgresql_is_asked_and_not_changed(tmp_path: Path) -> None:
 
 
 async def test_nats_and_redis_are_asked_and_not_changed(tmp_path: Path) -> None:
-    """JetStream is there and no stream is made; the append-only file is told; NATS without JetStream is no broker."""
+    """JetStream works and no stream is created; the append-only file is reported; NATS without JetStream fails."""
     nats = services.NatsServer(tmp_path / "nats")
     valkey = services.ValkeyServer(tmp_path / "valkey")
     bare = services.NatsServer(tmp_path / "bare")
@@ -82,7 +82,7 @@ async def test_nats_and_redis_are_asked_and_not_changed(tmp_path: Path) -> None:
 
 
 async def test_issuers_and_agents_are_asked(tmp_path: Path) -> None:
-    """One line each; who does not answer is named, with what to do, and the others are told all the same."""
+    """One line each; one that does not respond is named with its remedy, and the others are reported all the same."""
     async with HttpIssuer() as issuer, served(Starlette()) as model:
         key = ECKey.generate_key("P-256", private=False)
         issuer.documents["/jwks"] = {"keys": [key.as_dict() | {"kid": "k", "use": "sig", "alg": "ES256"}]}
@@ -141,7 +141,7 @@ def test_the_command_exits_69_for_what_does_not_answer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"this is no database, but long enough to be looked at" * 100, b""])
 def test_an_embedded_file_is_looked_at(content: bytes, tmp_path: Path) -> None:
-    """A damaged one is named before serve would stumble over it; a good one is not changed."""
+    """A damaged one is named before serve would fail on it; a good one is not changed."""
     data = tmp_path / "data"
     data.mkdir(mode=0o700)
     (data / "narthex.db").write_bytes(content)

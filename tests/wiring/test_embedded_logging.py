@@ -1,4 +1,4 @@
-"""Item 19: a gateway inside another program masks what it logs, whatever that program's logging is."""
+"""Item 19: a gateway inside another program masks its log records, whatever that program's logging is."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def test_a_secret_in_an_agents_exception_reaches_no_log(tmp_path: Path, co
     assert KEY not in logged
     assert KEY[:12] not in logged
     assert "RuntimeError" in logged
-    assert f"ws://127.0.0.1:{port}/ws" in logged  # where it is
+    assert f"ws://127.0.0.1:{port}/ws" in logged  # its place
     if configure == "nothing":
         records = [json.loads(line) for line in logged.splitlines() if line.startswith("{")]
         assert {"run_ended", "capacity"} <= {record["event"] for record in records}

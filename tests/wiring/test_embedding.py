@@ -71,7 +71,7 @@ async def hello(request: Request) -> PlainTextResponse:
 
 
 async def test_routes_agents_and_verifier_of_another_program(tmp_path: Path) -> None:
-    """Starlette and FastAPI beside the socket; the program's own sessions admit, refuse and are away."""
+    """Starlette and FastAPI beside the socket; the program's own sessions admit, refuse and are unavailable."""
     mine = FastAPI()
 
     @mine.get("/sum")
@@ -112,7 +112,7 @@ def test_agents_need_names_of_their_own(tmp_path: Path) -> None:
 
 
 def test_a_port_in_use_is_told_without_the_frames_inside(tmp_path: Path) -> None:
-    """`run()` in somebody's script: the last line says what to do, and nothing above it is narthex's inside."""
+    """`run()` in a script: the last line has the remedy, and nothing above it shows narthex's internals."""
     script = tmp_path / "mine.py"
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -199,7 +199,7 @@ async def test_websocket_routes_of_another_program(tmp_path: Path) -> None:
 
 
 async def test_a_mount_at_the_root_does_not_take_narthexs_own_socket(tmp_path: Path) -> None:
-    """`Mount("/", app)` is usual; people must still get in."""
+    """`Mount("/", app)` is usual; clients must still reach the socket."""
     async with gateway(
         tmp_path, agents=[counter], routes=[Mount("/site", app=FastAPI()), Mount("/", app=FastAPI())]
     ) as running:

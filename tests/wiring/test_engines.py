@@ -1,4 +1,4 @@
-"""Which engines the settings name, and that a running gateway says what they promise."""
+"""The engines that the settings name, and a running gateway's report of their guarantees."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from narthex.wiring.engines import make_broker, make_store
 
 @pytest.mark.parametrize(("value", "words"), [("normal", "may be missing"), ("full", "power loss included")])
 def test_sqlite_synchronous_reaches_both_engines(tmp_path: Path, value: str, words: str) -> None:
-    """One setting for the log and the store, and each says what it promises then."""
+    """One setting for the log and the store, and each reports its guarantee."""
     settings = load({"data_dir": tmp_path, "sqlite_synchronous": value}, {})
     for engine in (make_broker(settings), make_store(settings)):
         assert words in engine.durability, engine.durability

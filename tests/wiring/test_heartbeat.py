@@ -1,4 +1,4 @@
-"""Whether a worker's event loop turns."""
+"""Whether a worker's event loop runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.timing import within
 
 
 async def test_a_pulse_beats() -> None:
-    """From the moment the loop turns."""
+    """From the time the loop runs."""
     heartbeat = Heartbeat(multiprocessing.get_context("spawn"))
     assert heartbeat.count == 0
     beating = asyncio.create_task(heartbeat.beat())
@@ -21,7 +21,7 @@ async def test_a_pulse_beats() -> None:
 
 
 def test_silence_is_what_the_parent_saw_of_it() -> None:
-    """Half a second a turn: over 30 s of turns without a beat are too long; one beat ends it."""
+    """Half a second per iteration: over 30 s of iterations without a heartbeat are too long; one heartbeat ends it."""
     watchdog = Watchdog(1.0)
     turns = int(HUNG_S * 2)
     now = 1_000.0
@@ -32,7 +32,7 @@ def test_silence_is_what_the_parent_saw_of_it() -> None:
 
 
 def test_a_machine_that_stood_still_condemns_nobody() -> None:
-    """An hour between two turns counts as one turn."""
+    """An hour between two iterations counts as one iteration."""
     watchdog = Watchdog(1.0)
     watchdog.stalled_for_s(7, 1_000.0)
     assert not watchdog.stalled_for_s(7, 4_600.0)
@@ -40,7 +40,7 @@ def test_a_machine_that_stood_still_condemns_nobody() -> None:
 
 
 def test_a_worker_that_never_begins_is_too_long_as_well() -> None:
-    """An agent's module that waits for ever at its import: two minutes, then another try."""
+    """An agent's module that blocks for ever at its import: two minutes, then another attempt."""
     watchdog = Watchdog(1.0)
     turns = int(UNBORN_S * 2)
     assert not any(watchdog.stalled_for_s(0, 0.5 * turn) for turn in range(turns + 1)), "it is still starting"

@@ -1,4 +1,4 @@
-"""Nothing is imported on the path of a run: where no more files may be opened, an import fails and the run with it."""
+"""A run imports nothing: where no more files may be opened, an import fails and the run with it."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[2]
 
 
 async def patient(run: RunInput) -> AsyncIterator[str]:
-    """Works until it is cancelled."""
+    """An agent that works until it is cancelled."""
     yield "working"
     await asyncio.Event().wait()
 
@@ -51,20 +51,20 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
 
 
 def parts_of(running: Running) -> Parts:
-    """What the gateway is made of."""
+    """The parts of the gateway."""
     assert running.gateway.parts is not None
     return running.gateway.parts
 
 
 def somebody(plan: str, subject: str = "ada") -> Identity:
-    """A person on a plan; a guest where that is the plan."""
+    """A user on a plan; a guest for the guest plan."""
     if plan == "guest":
         return Identity(subject=subject, plan="guest", identity_class=IdentityClass.GUEST)
     return Identity(subject=subject, plan=plan, issued_at=time.time())
 
 
 def dial(running: Running, plan: str) -> connect:
-    """A handshake of `somebody`; a guest brings nothing but a page's origin."""
+    """A handshake of `somebody`; a guest sends only a page's origin."""
     if plan == "guest":
         return connect(running.ws, origin=Origin(running.http), proxy=None)
     token = running.token("ada", plan=plan)
@@ -79,7 +79,7 @@ async def advertised(running: Running, plan: str) -> dict[str, Any]:
 
 
 async def rpc_limits(socket: ClientConnection) -> dict[str, Any]:
-    """What RPC `limits` answers on a fresh socket."""
+    """The result of RPC `limits` on a new socket."""
     await socket.send('{"id":1,"connect":{}}\n{"id":2,"rpc":{"method":"limits"}}')
     async for frame in socket:
         for line in str(frame).splitlines():
@@ -90,12 +90,12 @@ async def rpc_limits(socket: ClientConnection) -> dict[str, Any]:
     raise AssertionError("the socket closed")
 
 
-# -- one proof a limit -----------------------------------------------------------------------------------------
+# -- one proof per limit ----------------------------------------------------------------------------------------
 
 
 async def connections(running: Running, plan: str, limit: int) -> None:
-    """N sockets of one user are open; the next is refused; one that goes makes room."""
-    if plan == "guest":  # every guest is another user: only somebody who says `connect` again is the same
+    """N sockets of one user are open; the next is refused; closing one admits another."""
+    if plan == "guest":  # every guest is another user: only one who sends `connect` again is the same
         limiter, guest = parts_of(running).core.limiter, somebody(plan)
         taken = [limiter.acquire("1.2.3.4", guest) for _ in range(limit)]
         full = limiter.acquire("1.2.3.4", guest)
@@ -121,7 +121,7 @@ async def connections(running: Running, plan: str, limit: int) -> None:
 
 
 async def concurrent_runs(running: Running, plan: str, limit: int) -> None:
-    """N run at once in threads of their own, the next waits; it begins when one ends."""
+    """N run at once in separate threads, the next waits; it begins when one ends."""
     parts, who = parts_of(running), somebody(plan)
     started = [
         (
@@ -189,7 +189,7 @@ async def history_days(running: Running, plan: str, limit: int | None) -> None:
 
 
 async def thread_members(running: Running, plan: str, limit: int) -> None:
-    """The owner and N-1 more; the next is refused; somebody who leaves makes room."""
+    """The owner and N-1 more; the next is refused; a member who leaves frees a place."""
     parts, who = parts_of(running), somebody(plan)
     thread = (await parts.core.chat.create(who, "Full")).thread_id
     for number in range(limit - 2):  # past the notices, of which each new member's goes to every other
@@ -207,7 +207,7 @@ async def thread_members(running: Running, plan: str, limit: int) -> None:
 
 
 async def threads(running: Running, plan: str, limit: int | None) -> None:
-    """N threads of one's own, one more is refused, and a deleted one makes room; others' threads count for others."""
+    """N owned threads, one more is refused, and a deletion allows another; others' threads count for others."""
     parts, who, now = parts_of(running), somebody(plan), time.time()
     for number in range((limit or 50) - 1):
         thread = Thread(
@@ -233,7 +233,7 @@ async def threads(running: Running, plan: str, limit: int | None) -> None:
 
 
 async def additions_per_day(running: Running, plan: str, limit: int) -> None:
-    """N additions in a UTC day, in whatever threads; one more is refused until the next day."""
+    """N additions in a UTC day, in any threads; one more is refused until the next day."""
     parts, who, now = parts_of(running), somebody(plan), parts_of(running).now()
     thread = (await parts.core.chat.create(who, "Big")).thread_id
 
@@ -261,7 +261,7 @@ async def additions_per_day(running: Running, plan: str, limit: int) -> None:
 
 
 async def exports(running: Running, plan: str, limit: int) -> None:
-    """N exports at once, one more is refused, and one that ended makes room."""
+    """N exports at once, one more is refused, and one that ended allows another."""
     parts = parts_of(running)
     if plan == "guest":
         who = somebody(plan)
@@ -282,7 +282,7 @@ async def exports(running: Running, plan: str, limit: int) -> None:
         refused = await http.get(path)
         assert (refused.status_code, refused.json()["code"]) == (429, "exports_limit")
         slots[0].release()
-        for _ in range(3):  # each that ends makes room for the next
+        for _ in range(3):  # each that ends allows the next
             assert (await http.get(path)).json()["thread"]["thread_id"] == thread
     assert parts.core.exports.active(who) == limit - 1
 
@@ -306,7 +306,7 @@ LIMITS_OF_PLANS = [name for name in Plan.__struct_fields__ if name != "name"]
 
 @pytest.mark.parametrize(("plan", "limit"), list(itertools.product(PLANS, LIMITS_OF_PLANS)))
 async def test_a_plans_limit_at_n_and_one_more(running: Running, plan: str, limit: str) -> None:
-    """What `/ws/config` of this gateway says is what this gateway does."""
+    """The values of this gateway's `/ws/config` are the ones that it enforces."""
     shown = (await advertised(running, plan))[limit]
     assert shown == getattr(PLANS[plan], limit)
     await PROOFS[limit](running, plan, shown)
@@ -314,7 +314,7 @@ async def test_a_plans_limit_at_n_and_one_more(running: Running, plan: str, limi
 
 @pytest.mark.parametrize("limit", LIMITS_OF_PLANS)
 async def test_a_test_identity_is_limited_as_mid(running: Running, limit: str) -> None:
-    """Whatever its token says (docs/design.md#runs)."""
+    """Whatever its token claims (docs/design.md#runs)."""
     parts = parts_of(running)
     who = Identity(
         subject="e2e:run", tenant="e2e", plan="enterprise", e2e=True, identity_class=IdentityClass.E2E
@@ -323,7 +323,7 @@ async def test_a_test_identity_is_limited_as_mid(running: Running, limit: str) -
 
 
 async def test_settings_change_what_is_shown_and_what_holds(tmp_path: Path) -> None:
-    """An operator's own numbers, for every limit at once, and a plan of their own."""
+    """An operator's own numbers, for every limit at once, and a custom plan."""
     toml = tmp_path / "narthex.toml"
     toml.write_text(
         "[plans.gold]\nconnections = 2\nconcurrent_runs = 1\nmessages_per_minute = 3\nhistory_days = 2\n"
@@ -398,12 +398,12 @@ PROVEN_BY = {
     "ping_interval_s": "tests/protocol/test_session.py::test_pings_and_the_pong_that_never_comes",
     "pong_timeout_s": "tests/protocol/test_session.py::test_pings_and_the_pong_that_never_comes",
 }
-"""Which test has each at its number and one past it."""
+"""The test that checks each limit at its number and one past it."""
 
 
 @pytest.mark.parametrize("limit", PROVEN_BY)
 def test_the_proof_of_a_limit_exists(limit: str) -> None:
-    """A test that is renamed or deleted takes its limit's proof with it."""
+    """Renaming or deleting a test removes its limit's proof, which this test notices."""
     path, _, name = PROVEN_BY[limit].partition("::")
     tree = ast.parse((ROOT / path).read_text())
     assert name in {

@@ -1,4 +1,4 @@
-"""`narthex keys rotate --now`: whoever came in by the old key is out, whichever way its token came."""
+"""`narthex keys rotate --now` disconnects every client admitted by the old key, whatever carrier its token used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
 
 @pytest.mark.parametrize("way", ["header", "refresh", "connect", "ticket"])
 async def test_a_withdrawn_key_closes_what_it_opened(running: Running, way: str) -> None:
-    """Closed 3011: SDKs come back with a fresh token, and a thief with none."""
+    """Closed 3011: SDKs reconnect with a fresh token, which a thief does not have."""
     token = running.token("ada")
     bearer = {"Authorization": f"Bearer {token}"}
     url = running.ws
@@ -53,7 +53,7 @@ async def test_a_withdrawn_key_closes_what_it_opened(running: Running, way: str)
 
 
 async def test_a_ticket_ends_with_the_key_that_bought_it(running: Running) -> None:
-    """Bought before the withdrawal and brought after it: nobody would close what it opens."""
+    """Bought before the withdrawal and used after it: its connection would not be closed later."""
     bearer = {"Authorization": f"Bearer {running.token('ada')}"}
     async with httpx2.AsyncClient(base_url=running.http, trust_env=False) as http:
         asked = await http.post("/ws/ticket", headers=bearer)

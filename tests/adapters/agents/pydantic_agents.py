@@ -13,20 +13,20 @@ from narthex.ports.agents import AgentUser
 
 
 def last_said(messages: list[ModelMessage]) -> str:
-    """The last thing that the person said."""
+    """The user's last message."""
     said = [part for message in messages for part in message.parts if isinstance(part, UserPromptPart)]
     return str(said[-1].content)
 
 
 def returned(messages: list[ModelMessage]) -> list[ToolReturnPart]:
-    """What tools returned since."""
+    """Results of tools since then."""
     return [part for message in messages for part in message.parts if isinstance(part, ToolReturnPart)]
 
 
 async def weather_model(
     messages: list[ModelMessage], info: AgentInfo
 ) -> AsyncIterator[str | dict[int, DeltaToolCall] | dict[int, DeltaThinkingPart]]:
-    """Thinks, calls the tool, then talks."""
+    """Thinks, calls the tool, then answers."""
     results = returned(messages)
     if not results:
         yield {0: DeltaThinkingPart(content="I need ")}
@@ -51,7 +51,7 @@ async def look_outside(ctx: RunContext[AgentUser], city: str) -> str:
 async def delete_model(
     messages: list[ModelMessage], info: AgentInfo
 ) -> AsyncIterator[str | dict[int, DeltaToolCall]]:
-    """Calls a tool that needs approval, then says what came of it."""
+    """Calls a tool that needs approval, then reports the result."""
     results = returned(messages)
     if not results:
         yield {0: DeltaToolCall(name="delete_all", json_args="{}", tool_call_id="call-abcdefghijk")}

@@ -1,4 +1,4 @@
-"""Runs an agent without an engine and collects what it yields, as the engine's intake would take it."""
+"""Runs an agent without an engine and collects its output, as the engine's intake would."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Input:
 
     @property
     def steer(self) -> AsyncIterator[str]:
-        """What people say."""
+        """Steering messages of users."""
         return self._steer()
 
     async def _steer(self) -> AsyncIterator[str]:
@@ -49,7 +49,7 @@ class Input:
 
 
 class Heard:
-    """What an agent yielded."""
+    """An agent's output."""
 
     def __init__(self) -> None:
         self.items: list[Event | str] = []
@@ -74,7 +74,7 @@ class Heard:
 
 
 async def talk(agent: Agent, run: Input) -> Heard:
-    """Run to the end; every event must be well shaped and in legal order."""
+    """Run to the end; every event must be well formed and in legal order."""
     heard, order = Heard(), EventOrder()
     order.check(ev.run_started("thread", "run"))
     async for item in agent.function(run):

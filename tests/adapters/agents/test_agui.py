@@ -35,7 +35,7 @@ async def endpoint(request: Request) -> Response:
 
 
 def scripted(*lines: str, status: int = 200, kind: str = "text/event-stream") -> Route:
-    """A route that answers with these SSE events, whatever it is asked."""
+    """A route that answers every request with these SSE events."""
 
     async def answer(request: Request) -> Response:
         async def body() -> AsyncIterator[str]:
@@ -73,7 +73,7 @@ async def test_thinking_tools_and_text(agents: dict[str, Agent]) -> None:
 
 
 async def test_the_conversation_is_given(agents: dict[str, Agent]) -> None:
-    """The agent sees what was said before; tools' messages of earlier runs are not half a tool call."""
+    """The agent gets the earlier messages; tools' messages of earlier runs are not half a tool call."""
     history = (
         "first",
         ChatMessage(role="assistant", content="answer", message_id="a"),
@@ -85,7 +85,7 @@ async def test_the_conversation_is_given(agents: dict[str, Agent]) -> None:
 
 @pytest.mark.parametrize(("approved", "result"), [(True, "deleted"), (False, "denied")])
 async def test_an_approval_becomes_a_question(agents: dict[str, Agent], approved: bool, result: str) -> None:
-    """The tool runs only after a person said yes."""
+    """The tool runs only after a user approved."""
     pydantic_agents.deleted.clear()
     run = Input("delete it", answers=({"approved": approved},))
     heard = await talk(agents["deleter"], run)
@@ -113,7 +113,7 @@ async def test_cancelling_stops_the_stream(agents: dict[str, Agent]) -> None:
 
 
 async def test_the_endpoint_is_told_who_asks_and_gets_its_secret() -> None:
-    """The person's identity without a token in forwardedProps; the configured bearer token in the header."""
+    """The user's identity without a token in forwardedProps; the configured bearer token in the header."""
     SEEN.clear()
     app = Starlette(routes=[Route("/{name}", endpoint, methods=["POST"])])
     async with served(app) as url:
@@ -159,7 +159,7 @@ async def test_the_endpoint_is_told_who_asks_and_gets_its_secret() -> None:
     ],
 )
 async def test_a_bad_endpoint_is_named(route: Route, code: str, words: str) -> None:
-    """Each way that an endpoint can be wrong ends in a code and a sentence."""
+    """Each fault of an endpoint ends in a code and a sentence."""
     async with served(Starlette(routes=[route])) as url:
         run = Input("hi", answers=tuple(range(20)))
         with pytest.raises(AgentError) as caught:
@@ -169,7 +169,7 @@ async def test_a_bad_endpoint_is_named(route: Route, code: str, words: str) -> N
 
 
 async def test_an_endpoint_that_is_not_there() -> None:
-    """Both the run and the health check say so."""
+    """Both the run and the health check report it."""
     agent = load_agent("agui+http://127.0.0.1:9/agent")
     with pytest.raises(
         AgentError,
@@ -198,7 +198,7 @@ async def test_the_health_check_takes_any_answer_but_a_failure() -> None:
 
 
 async def test_an_endpoint_that_repeats_the_secret_tells_nobody() -> None:
-    """Some quote the key that they refuse; the words of a run's error are read by everybody in the thread."""
+    """Some quote the key that they refuse; every member of the thread can read a run's error."""
 
     async def quotes(request: Request) -> Response:
         return PlainTextResponse(f"bad key {request.headers['authorization']}", status_code=401)
@@ -212,7 +212,7 @@ async def test_an_endpoint_that_repeats_the_secret_tells_nobody() -> None:
 
 
 async def test_the_health_check_reads_no_body() -> None:
-    """A GET of a stream without end is answered as soon as its head is there."""
+    """A GET of an endless stream is answered as soon as its head arrives."""
 
     async def streams(request: Request) -> Response:
         async def body() -> AsyncIterator[bytes]:
@@ -238,7 +238,7 @@ def test_a_secret_in_the_url_is_refused(spec: str) -> None:
 
 
 def test_something_else_of_pydantic_ai_is_refused() -> None:
-    """The name of a model or message is no agent."""
+    """The name of a model or message is not an agent."""
     with pytest.raises(ConfigError, match="is a ModelResponse"):
         load_agent(f"{HERE}:not_an_agent")
 

@@ -1,4 +1,4 @@
-"""The built-in agent: what it understands, and that what it tells is true."""
+"""The built-in agent: the commands that it understands, and correct answers."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ AGENT = concierge(facts, pace_s=0.0)
     ],
 )
 async def test_what_it_understands(said: str, words: str) -> None:
-    """Each thing it offers in `help`, in the words that people use."""
+    """Each command in `help`, in users' wording."""
     assert words in (await talk(AGENT, Input(said))).text
 
 
@@ -75,7 +75,7 @@ async def test_health_is_asked_for_through_a_tool() -> None:
 
 
 async def test_counting_is_the_same_every_time() -> None:
-    """`count to 200`: what end-to-end tests compare to the byte."""
+    """`count to 200`: end-to-end tests compare its text to the byte."""
     expected = " ".join(map(str, range(1, 201)))
     assert (await talk(AGENT, Input("count to 200"))).text == expected
     assert (await talk(AGENT, Input("please count to 200 fast"))).text == expected
@@ -89,7 +89,7 @@ async def test_echo_is_exact() -> None:
 
 
 async def test_approval_first() -> None:
-    """It asks before it acts; a no is respected, and so is silence."""
+    """It asks before it acts; a refusal is respected, and so is silence."""
     yes = Input("check with approval", answers=({"approved": True},))
     heard = await talk(AGENT, yes)
     assert yes.asked[0][0]["required"] == ["approved"]
@@ -102,7 +102,7 @@ async def test_approval_first() -> None:
 
 
 async def test_watching_has_steps_and_progress_and_can_be_steered() -> None:
-    """`enough` ends it early, with a summary of what was really seen."""
+    """`enough` ends it early, with a summary of the real observations."""
     run = Input("watch for 60 seconds")
     for said in ("faster", "slower", "blah", "enough"):
         run.steering.put_nowait(said)
@@ -115,7 +115,7 @@ async def test_watching_has_steps_and_progress_and_can_be_steered() -> None:
 
 
 async def test_watching_ends_by_itself_and_stops_when_cancelled() -> None:
-    """Its listener is gone either way."""
+    """Its listener is removed either way."""
     heard = await talk(AGENT, Input("slow task for 0.6 s"))
     assert "I watched for 1 seconds and looked" in heard.text
     task = asyncio.get_running_loop().create_task(talk(AGENT, Input("watch for 60 s")))

@@ -1,4 +1,4 @@
-"""From a spec to an agent, and what a wrong spec is told."""
+"""From a spec to an agent, and the errors of wrong specs."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ async def test_what_can_be_loaded(
     ],
 )
 def test_what_cannot_be_loaded_is_told_why(spec: str, words: str) -> None:
-    """One sentence that names the spec and what is wrong."""
+    """One sentence that names the spec and the fault."""
     with pytest.raises(ConfigError) as caught:
         load_agent(spec)
     assert words in caught.value.problems[0]
@@ -137,7 +137,7 @@ def test_a_decorated_function_stays_what_it_is() -> None:
 
 
 def test_the_decorator_works_without_parentheses() -> None:
-    """`@narthex.agent` alone is what people write first."""
+    """`@narthex.agent` alone is what users write first."""
 
     @agent
     async def bare(run: RunInput) -> AsyncIterator[Event | str]:
@@ -150,7 +150,7 @@ def test_the_decorator_works_without_parentheses() -> None:
 
 
 def test_an_agent_offers_its_own_suggestions() -> None:
-    """First messages for the page, within bounds that are told at the decorator."""
+    """First messages for the page, within limits that the decorator reports."""
 
     @agent(suggestions=["Weather in Paris?", "Help"])
     async def weather(run: RunInput) -> AsyncIterator[Event | str]:
@@ -163,7 +163,7 @@ def test_an_agent_offers_its_own_suggestions() -> None:
 
 
 async def test_the_concierge_stands_beside_others(tmp_path: Path) -> None:
-    """By its spec, or under another name; where nobody can say how the gateway is, it is none."""
+    """By its spec, or under another name; without health facts it does not exist."""
 
     async def facts() -> dict[str, object]:
         return {"status": "healthy", "checks": {}}
@@ -183,7 +183,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_script_that_exits_is_no_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It must not take the gateway with it, with an exit code of its own."""
+    """It must not end the gateway with an exit code of its own."""
     (tmp_path / "script_that_exits.py").write_text("raise SystemExit(3)")
     monkeypatch.setattr(
         sys, "path", [str(tmp_path), *sys.path]

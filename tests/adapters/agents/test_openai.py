@@ -54,7 +54,7 @@ def model(*lines: str, status: int = 200) -> Starlette:
 
 
 async def test_text_and_reasoning() -> None:
-    """Reasoning first as a span of its own, then the text; an empty first chunk is nothing."""
+    """Reasoning first as its own span, then the text; an empty first chunk is ignored."""
     app = model(
         chunk(role="assistant", content=""),
         chunk(reasoning_content="Hm"),
@@ -113,7 +113,7 @@ async def test_what_the_endpoint_is_asked() -> None:
     ids=["key", "cut", "json", "error", "filter"],
 )
 async def test_a_bad_endpoint_is_named(app: Starlette, code: str, words: str) -> None:
-    """Each way that an endpoint can be wrong ends in a code and a sentence."""
+    """Each fault of an endpoint ends in a code and a sentence."""
     async with served(app) as url:
         with pytest.raises(AgentError) as caught:
             await talk(load_agent(f"openai+{url}/v1#m"), Input("hi"))
@@ -122,7 +122,7 @@ async def test_a_bad_endpoint_is_named(app: Starlette, code: str, words: str) ->
 
 
 async def test_an_error_in_the_stream_does_not_quote_the_key() -> None:
-    """Its words are shown to people; the key that it may repeat is not."""
+    """Users can read its text, so a repeated key is removed."""
     app = model('data: {"error": {"message": "Key sk-very-secret has no money."}}\n\n')
     async with served(app) as url:
         with pytest.raises(AgentError) as caught:
@@ -131,7 +131,7 @@ async def test_an_error_in_the_stream_does_not_quote_the_key() -> None:
 
 
 async def test_an_answer_that_was_cut_off_says_so() -> None:
-    """The model's limit is no silent end."""
+    """The model's limit must not look like a normal end."""
     async with served(model(chunk(content="a lo"), chunk(finish="length"))) as url:
         heard = await talk(load_agent(f"openai+{url}/v1#m"), Input("hi"))
     assert heard.text == "a lo"

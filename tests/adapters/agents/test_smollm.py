@@ -45,7 +45,7 @@ async def test_cancelling_it_frees_the_model(agent: Agent) -> None:
 
 
 async def test_a_model_that_died_is_started_again(agent: Agent) -> None:
-    """Health says that it died; the next message brings it back."""
+    """Health reports its death; the next message starts it again."""
     await talk(agent, Input("Say hello."))
     model = agent.check.__self__  # type: ignore[union-attr]  # the owner of the process
     model._process.kill()

@@ -25,7 +25,7 @@ EVENTS = ["one", "two\nlines", "ü 😀"]
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
 def test_any_split_gives_the_same_events(cuts: list[int]) -> None:
-    """Whatever the network does, CRLF and characters cut apart included."""
+    """Whatever the network does, including split CRLF and characters."""
     edges = [0, *sorted(cuts), len(STREAM)]
     reader = EventReader()
     found: list[str] = []

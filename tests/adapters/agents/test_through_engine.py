@@ -93,7 +93,7 @@ async def test_a_model(house: House) -> None:
 
 
 async def test_an_endpoint_that_is_away(house: House) -> None:
-    """The members learn that it cannot be reached, and neither its address nor a secret; the log names the address."""
+    """The members learn that it cannot be reached, without its address or a secret; the log names the address."""
     engine = await house.node(load_agent("away=agui+http://127.0.0.1:9/x", secrets={"away": "s3cret"}))
     with structlog.testing.capture_logs() as records:
         row, events = await house.ended(await house.say(engine, await house.thread()))

@@ -1,4 +1,4 @@
-"""The servers of the contract suites, for what only one engine has."""
+"""The servers of the contract suites, for tests of a single engine."""
 
 from tests.contracts.conftest import nats_server, valkey_server
 

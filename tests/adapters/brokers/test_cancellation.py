@@ -1,4 +1,4 @@
-"""Ending tasks that do not want to."""
+"""Ending tasks that resist cancellation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from narthex.adapters.brokers.cancellation import cancel_and_wait
 
 
 async def test_a_task_that_drops_cancellations_ends() -> None:
-    """Two dropped cancellations do not keep it alive, and what it raises is nobody's."""
+    """Two dropped cancellations do not keep it alive, and its exception is dropped."""
     dropped = 0
 
     async def stubborn() -> None:

@@ -1,4 +1,4 @@
-"""What a shared engine's broker answers when it cannot do its part, and how long it is patient."""
+"""The errors of a shared engine's broker, and the duration of its retries."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ ENGINE = EngineErrors("Engine", "The engine")
 
 
 class Away(Exception):
-    """What may be over at the next try."""
+    """A fault that may be over at the next attempt."""
 
 
 class Server:
     """Away for the first `faults` calls.
 
     Attributes:
-        healed: faults that were told.
+        healed: the reported faults.
     """
 
     def __init__(self, faults: int) -> None:
@@ -51,7 +51,7 @@ class Server:
 
 
 async def test_what_passes_is_tried_again() -> None:
-    """Until it works; each fault is told before the next try."""
+    """Until it works; each fault is reported before the next attempt."""
     server = Server(faults=2)
     assert await server.patience(within(5)).call(server.call) == "answer"
     assert [type(fault) for fault in server.healed] == [Away, Away]
@@ -67,7 +67,7 @@ async def test_patience_ends() -> None:
 
 
 async def test_what_does_not_pass_is_raised() -> None:
-    """At once, and so is everything while it stops."""
+    """At once, and so is every fault while it stops."""
 
     async def refused() -> None:
         raise ValueError

@@ -1,4 +1,4 @@
-"""What a broker knows of followed channels without asking."""
+"""The positions of followed channels that a broker knows without a request."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from narthex.ports.broker import Position
 
 
 def test_an_end_goes_forward_only_by_reading() -> None:
-    """A page that was overtaken by what was told does not turn it back; another log does."""
+    """A page that is older than a received publication does not move it back; another log does."""
     known = KnownPositions()
     assert known.find("c") is None
     known.delivered("c", Position(5, "e"))

@@ -1,4 +1,6 @@
-"""What only the NATS broker has: its codec, its address, marks that lead back through a log, keys that outlive it."""
+"""Features of the NATS broker alone: its codec, its address, marks that lead back through a log, keys that outlive
+it.
+"""
 
 from __future__ import annotations
 
@@ -46,13 +48,13 @@ class Clock:
 
 @pytest.fixture
 def url(nats_server: NatsServer) -> str:
-    """A prefix of the test's own."""
+    """A separate prefix."""
     return f"{nats_server.url}?prefix=t{secrets.token_hex(4)}"
 
 
 @pytest.fixture
 async def broker(url: str) -> AsyncIterator[NatsBroker]:
-    """A started broker with a clock of the test's."""
+    """A started broker with the test's clock."""
     made = NatsBroker(url, clock=Clock())
     await made.start(Recorder(), "n1")
     yield made
@@ -60,7 +62,7 @@ async def broker(url: str) -> AsyncIterator[NatsBroker]:
 
 
 def recorder_of(broker: NatsBroker) -> Recorder:
-    """Whoever the fixture's broker tells."""
+    """The handler of the fixture's broker."""
     assert isinstance(broker._handler, Recorder)
     return broker._handler
 
@@ -86,7 +88,7 @@ def test_tokens_are_reversible_and_safe(channel: str) -> None:
 def test_batches_survive_the_codec(
     rows: list[tuple[bytes, dict[str, str] | None, str | None]], first: int
 ) -> None:
-    """What is encoded is decoded, and publications get their offsets."""
+    """Decoding reverses encoding, and publications get their offsets."""
     entries = [StreamEntry(1.5, data, tags, key) for data, tags, key in rows]
     batch = StreamBatch(b"nonce", "inc", first, 7, 9, entries)
     assert decode_batch(encode(batch)) == batch
@@ -96,13 +98,13 @@ def test_batches_survive_the_codec(
 
 
 def test_notices_survive_the_codec() -> None:
-    """Presence travels on the same subjects as publications."""
+    """Presence uses the same subjects as publications."""
     notice = Notice(Member("c1", "u1", {"a": 1}), True)
     assert decode_live(encode(notice)) == notice
 
 
 def test_marks_are_at_most_so_far_apart() -> None:
-    """However batches are cut, whoever follows a mark back skips at most `MARK_EVERY` offsets and a batch."""
+    """However batches are split, following a mark back skips at most `MARK_EVERY` offsets and a batch."""
     dice = random.Random(1)
     first = last_mark = 1
     while first < 5_000:
@@ -129,7 +131,7 @@ def test_marks_are_at_most_so_far_apart() -> None:
     ],
 )
 def test_addresses(url: str, servers: tuple[str, ...], shown: str, prefix: str, replicas: int | None) -> None:
-    """Servers, prefix and replicas; credentials are not in what is shown."""
+    """Servers, prefix and replicas; the shown form has no credentials."""
     address = parse_address(url)
     assert (address.servers, address.shown, address.prefix, address.replicas) == (
         servers,
@@ -141,7 +143,7 @@ def test_addresses(url: str, servers: tuple[str, ...], shown: str, prefix: str, 
 
 @pytest.mark.parametrize("query", ["replicas=2", "prefix=a.b", "prefix=", "colour=red"])
 def test_bad_addresses(query: str) -> None:
-    """Each says what is wrong."""
+    """Each error names the fault."""
     with pytest.raises(ConfigError):
         parse_address(f"nats://h:1?{query}")
 
@@ -164,7 +166,7 @@ async def test_pages_from_anywhere_in_a_long_log(broker: NatsBroker) -> None:
 
 
 async def test_marks_that_were_dropped(url: str) -> None:
-    """A log that keeps its newest 50 messages: what is gone is said, what is there comes."""
+    """A log that keeps its newest 50 messages: the page reports the missing part and returns the rest."""
     broker = NatsBroker(url, kept_messages=50)
     await broker.start(Recorder(), "n1")
     for number in range(600):
@@ -204,7 +206,7 @@ async def test_trims_leave_the_keys_behind(url: str) -> None:
 
 
 async def test_newcomer_finds_the_keys_that_a_trim_left_behind(url: str) -> None:
-    """However much was appended since: what a trim leaves is a mark that later ones lead back to."""
+    """However much was appended since: a trim leaves a mark that later ones lead back to."""
     one, two = NatsBroker(url), NatsBroker(url)
     await one.start(Recorder(), "n1")
     await two.start(Recorder(), "n2")
@@ -225,7 +227,7 @@ async def test_newcomer_finds_the_keys_that_a_trim_left_behind(url: str) -> None
 
 
 async def test_a_key_that_was_used_while_a_node_did_not_look_counts_however_old(url: str) -> None:
-    """A node that was frozen for longer than the window repeats what another one has published meanwhile."""
+    """A node that was frozen for longer than the window repeats a publication that another node made meanwhile."""
     clock = Clock()
     one, two = NatsBroker(url, clock=clock), NatsBroker(url, clock=clock)
     await one.start(Recorder(), "n1")
@@ -240,7 +242,7 @@ async def test_a_key_that_was_used_while_a_node_did_not_look_counts_however_old(
 
 
 async def test_keys_that_are_only_heard_of_are_forgotten_too(url: str) -> None:
-    """A node that follows a channel and published to it once keeps the keys of the window, not of all its life."""
+    """A node that follows a channel and published to it once keeps the keys of the window only."""
     clock = Clock()
     one, two = NatsBroker(url, clock=clock), NatsBroker(url, clock=clock)
     recorder = Recorder()
@@ -286,7 +288,7 @@ async def test_keys_expire_after_the_window(broker: NatsBroker) -> None:
 async def test_boot_of_the_servers_machine_changes_the_epoch(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Servers on this machine: after a reboot nobody knows what was lost, so the log is another one, once."""
+    """Servers on this machine: after a reboot the losses are unknown, so the log is a new one, once."""
     epochs = []
     for boot in ("a", "a", "b", "b"):
         monkeypatch.setattr("narthex.adapters.brokers.nats.broker.boot_id", lambda boot=boot: boot)
@@ -318,7 +320,7 @@ async def test_newcomer_knows_all_keys_of_the_window(url: str) -> None:
 
 
 async def test_another_stream_is_another_log_for_every_node(url: str) -> None:
-    """A stream that was deleted and made anew by another node, and ends where the old one did: nothing is mixed up."""
+    """Another node deleted and recreated the stream, which ends at the old one's position: nothing is mixed up."""
     one, two = NatsBroker(url), NatsBroker(url)
     recorder = Recorder()
     await one.start(recorder, "n1")
@@ -337,7 +339,7 @@ async def test_another_stream_is_another_log_for_every_node(url: str) -> None:
 
 
 async def test_a_closed_connection_is_made_anew(broker: NatsBroker) -> None:
-    """The library gives up for good: another connection, the same subscriptions, and a resync."""
+    """The library gives up for good: a new connection, the same subscriptions, and a resync."""
     recorder = recorder_of(broker)
     broker.subscribe(THREAD)
     await broker.history(THREAD, limit=0)
@@ -350,7 +352,7 @@ async def test_a_closed_connection_is_made_anew(broker: NatsBroker) -> None:
 async def test_who_subscribes_while_there_is_no_connection_is_told_later(
     broker: NatsBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the old connection and the new one: the subscription is made as soon as that is there."""
+    """Between the old connection and the new one: the subscription is made as soon as the new one is up."""
     recorder = recorder_of(broker)
     connect, asked, allowed = broker._connect, asyncio.Event(), asyncio.Event()
 
@@ -375,7 +377,7 @@ async def test_who_subscribes_while_there_is_no_connection_is_told_later(
 async def test_a_bug_of_whoever_resyncs_does_not_end_the_watch(
     broker: NatsBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is missed the next time is told all the same."""
+    """Later losses are reported all the same."""
     recorder = recorder_of(broker)
     asked = asyncio.Event()
 
@@ -396,7 +398,7 @@ async def test_a_bug_of_whoever_resyncs_does_not_end_the_watch(
 async def test_a_bug_of_the_watch_itself_does_not_end_it(
     broker: NatsBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such as an error that the library did not name: it looks again."""
+    """For example an error that the library did not name: it retries."""
     recorder = recorder_of(broker)
     connected, raised = broker._monitor._connected, asyncio.Event()
 
@@ -418,7 +420,7 @@ async def test_a_bug_of_the_watch_itself_does_not_end_it(
 async def test_keys_that_fit_in_no_message_leave_the_log_as_it_is(
     broker: NatsBroker, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
-    """A server that takes short messages only, or more keys than a message may have: the trim is left, at once."""
+    """A server with a small message limit, or more keys than a message can have: the trim is skipped, at once."""
     for number in range(300):
         placed = await broker.publish(THREAD, b"1", key=f"k{number}")
     if bound == "bytes":
@@ -467,7 +469,7 @@ async def test_marks_of_the_version_before_are_read_message_by_message(
 
 
 async def test_a_followed_channel_is_appended_to_without_reading(url: str) -> None:
-    """What others publish to a channel that a node follows is known when the node publishes: one request."""
+    """A node knows other nodes' publications to a channel that it follows when it publishes: one request."""
     one, two = NatsBroker(url), NatsBroker(url)
     recorder = Recorder()
     await one.start(Recorder(), "n1")
@@ -485,12 +487,12 @@ async def test_a_followed_channel_is_appended_to_without_reading(url: str) -> No
 
 
 async def test_nodes_that_contend_are_told_of_each_other(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who lost twice follows the channel beside its handler, who hears nothing of it; and lets go of it unused."""
+    """A publisher that lost twice follows the channel apart from its handler, which gets nothing; unused, it stops."""
     recorders = [Recorder(), Recorder()]
     nodes = [NatsBroker(url) for _ in recorders]
     for number, node in enumerate(nodes):
         await node.start(recorders[number], f"n{number}")
-    for number in range(4):  # what was appended since is not known: each of these loses once
+    for number in range(4):  # later appends are unknown: each of these loses once
         for node in nodes:
             await node.publish(THREAD, b"1", key=f"{number}:{node._node}")
     assert all(THREAD in node._contention._followed for node in nodes)
@@ -511,7 +513,7 @@ async def test_nodes_that_contend_are_told_of_each_other(url: str, monkeypatch: 
 
 
 async def test_late_answers_do_not_upset_the_count(broker: NatsBroker) -> None:
-    """A publish that was refused for being late and turns out to be placed is counted down once."""
+    """A publish that was refused as late and turns out to be stored is counted down once."""
     broker._appender._timeout_s = 0.0
     with pytest.raises(DependencyError, match="did not acknowledge"):
         await broker.publish(THREAD, b"1", key="k")
@@ -567,7 +569,7 @@ async def test_a_subscription_costs_no_task(broker: NatsBroker) -> None:
 def test_credentials_in_addresses(
     url: str, servers: tuple[str, ...], user: str, password: str | None
 ) -> None:
-    """They are decoded once and given to the library apart: it would send them as they stand in the URL."""
+    """They are decoded once and passed to the library separately: it would send them as written in the URL."""
     address = parse_address(url)
     assert (address.servers, address.user, address.password) == (servers, user, password)
 

@@ -1,4 +1,4 @@
-"""The window of idempotency keys: what a summary says is what the window knew."""
+"""The window of idempotency keys: a summary equals the window's content."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from narthex.adapters.brokers.nats.keys import MOST_ROWS, KeyWindow, digest
     st.integers(0, 40),
 )
 def test_summaries_say_what_the_window_knew(uses: list[tuple[str, float]], since: int) -> None:
-    """Offsets exactly, moments to a tenth of a second and never too early, through the codec."""
+    """Offsets exactly, times to a tenth of a second and never too early, through the codec."""
     window, now = KeyWindow(), 1_000_000.0
     ages = sorted((age for _, age in uses), reverse=True)
     for offset, ((key, _), age) in enumerate(zip(uses, ages, strict=True), start=1):
@@ -36,7 +36,7 @@ def test_summaries_say_what_the_window_knew(uses: list[tuple[str, float]], since
 
 
 def test_too_many_keys_give_no_summary() -> None:
-    """What would not fit in a message is said, not cut."""
+    """Keys that would not fit in a message are reported, not cut."""
     window = KeyWindow()
     for number in range(MOST_ROWS + 1):
         window.add(digest(str(number)), number + 1, 0.0)
@@ -54,7 +54,7 @@ def test_expired_keys_are_forgotten() -> None:
 
 
 def test_a_key_that_is_used_again_stands_where_it_was_used_last() -> None:
-    """Another node forgot it a moment sooner: the next summary has it, and nothing older waits behind it."""
+    """Another node forgot it slightly earlier: the next summary has it, and no older key waits behind it."""
     window = KeyWindow()
     for number in range(3):
         window.add(digest(str(number)), number + 1, float(number))
@@ -68,7 +68,7 @@ def test_a_key_that_is_used_again_stands_where_it_was_used_last() -> None:
 
 
 def test_a_summary_of_what_lies_before_what_is_known() -> None:
-    """Whoever starts in the middle of a trimmed log meets older keys later: what it then says is whole."""
+    """A reader that starts in the middle of a trimmed log meets older keys later: its summary is complete then."""
     whole, window, copy = KeyWindow(), KeyWindow(), KeyWindow()
     for number in range(10):
         whole.add(digest(str(number)), number + 1, float(number))

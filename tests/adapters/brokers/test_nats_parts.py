@@ -1,4 +1,4 @@
-"""The NATS broker's parts alone: what each does at its bound, and when its server answers nothing or nonsense."""
+"""The NATS broker's parts alone: at their limits, and with a server that answers nothing or nonsense."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def url(nats_server: NatsServer) -> str:
 def test_a_channel_is_followed_after_its_second_conflict_while_there_is_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Once is chance; twice is followed, once only; with the last place taken it is not."""
+    """One conflict is chance; after two it is followed, once only; with the last slot taken it is not."""
     monkeypatch.setattr(contention, "MAX_FOLLOWED", 2)
     followed: list[str] = []
     found = Contention(followed.append, lambda _: None)
@@ -56,7 +56,7 @@ def test_a_channel_is_followed_after_its_second_conflict_while_there_is_room(
 
 
 class Subscribed:
-    """A client that counts."""
+    """A client that counts its calls."""
 
     def __init__(self) -> None:
         self.now: set[str] = set()
@@ -76,7 +76,7 @@ class Subscribed:
 
 
 async def test_a_channel_that_is_dropped_is_unsubscribed_at_the_server() -> None:
-    """Else a node is sent for ever what it does not want; one that is wanted beside stays."""
+    """Otherwise a node receives unwanted messages for ever; a subscription that is still wanted stays."""
     client = Subscribed()
     found = Subscriptions(lambda: client, "p.", lambda _: None)  # type: ignore[arg-type, return-value]  # what it uses
     running = asyncio.create_task(found.run())
@@ -94,7 +94,7 @@ async def test_a_channel_that_is_dropped_is_unsubscribed_at_the_server() -> None
 
 
 class Slow(Subscribed):
-    """A client whose requests wait, as for a full buffer, until the test lets them go on."""
+    """A client whose requests wait, as for a full buffer, until released."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class Slow(Subscribed):
 
 @pytest.mark.parametrize("leaving", [False, True])
 async def test_a_channel_that_changes_while_it_is_sent_ends_as_it_was_wanted_last(*, leaving: bool) -> None:
-    """Left and joined again while the request is on its way, or the other way round: the last wish holds."""
+    """Left and joined again while the request is in flight, or the reverse: the last call counts."""
     client = Slow()
     found = Subscriptions(lambda: client, "p.", lambda _: None)  # type: ignore[arg-type, return-value]  # what it uses
     running = asyncio.create_task(found.run())
@@ -141,7 +141,7 @@ async def test_a_channel_that_changes_while_it_is_sent_ends_as_it_was_wanted_las
 
 
 class Replica(JetStream):
-    """A stream whose replica answers with what it has, and its leader with what there is."""
+    """A stream whose replica answers with its own state, and its leader with the current one."""
 
     def __init__(self, replica: list[int], leader: list[int]) -> None:
         super().__init__(lambda: None, "s")  # type: ignore[arg-type, return-value]  # nothing is sent
@@ -164,7 +164,7 @@ def _stored(seq: int) -> Stored:
 
 
 async def test_what_a_lagging_replica_lacks_the_leader_gives() -> None:
-    """Up to the last message that was asked for and no further; what the leader lacks too ends the reading."""
+    """Up to the last requested message and no further; if the leader lacks it too, the reading ends."""
     assert [one.seq for one in await Replica([1, 2], [1, 2, 3, 4]).between("x", 1, 4)] == [1, 2, 3, 4]
     behind = Replica([1], [1, 9])
     assert [one.seq for one in await behind.between("x", 1, 4)] == [1]
@@ -176,7 +176,7 @@ async def test_what_a_lagging_replica_lacks_the_leader_gives() -> None:
 async def test_a_replica_that_lacks_the_mark_is_asked_again_and_not_believed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An answer from before the question says nothing; a replica that never gets there is an error."""
+    """An answer from before the request proves nothing; a replica that never catches up is an error."""
     monkeypatch.setattr("narthex.adapters.brokers.nats.comparison.LAGGING_S", 0.001)
     answers = [Latest([], 8), Latest([Stored(10, b"", "mark")], 10)]
 
@@ -213,7 +213,7 @@ class OneSubject:
 
 @pytest.mark.parametrize("rereading", [False, True])
 async def test_a_second_reader_does_not_hide_what_the_first_was_not_told(*, rereading: bool) -> None:
-    """One subscriber stands at 5 and 6 to 8 never come; another, who has read up to 8, joins before the comparison."""
+    """One subscriber is at 5 and 6 to 8 never arrive; another, who has read up to 8, joins before the comparison."""
     stream = OneSubject()
     compared = Comparison(
         stream,  # type: ignore[arg-type]  # what it asks
@@ -233,7 +233,7 @@ async def test_a_second_reader_does_not_hide_what_the_first_was_not_told(*, rere
 
 
 async def test_the_watch_over_the_stream_pauses_after_each_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """JetStream that is away, and a bug, are tried again after a pause, not in a busy loop."""
+    """An unavailable JetStream, and a bug, are retried after a pause, not in a busy loop."""
     monkeypatch.setattr(stream_monitor, "AGAIN_S", 0.02)
     for fault in (JetStreamUnavailable("away"), RuntimeError("a bug")):
         tries: list[float] = []
@@ -291,7 +291,7 @@ async def test_a_server_that_refuses_is_asked_again_after_a_pause(monkeypatch: p
 
 
 async def test_after_a_resync_no_position_is_known_by_heart(url: str) -> None:
-    """It may be behind the log: it is forgotten before the handler is told, who then reads."""
+    """It may be behind the log: it is forgotten before the handler is called, which then reads."""
     known: list[Position | None] = []
 
     class Asking(Recorder):
@@ -314,7 +314,7 @@ async def test_after_a_resync_no_position_is_known_by_heart(url: str) -> None:
 
 
 async def test_presence_that_runs_out_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever watches the channel hears that a member whose node died is gone."""
+    """Followers of the channel are notified that a member whose node died has left."""
     monkeypatch.setattr(broker, "HOUSEKEEPING_S", 0.01)
     recorder = Recorder()
     made = NatsBroker(url)
@@ -331,7 +331,7 @@ async def test_presence_that_runs_out_is_told(url: str, monkeypatch: pytest.Monk
 async def test_what_jetstream_refuses_is_an_error_of_the_port_at_once(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is no passing fault: nobody waits twelve seconds for it."""
+    """It is not a temporary fault: no caller waits twelve seconds for it."""
     made = NatsBroker(url)
     await made.start(Recorder(), "n1")
 

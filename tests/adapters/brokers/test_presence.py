@@ -1,4 +1,4 @@
-"""The presence table, with a clock in the test's hand."""
+"""The presence table, with a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BOB = Member("c2", "bob")
 
 
 def test_expiry_and_refresh() -> None:
-    """A refresh extends, silence ends it, `expire` says who and leaves nothing behind."""
+    """A refresh extends, silence ends it, `expire` returns the members and removes them."""
     table = PresenceTable(60.0)
     assert table.join("x", ANN, 0.0)
     assert table.join("x", BOB, 10.0)
@@ -23,7 +23,7 @@ def test_expiry_and_refresh() -> None:
 
 
 def test_who_expired_joins_anew() -> None:
-    """Coming back after the end is a join, even before `expire` ran."""
+    """Returning after the end is a join, even before `expire` ran."""
     table = PresenceTable(60.0)
     table.join("x", ANN, 0.0)
     assert table.join("x", ANN, 60.0)

@@ -1,4 +1,4 @@
-"""What only the Redis broker has: its address, the server's settings, retention, and how it breaks off."""
+"""Features of the Redis broker alone: its address, the server's settings, retention, and failures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def url(valkey_server: ValkeyServer) -> str:
 
 
 def test_addresses() -> None:
-    """The prefix is ours, other options the library's; credentials are not in what is shown."""
+    """The prefix is ours, other options the library's; the shown form has no credentials."""
     address = parse_address("valkey://u:p@h:1/2?prefix=x&protocol=3")
     assert address == (("redis://u:p@h:1/2?protocol=3",), "h:1", "x")
     assert parse_address("rediss://h").shown == "h:6379"
@@ -48,7 +48,7 @@ def test_addresses() -> None:
     ("fsync", "word"), [("always", "synced"), ("everysec", "last second"), ("", "appendonly yes")]
 )
 def test_durability_follows_the_servers_settings(fsync: str, word: str) -> None:
-    """The sentence says what these settings mean."""
+    """The sentence describes the effect of these settings."""
     assert word in durability(fsync)
 
 
@@ -73,7 +73,7 @@ async def test_settings_are_read_from_the_server(valkey_server: ValkeyServer, ur
 
 
 async def test_retention_by_count(url: str) -> None:
-    """A channel keeps at least its newest `kept_count`, and what is gone is said."""
+    """A channel keeps at least its newest `kept_count`, and the page reports the missing part."""
     broker = RedisBroker(url, kept_count=100)
     await broker.start(Recorder(), "n1")
     await asyncio.gather(*(broker.publish(THREAD, b"1") for _ in range(1_000)))
@@ -87,7 +87,7 @@ async def test_retention_by_count(url: str) -> None:
 async def test_a_bug_of_the_handler_does_not_end_the_listening(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever it raised on: the next publication is told, and so is the next resync."""
+    """Whatever it raised on: the next publication is delivered, and so is the next resync."""
     recorder, broker, asked = Recorder(), RedisBroker(url), asyncio.Event()
     await broker.start(recorder, "n1")
     broker.subscribe(THREAD)
@@ -117,7 +117,7 @@ async def test_a_bug_of_the_handler_does_not_end_the_listening(
 async def test_a_server_that_is_set_wrong_later_does_not_end_the_listening(
     valkey_server: ValkeyServer, url: str
 ) -> None:
-    """One that may evict is refused at the start; afterwards what it tells is told on."""
+    """One that may evict is refused at the start; later its messages are still delivered."""
     client: Any = connect(parse_address(url))
     recorder, broker = Recorder(), RedisBroker(url)
     await broker.start(recorder, "n1")
@@ -138,7 +138,7 @@ async def test_a_server_that_is_set_wrong_later_does_not_end_the_listening(
 
 
 async def test_idle_logs_go_and_their_position_stays(url: str) -> None:
-    """After `kept_age_s` without a publication the log is empty and goes on counting."""
+    """After `kept_age_s` without a publication the log is empty and continues counting."""
     broker = RedisBroker(url, kept_age_s=1)
     await broker.start(Recorder(), "n1")
     placed = await broker.publish(THREAD, b"1")
@@ -155,7 +155,7 @@ async def test_idle_logs_go_and_their_position_stays(url: str) -> None:
 
 
 async def test_members_that_did_not_come_again(url: str) -> None:
-    """Who has expired is not listed, and their leaving is told."""
+    """Expired members are not listed, and their leaving is announced."""
     recorder = Recorder()
     broker = RedisBroker(url)
     await broker.start(recorder, "n1")
@@ -170,7 +170,7 @@ async def test_members_that_did_not_come_again(url: str) -> None:
 
 
 async def test_dropped_connections_are_renewed(url: str) -> None:
-    """The server cuts every connection: publishing goes on, and the handler is told to re-read."""
+    """The server cuts every connection: publishing continues, and the handler is asked to re-read."""
     recorder = Recorder()
     broker = RedisBroker(url)
     await broker.start(recorder, "n1")
@@ -246,7 +246,7 @@ async def test_a_log_that_is_trimmed_during_a_read_gives_no_page_with_a_hole(
 async def test_commands_that_meet_a_replica_together_move_once(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A second move would leave the new server again; a broker that stops moves no more."""
+    """A second move would leave the new server again; a stopping broker does not move."""
     broker = RedisBroker(url)
     await broker.start(Recorder(), "n1")
     refused = asyncio.Event()
@@ -273,7 +273,7 @@ async def test_commands_that_meet_a_replica_together_move_once(
 
 
 async def test_a_server_that_is_away_is_said_at_once(url: str) -> None:
-    """Health asks for now: a refused beat is an answer, a silent one is waited for."""
+    """Health needs the current state: a refused heartbeat is an answer, a missing one is waited for."""
     broker = RedisBroker(url)
     await broker.start(Recorder(), "n1")
     broker._attachment.fault = ConnectionError("refused")

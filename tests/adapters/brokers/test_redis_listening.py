@@ -1,4 +1,4 @@
-"""The listener and the appender of Redis alone: what they do while the server is away, with nothing behind them."""
+"""The listener and the appender of Redis alone: their behaviour without a server."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ THREAD = "default/thread:t1"
 
 
 class Wire:
-    """Stands for a pub/sub connection: what it is given arrives; an exception breaks it."""
+    """Replaces a pub/sub connection: it delivers its messages; an exception breaks it."""
 
     def __init__(self) -> None:
         self.arriving: asyncio.Queue[dict[str, Any] | Exception] = asyncio.Queue()
         self.subscribed: list[str] = []
 
     async def subscribe(self, *names: str) -> None:
-        """Note it; the confirmation is the test's."""
+        """Note it; the test confirms it."""
         self.subscribed += names
 
     async def unsubscribe(self, *names: str) -> None:
@@ -51,7 +51,7 @@ class Wire:
 
 
 class Wires:
-    """Stands for the client: a new wire for each connection of the listener."""
+    """Replaces the client: a new wire for each connection of the listener."""
 
     def __init__(self) -> None:
         self.made: list[Wire] = []
@@ -73,7 +73,7 @@ class Wires:
 
 
 async def test_a_name_is_confirmed_anew_after_a_break() -> None:
-    """What the old connection had confirmed counts no more: `settled` waits for the new one."""
+    """Confirmations of the old connection no longer count: `settled` waits for the new one."""
     wires = Wires()
     client: Any = wires
     listener = Listener(lambda: client, lambda _name, _body: None, lost=lambda: None, renewed=_nothing)
@@ -96,7 +96,7 @@ async def test_a_name_is_confirmed_anew_after_a_break() -> None:
 
 
 async def test_an_error_that_is_nobodys_does_not_end_the_listening() -> None:
-    """As uvloop's RuntimeError for a transport that is closed: a new connection is made, as for any other error."""
+    """For example uvloop's RuntimeError for a closed transport: a new connection is made, as for any other error."""
     wires = Wires()
     client: Any = wires
     told = asyncio.Queue[bytes]()
@@ -114,7 +114,7 @@ async def test_an_error_that_is_nobodys_does_not_end_the_listening() -> None:
 
 
 async def test_an_error_that_is_nobodys_does_not_end_the_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A node without beats is forgotten by the others after ten seconds, and learns of no fail-over."""
+    """The others forget a node without heartbeats after ten seconds, and it learns of no fail-over."""
     monkeypatch.setattr(attachment, "BEAT_S", 0.001)
     beats = asyncio.Queue[str]()
     faults = 1
@@ -143,13 +143,13 @@ async def _synced() -> bool:
 
 
 async def _nothing() -> None:
-    """Nobody has to be told."""
+    """No notification."""
 
 
 async def test_an_idle_connection_is_kept(
     valkey_server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is published: the node's own beats are all that comes, and they are enough."""
+    """Nothing is published: the node's own heartbeats are the only messages, and they suffice."""
     monkeypatch.setattr(listening, "SILENT_S", within(1))
     monkeypatch.setattr(attachment, "BEAT_S", 0.02)
     recorder = Recorder()
@@ -175,7 +175,7 @@ async def test_an_idle_connection_is_kept(
 
 
 async def test_a_busy_server_is_not_asked_without_a_pause() -> None:
-    """A script that is in the way: publications are tried again with a growing wait, until their time is over."""
+    """A running script blocks: publications are retried with a growing wait, until their time is over."""
     tries = 0
 
     async def busy(_keys: list[str], _arguments: list[Any]) -> Any:
@@ -194,7 +194,7 @@ async def test_a_busy_server_is_not_asked_without_a_pause() -> None:
 
 
 async def test_a_removed_channel_has_no_known_end(valkey_server: ValkeyServer) -> None:
-    """Its next log is another one: nothing is known of it before it was read."""
+    """Its next log is a new one: nothing is known of it before it was read."""
     broker = RedisBroker(f"{valkey_server.url}?prefix=removed")
     await broker.start(Recorder(), "n1")
     try:
@@ -210,7 +210,7 @@ async def test_a_removed_channel_has_no_known_end(valkey_server: ValkeyServer) -
 
 @pytest.mark.parametrize("answer", [{}, {"appendfsync": ""}, ResponseError("ERR unknown command 'CONFIG'")])
 async def test_a_managed_server_that_hides_its_settings(answer: dict[str, str] | Exception) -> None:
-    """With an append-only file and no word of how it is synced, the usual setting is assumed, not the best."""
+    """With an append-only file and unknown sync settings, the usual setting is assumed, not the best."""
 
     class Client:
         async def info(self, _section: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What only the SQLite broker has: retention, keys' expiry, epochs after a crash, the file's ownership."""
+"""Features of the SQLite broker alone: retention, keys' expiry, epochs after a crash, the file's ownership."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def running(broker: SqliteBroker, recorder: Recorder | None = None) -> Asy
 
 
 async def swept(broker: SqliteBroker, condition: Callable[[], object]) -> None:
-    """Have the writer's housekeeping run until `condition` holds."""
+    """Let the writer's housekeeping run until `condition` holds."""
     log = broker._work
     for _ in range(5):
         await broker._change(lambda _log: _log.sweep(log._clock()))
@@ -54,7 +54,7 @@ async def swept(broker: SqliteBroker, condition: Callable[[], object]) -> None:
 
 
 async def test_handler_is_told_in_the_tick_in_which_publish_returns(tmp_path: Path) -> None:
-    """By the time `publish` returns, the handler was told, and every earlier offset before."""
+    """By the time `publish` returns, the handler has been called for it and every earlier offset."""
     recorder = Recorder()
     async with running(SqliteBroker(tmp_path / "log.db"), recorder) as broker:
         broker.subscribe(THREAD)
@@ -123,7 +123,7 @@ async def test_keys_expire_after_the_window(tmp_path: Path) -> None:
 
 
 async def test_trimmed_rows_keep_their_keys_for_the_window(tmp_path: Path) -> None:
-    """A retry after a trim and a restart finds its publication; when its time is over the row really goes."""
+    """A retry after a trim and a restart finds its publication; after its time the row is deleted."""
     clock = Clock()
     async with running(SqliteBroker(tmp_path / "log.db", clock=clock)) as broker:
         placed = await broker.publish(THREAD, b"1", key="k")
@@ -142,7 +142,7 @@ async def test_trimmed_rows_keep_their_keys_for_the_window(tmp_path: Path) -> No
 
 
 async def test_too_many_keys_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the bound a publish with a key fails and writes nothing; one without goes through."""
+    """Beyond the limit a publish with a key fails and writes nothing; one without succeeds."""
     async with running(SqliteBroker(tmp_path / "log.db")) as broker:
         await broker.publish(THREAD, b"1", key="k1")
         assert broker._work._log is not None
@@ -172,7 +172,7 @@ async def test_retention_by_count(tmp_path: Path) -> None:
 
 
 async def test_retention_by_age(tmp_path: Path) -> None:
-    """What is older than `age_s` goes with the housekeeping; the position stays."""
+    """Rows older than `age_s` are deleted by the housekeeping; the position stays."""
     clock = Clock()
     broker = SqliteBroker(
         tmp_path / "log.db", retention=lambda name: ChannelRetention(age_s=3600), clock=clock
@@ -207,7 +207,7 @@ async def test_data_that_is_not_utf_8_comes_back_unchanged(tmp_path: Path) -> No
 
 
 async def test_second_process_is_refused(tmp_path: Path) -> None:
-    """The file's owner is named; after it stopped, the file is free."""
+    """The error names the file's owner; after it stopped, the file is free."""
     async with running(SqliteBroker(tmp_path / "log.db")):
         second = SqliteBroker(tmp_path / "log.db")
         with pytest.raises(ConfigError, match=f"pid {os.getpid()}"):
@@ -217,7 +217,7 @@ async def test_second_process_is_refused(tmp_path: Path) -> None:
 
 
 async def test_newer_and_foreign_files_are_refused(tmp_path: Path) -> None:
-    """A newer schema, another program's database, and no database at all each say what they are."""
+    """A newer schema, another program's database, and no database at all are each named."""
     async with running(SqliteBroker(tmp_path / "log.db")) as broker:
         await broker.publish(THREAD, b"1")
     connection = sqlite3.connect(tmp_path / "log.db")
@@ -255,7 +255,7 @@ async def test_another_file_is_another_epoch(tmp_path: Path) -> None:
 
 
 async def crashed_copy(source: Path, target: Path, synchronous: file.Synchronous) -> Position:
-    """A data directory as it is after its process was killed: copied while a broker has it open."""
+    """A data directory as after its process was killed: copied while a broker has it open."""
     await asyncio.to_thread(source.mkdir)
     async with running(SqliteBroker(source / "log.db", synchronous=synchronous)) as broker:
         placed = await broker.publish(THREAD, b"1")
@@ -288,7 +288,7 @@ async def test_epoch_after_a_crash(
 async def test_clean_stop_keeps_the_epoch_across_boots(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A closed file misses nothing, whatever the machine did since."""
+    """A closed file lacks nothing, whatever the machine did since."""
     async with running(SqliteBroker(tmp_path / "log.db")) as broker:
         placed = await broker.publish(THREAD, b"1")
     monkeypatch.setattr(schema, "boot_id", lambda: "another boot")
@@ -307,12 +307,12 @@ async def test_full_queue_is_an_error(tmp_path: Path) -> None:
 
 
 def impatient(log: Log) -> None:
-    """Have the writer give up on the file's lock after 50 ms."""
+    """Let the writer give up on the file's lock after 50 ms."""
     log._sql.execute("PRAGMA busy_timeout=50")
 
 
 async def test_failed_transaction_tells_every_publisher_and_recovers(tmp_path: Path) -> None:
-    """While another program holds the write lock nothing is acknowledged; afterwards offsets have no hole."""
+    """While another program holds the write lock nothing is acknowledged; afterwards offsets have no gap."""
     async with running(SqliteBroker(tmp_path / "log.db")) as broker:
         await broker.publish(THREAD, b"1")
         await broker._change(impatient)
@@ -330,7 +330,7 @@ async def test_failed_transaction_tells_every_publisher_and_recovers(tmp_path: P
 
 
 async def test_hanging_disk_is_an_error(tmp_path: Path) -> None:
-    """A publish that waits for longer than `timeout_s` fails; its key finds it when it did land."""
+    """A publish that waits for longer than `timeout_s` fails; its key finds it if it was stored."""
     async with running(SqliteBroker(tmp_path / "log.db", timeout_s=0.2)) as broker:
         await broker.publish(THREAD, b"1")
         blocker = sqlite3.connect(tmp_path / "log.db", isolation_level=None)
@@ -343,7 +343,7 @@ async def test_hanging_disk_is_an_error(tmp_path: Path) -> None:
 
 
 async def test_ping_notices_a_replaced_file(tmp_path: Path) -> None:
-    """A file that is gone from its place is an error although writing still works."""
+    """A removed or replaced file is an error although writing still works."""
     async with running(SqliteBroker(tmp_path / "log.db")) as broker:
         await broker.ping()
         (tmp_path / "log.db").rename(tmp_path / "moved.db")
@@ -352,7 +352,7 @@ async def test_ping_notices_a_replaced_file(tmp_path: Path) -> None:
 
 
 async def test_presence_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who does not come again is no longer listed, and their leaving is told."""
+    """A member that does not return is no longer listed, and its leaving is announced."""
     recorder = Recorder()
     async with running(SqliteBroker(tmp_path / "log.db"), recorder) as broker:
         broker.subscribe(THREAD)
@@ -390,7 +390,7 @@ async def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
 
 
 async def test_a_bug_in_a_change_undoes_its_transaction(tmp_path: Path) -> None:
-    """The next publication finds no open transaction, and nothing of what the change did."""
+    """The next publication finds no open transaction, and no effect of the change."""
     async with running(SqliteBroker(tmp_path / "log.db")) as broker:
         await broker.publish(THREAD, b"1")
 
@@ -406,7 +406,7 @@ async def test_a_bug_in_a_change_undoes_its_transaction(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("channels", "known"), [(2, True), (3, False)])
 async def test_positions_are_known_up_to_the_limit(tmp_path: Path, channels: int, known: bool) -> None:
-    """With as many channels as may be known all are; with one more, a channel that is not known may still exist."""
+    """With as many channels as may be known all are; with one more, an unknown channel may still exist."""
     async with running(SqliteBroker(tmp_path / "log.db")) as broker:
         for number in range(channels):
             await broker.publish(f"default/thread:{number}", b"1")

@@ -37,7 +37,7 @@ class Child:
         return self.process.stdout
 
     def line(self) -> dict[str, Any]:
-        """The next line that it prints."""
+        """The next line of its output."""
         found: dict[str, Any] = json.loads(self._out.readline())
         return found
 
@@ -83,7 +83,7 @@ class Child:
 
 @contextmanager
 def child(**environment: str) -> Iterator[Child]:
-    """A running `program`, gone at the end."""
+    """A running `program`, ended afterwards."""
     started = Child(**environment)
     try:
         yield started

@@ -1,4 +1,4 @@
-"""A real server in a thread of its own, and a peer with a plain socket: what the edge's tests talk through."""
+"""A real server in a separate thread, and a peer with a plain socket, for the edge's tests."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Recorder:
         self.events.put(("closed", code, reason))
 
     def next(self) -> tuple[Any, ...]:
-        """The next call; fails when none comes."""
+        """The next call; fails without one."""
         return self.events.get(timeout=TIME_UNIT_S)
 
 
@@ -237,7 +237,7 @@ class Answer(NamedTuple):
 
 
 class Peer:
-    """The other end, with nothing clever in it."""
+    """The other end, without any logic."""
 
     def __init__(self, port: int, *, receive_buffer: int = 0) -> None:
         self.socket = socket.socket()
@@ -265,7 +265,7 @@ class Peer:
         self.socket.shutdown(socket.SHUT_WR)
 
     def exactly(self, count: int) -> bytes:
-        """So many bytes; EOFError when the server's FIN comes first."""
+        """This many bytes; EOFError when the server's FIN comes first."""
         while len(self._read) < count:
             part = self.socket.recv(65_536)
             if not part:

@@ -31,7 +31,7 @@ class Silent:
 
 
 class DrainingHandler(PathHandler):
-    """Refuses with `draining` once told so; `/ws` takes messages and keeps none."""
+    """Refuses with `draining` once told to; `/ws` accepts messages and keeps none."""
 
     draining = False
 

@@ -38,7 +38,7 @@ def program() -> Iterator[Child]:
 
 @contextlib.contextmanager
 def costs(program: Child, at_most: int) -> Iterator[None]:
-    """The process's peak grows by at most so many bytes inside, and the next client is served within 1 s."""
+    """The process's peak grows by at most this many bytes inside, and the next client is served within 1 s."""
     program.forget_peak()
     before = program.peak()
     yield
@@ -52,7 +52,7 @@ def costs(program: Child, at_most: int) -> Iterator[None]:
 
 
 def flood(peer: Peer, unit: bytes, count: int) -> None:
-    """Send `unit` so often, or until the server has had enough; another thread may read meanwhile."""
+    """Send `unit` this often, or until the server closes; another thread may read meanwhile."""
     block = unit * max(1, 60_000 // len(unit))
     with contextlib.suppress(OSError):
         for _ in range(count * len(unit) // len(block) + 1):
@@ -73,7 +73,7 @@ def closed_with(peer: Peer, unit: bytes, count: int, *, first: bytes = b"") -> i
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_empty_fragments(program: Child, scale: float) -> None:
-    """12 M empty continuations: they never meet a size limit, but a count."""
+    """12 M empty continuations: a count limits them, since no size limit does."""
     with costs(program, 8 * MIB), program.websocket() as peer:
         code = closed_with(peer, masked(0, final=False), int(12e6 * scale), first=masked(1, final=False))
         assert code == 1009
@@ -145,7 +145,7 @@ def test_partial_requests(scale: float) -> None:
 
 
 def test_heads_that_are_too_much(program: Child) -> None:
-    """129 headers and a header line of 70 KB, ten times each: 431, and nothing kept."""
+    """129 headers and a header line of 70 KB, ten times each: 431, and nothing is kept."""
     many = b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X-Y: z\r\n" * 129 + b"\r\n"
     long = b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 70_000 + b"\r\n\r\n"
     with costs(program, 8 * MIB):
@@ -157,7 +157,7 @@ def test_heads_that_are_too_much(program: Child) -> None:
 
 
 def test_lengths_that_lie(program: Child) -> None:
-    """2^63 and 2^62 bytes announced, and a frame that stops one byte short: nothing is reserved."""
+    """2^63 and 2^62 bytes announced, and a frame that stops one byte short: no memory is reserved."""
     with costs(program, 8 * MIB):
         for length, code in ((1 << 63, 1002), ((1 << 62), 1009)):
             with program.websocket() as peer:

@@ -1,4 +1,4 @@
-"""`edge.connections`: who makes way for whom, counts that add up; and what each protocol does when it must go."""
+"""`edge.connections`: which connection is evicted for which, correct counts; and each protocol's end on eviction."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class House:
         )
 
     def arrive(self, address: str, *, busy: bool = False) -> tuple[Counted, bool]:
-        """A new connection, and whether there was a place."""
+        """A new connection, and whether it was admitted."""
         one = Counted()
         placed = self.table.add(one, address)
         if busy:
@@ -52,7 +52,7 @@ class House:
 
 
 def test_an_address_at_its_limit_displaces_itself() -> None:
-    """The oldest that waits goes; when none waits the new one is refused."""
+    """The oldest idle one is evicted; without an idle one the new one is refused."""
     house = House(per_address=2)
     first, second = (house.arrive("1.1.1.1")[0] for _ in range(2))
     third, placed = house.arrive("1.1.1.1")
@@ -66,7 +66,7 @@ def test_an_address_at_its_limit_displaces_itself() -> None:
     house.table.busy(third)
     refused, placed = house.arrive("1.1.1.1")
     assert not placed
-    assert house.table.of_address("1.1.1.1") == 3  # counted until it has left
+    assert house.table.of_address("1.1.1.1") == 3  # counted until it is removed
     house.table.remove(refused)
     assert house.arrive("2.2.2.2")[1]
 
@@ -83,7 +83,7 @@ def test_a_full_process_displaces_the_address_with_most() -> None:
 
 
 def test_a_flood_from_everywhere_displaces_the_oldest() -> None:
-    """One connection an address: a batch of those that have waited longest."""
+    """One connection per address: a batch of those that have waited longest."""
     house = House(limit=200, per_address=5)
     flood = [house.arrive(f"10.0.{n // 100}.{n % 100}")[0] for n in range(200)]
     assert house.arrive("1.1.1.1")[1]
@@ -91,7 +91,7 @@ def test_a_flood_from_everywhere_displaces_the_oldest() -> None:
 
 
 def test_a_process_full_of_busy_connections_refuses() -> None:
-    """Nobody who is served goes."""
+    """No connection that is being served is evicted."""
     house = House(limit=3)
     busy = [house.arrive(f"1.1.1.{n}", busy=True)[0] for n in range(3)]
     assert not house.arrive("2.2.2.2")[1]
@@ -99,7 +99,7 @@ def test_a_process_full_of_busy_connections_refuses() -> None:
 
 
 def test_behind_a_trusted_proxy_the_forwarded_address_counts() -> None:
-    """Unknown until a request tells it; the proxy itself has no limit, and goes last."""
+    """Unknown until a request names it; the proxy itself has no limit, and is evicted last."""
     house = House(limit=20, per_address=2, proxies=frozenset({"10.0.0.1"}))
     through = [house.arrive("10.0.0.1")[0] for _ in range(4)]
     assert house.table.of_address(PROXY) == 4
@@ -107,7 +107,7 @@ def test_behind_a_trusted_proxy_the_forwarded_address_counts() -> None:
     for one in through[:2]:
         house.table.busy(one)
     assert placed == [True, True]
-    assert not house.table.reassign(through[2], "7.7.7.7")  # at its limit, and none of its own waits
+    assert not house.table.reassign(through[2], "7.7.7.7")  # at its limit, without an idle one of its own
     assert house.table.reassign(through[3], "8.8.8.8")
     house.table.reassign(through[0], None)
     assert (house.table.of_address("7.7.7.7"), house.table.of_address(PROXY)) == (2, 1)
@@ -132,7 +132,7 @@ def test_an_ipv6_household_is_one_address() -> None:
 
 
 class Table(RuleBasedStateMachine):
-    """Any order of what can happen: counts add up, what was evicted has left, nothing leaves twice."""
+    """Any order of events: counts are right, evicted connections are removed, none is removed twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ def test_what_an_evicted_client_sees(says: bytes, answer: bytes) -> None:
             deadline = time.monotonic() + within(5)
             while server.call(server.edge.connections.waiting) != 1 and time.monotonic() < deadline:
                 time.sleep(0.01)
-            time.sleep(0.05)  # for the half head to be read: nothing tells when
+            time.sleep(0.05)  # for the half head to be read, which has no event
         with server.peer() as new:
             new.send(b"GET /get HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             assert new.head().status == 200
@@ -224,7 +224,7 @@ UNREAD = EdgeLimits(write_s=1.0)
 
 
 def ask_much(peer: Peer, *, close: bool = False) -> None:
-    """Ask for an answer that no buffer on the way holds."""
+    """Request an answer that no buffer on the path can hold."""
     connection = "Connection: close\r\n" if close else ""
     head = f"POST /big HTTP/1.1\r\nHost: localhost\r\n{connection}Content-Length: {BIG}\r\n\r\n"
     peer.send(head.encode() + b"x" * BIG)
@@ -232,7 +232,7 @@ def ask_much(peer: Peer, *, close: bool = False) -> None:
 
 @pytest.mark.parametrize("close", [False, True])
 def test_an_answer_that_nobody_reads_is_dropped(close: bool) -> None:
-    """Also one behind which the connection was to be closed: a transport would wait for its buffer for ever."""
+    """Also if the connection was to be closed behind it: a transport would wait for its buffer for ever."""
     told: list[tuple[str, str, int]] = []
     with Running(UNREAD) as server, server.peer() as peer:
         server.edge.evicted = lambda *one: told.append(one)
@@ -250,7 +250,7 @@ def test_an_answer_that_nobody_reads_is_dropped(close: bool) -> None:
 
 
 def test_an_answer_that_is_read_slowly_is_not_dropped() -> None:
-    """For longer than `write_s`, something in each."""
+    """For longer than `write_s`, with progress in each period."""
     with Running(UNREAD) as server, server.peer() as peer:
         ask_much(peer)
         head = peer.head()
@@ -264,7 +264,7 @@ def test_an_answer_that_is_read_slowly_is_not_dropped() -> None:
 
 
 def test_an_unread_answer_makes_way_whatever_its_size() -> None:
-    """Behind `Connection: close` too: what the server has written whole is only the client's to take."""
+    """Behind `Connection: close` too: the rest of a completely written answer depends only on the client."""
     limits = EdgeLimits(connections=50, connections_per_address=50)
     with Running(limits) as server:
         for size in range(20_000, 340_000, 20_000):
@@ -282,7 +282,7 @@ def test_an_unread_answer_makes_way_whatever_its_size() -> None:
 
 
 def test_a_pipelined_request_that_is_served_does_not_wait_for_its_client() -> None:
-    """The answer before it is out: the next step is the server's all the same."""
+    """The answer before it is not sent yet: the server is still the one to act."""
     with Running(EdgeLimits(connections=50)) as server, server.peer() as peer:
         request = "GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n"
         peer.send((request.format("/get") + request.format("/stuck")).encode())

@@ -52,7 +52,7 @@ def test_offers_that_are_met(offers: str, response: str, window: int) -> None:
     ],
 )
 def test_offers_that_are_declined(offers: str) -> None:
-    """No agreement, and no error: the connection goes on plain."""
+    """No agreement, and no error: the connection continues uncompressed."""
     assert negotiate(offers) is None
 
 
@@ -68,7 +68,7 @@ def test_deflate_is_off_unless_it_was_set(path: str, agreed: bool) -> None:
 
 @given(st.binary(max_size=5000))
 def test_inflating_undoes_deflating(data: bytes) -> None:
-    """What our own framing deflates comes back."""
+    """Data deflated by our own framing is restored."""
     assert inflate(deflate(data), len(data)) == data
     if data:
         with pytest.raises(TooLarge):
@@ -106,6 +106,6 @@ def test_a_bomb_is_not_produced() -> None:
 
 @given(st.binary(max_size=300))
 def test_garbage_is_an_error_with_a_name(data: bytes) -> None:
-    """Nothing but zlib's error and the bound leaves."""
+    """Only zlib's error and the limit are reported."""
     with contextlib.suppress(zlib.error, TooLarge):
         assert len(inflate(data, 1000)) <= 1000

@@ -1,4 +1,4 @@
-"""The straight way to the kernel, over real sockets: nothing lost, doubled, overtaken, or written to a stranger."""
+"""Direct sends to the kernel, over real sockets: nothing lost, duplicated, reordered, or sent to another connection."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STEPS = 80
 
 
 class Listener(Recorder):
-    """A receiver that is a channel's subscriber too, and keeps what it cannot write as a connection does."""
+    """A receiver that is a channel's subscriber too, and keeps unsent data as a connection does."""
 
     def __init__(self, channel: Channel) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Listener(Recorder):
 
 
 class ListeningHandler(PathHandler):
-    """Every connection listens to one channel."""
+    """Every connection follows one channel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ def opened(server: Running) -> WebSocket:
 
 
 def test_a_lane_owns_nothing() -> None:
-    """Parked it fails, opened it sends, forgotten it leaves the descriptor to its owner."""
+    """Disabled it fails, enabled it sends, and after its release the descriptor stays with its owner."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         sender = SocketSender(ours.fileno())
@@ -94,7 +94,7 @@ def test_a_lane_owns_nothing() -> None:
 
 
 def test_a_lane_never_blocks() -> None:
-    """Not even where an agent in the same process has set a time-out for every new socket."""
+    """Not even if an agent in the same process has set a time-out for every new socket."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
@@ -135,7 +135,7 @@ def test_no_lane_outlives_its_connection(server: Running) -> None:
 
 
 def test_nothing_follows_a_close_frame(server: Running) -> None:
-    """Closing parks the direct sender in the same call."""
+    """Closing disables the direct sender in the same call."""
     with server.websocket() as peer:
         out = opened(server)
         sender = out.direct_sender
@@ -156,7 +156,7 @@ def test_nothing_follows_a_close_frame(server: Running) -> None:
 
 
 def test_nothing_follows_an_end(server: Running) -> None:
-    """The process stops: the transport drops what it holds, so a direct sender must not write behind the gap."""
+    """The process stops: the transport drops its buffer, so a direct sender must not write behind the gap."""
     with server.websocket() as peer:
         out = opened(server)
         sender = out.direct_sender
@@ -189,7 +189,7 @@ def test_who_has_no_lane() -> None:
 
 
 def test_tls_and_streams_have_none() -> None:
-    """What must be encrypted, or is taken by a response, never goes straight to a descriptor."""
+    """Data that must be encrypted, or goes through a response, is never written straight to a descriptor."""
     assert StreamSocket.direct_sender is None
     with Running() as server:
         server.edge.secure = True
@@ -201,7 +201,7 @@ def test_tls_and_streams_have_none() -> None:
 
 
 class World:
-    """Connections that come, listen, lag, speak and go, and what each must have been shown."""
+    """Connections that open, follow, lag, send and close, and the publications that each must have received."""
 
     def __init__(self, server: Running, handler: ListeningHandler, seed: int) -> None:
         self.server = server
@@ -212,7 +212,7 @@ class World:
         self.published = 0
         self.answered = 0
         self.writer: BatchWriter | None = None
-        self.waited = 0  # how often something was written behind bytes that the kernel had not taken
+        self.waited = 0  # how often data was queued behind bytes that the kernel had not taken
 
     def joins(self) -> None:
         """A connection, a member from the next round on."""
@@ -233,7 +233,7 @@ class World:
         self.people.append((listener, peer))
 
     def publishes(self) -> None:
-        """One or more publications of any size, of which a part is written now and the rest some time."""
+        """One or more publications of any size, part of which is written now and the rest later."""
         sizes = [self.dice.choice((3, 200, 30_000, 150_000)) for _ in range(self.dice.randint(1, 3))]
         part = self.dice.randint(0, len(self.people) + 1)
 
@@ -251,7 +251,7 @@ class World:
         self.server.call(publish)
 
     def answers(self) -> None:
-        """Replies to somebody, in the middle of a round or not."""
+        """Replies to a client, during a batch or not."""
         listener, _ = self.dice.choice(self.people)
         size = self.dice.choice((3, 500, 20_000))
 
@@ -259,14 +259,14 @@ class World:
             assert listener.socket is not None
             done = self.published if self.writer is None else 0
             if listener.late or listener.closing:
-                return  # a connection's reply overtakes its backlog: that is its business, not the direct sender's
+                return  # a connection's reply overtakes its backlog: the connection handles that, not the direct sender
             self.answered += 1
             listener.socket.send(Prepared(b"R%d:%d:" % (self.answered, done) + b"y" * size))
 
         self.server.call(answer)
 
     def reads(self) -> None:
-        """Somebody takes a little."""
+        """A client reads a little."""
         _, peer = self.dice.choice(self.people)
         peer.socket.settimeout(0.001)
         with contextlib.suppress(TimeoutError):
@@ -274,7 +274,7 @@ class World:
         peer.socket.settimeout(TIME_UNIT_S)
 
     def goes(self) -> None:
-        """Reset by the peer: a stranger comes at once, and may get the descriptor, with a round under way."""
+        """Reset by the peer: another client connects at once, and may get the descriptor, with a batch in progress."""
         at = self.dice.randrange(len(self.people))
         listener, peer = self.people.pop(at)
         peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -285,7 +285,7 @@ class World:
         self.joins()
 
     def closes(self) -> None:
-        """The app closes somebody, whatever is under way."""
+        """The app closes a connection, whatever is in progress."""
         listener, _ = self.dice.choice(self.people)
 
         def close() -> None:
@@ -306,7 +306,7 @@ class World:
         raise AssertionError from fault
 
     def judged(self) -> None:
-        """Everything is read; everybody was shown what was theirs, once, in order."""
+        """Everything is read; each client received its publications, once, in order."""
         self.server.call(self._finish)
         for listener, peer in self.people:
             if not listener.closing:
@@ -346,7 +346,7 @@ class World:
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_any_sequence_of_events(loop: str, seed: int) -> None:
-    """Publications in parts, replies, lag, draining, closing, resets and strangers on old descriptors."""
+    """Publications in parts, replies, lag, draining, closing, resets, and new clients on old descriptors."""
     handler = ListeningHandler()
     with Running(EdgeLimits(send_buffer_bytes=8_192), loop=loop, handler=handler) as server:
         world = World(server, handler, seed)

@@ -67,7 +67,7 @@ def test_every_length_form(opcode: int, size: int) -> None:
 
 @pytest.mark.parametrize("size", [126, 65_536])
 def test_a_length_that_is_cut_behind_another_frame(size: int) -> None:
-    """What is still needed is counted from the frame's own beginning: a short rest does not wait for more."""
+    """The rest is counted from the frame's own beginning: a short rest does not wait for more."""
     first, second = masked(TEXT, b"x" * 65_536), masked(TEXT, b"y" * size)
     expected = [(TEXT, b"x" * 65_536), (TEXT, b"y" * size)]
     assert read(first + second, [len(first) + 3]) == (expected, None)
@@ -138,7 +138,7 @@ def test_text_fails_as_soon_as_it_is_wrong() -> None:
 
 
 def test_size_is_judged_on_the_header() -> None:
-    """A declared length past the bound fails before one byte of it came."""
+    """A declared length past the limit fails before one byte of it arrived."""
     assert read(b"\x82\xff\x00\x00\x00\x00\x01\x00\x00\x00") == ([], TOO_BIG)
     first = masked(BINARY, b"x" * 60_000, final=False)
     assert read(first + masked(CONTINUATION, b"y" * 5_537)[:4]) == ([], TOO_BIG)
@@ -156,7 +156,7 @@ def test_fragments_are_counted_even_when_empty(payload: bytes) -> None:
 
 
 def test_one_read_gives_a_slice_of_events_at_a_time() -> None:
-    """A read full of empty messages does not hold the loop: the rest comes when asked for."""
+    """A read full of empty messages does not block the loop: the rest is returned on request."""
     reader = FrameReader(LIMITS)
     assert len(reader.feed(masked(TEXT) * 1300)) == EVENTS_A_READ
     assert reader.more
@@ -180,7 +180,7 @@ def test_compressed_messages() -> None:
 
 
 def test_inflated_sizes_are_bounded() -> None:
-    """Ten times the wire, at most 1 MB; within a plain message's size a ratio harms nobody."""
+    """Ten times the wire size, at most 1 MB; within a plain message's size the ratio does not matter."""
     fits = bytes(LIMITS.message_bytes)
     assert read(masked(BINARY, squeeze(fits), rsv=0x40), deflate=True) == ([(BINARY, fits)], None)
     over = bytes(LIMITS.message_bytes + 1)
@@ -206,7 +206,7 @@ CUTS = st.lists(st.integers(1, 400), max_size=10)
 
 
 def oracle(data: bytes, *, deflate: bool) -> Seen:
-    """What the websockets package makes of the same bytes, as whole messages."""
+    """The websockets package's result for the same bytes, as whole messages."""
     logger = logging.getLogger("tests.oracle")
     protocol = Protocol(SERVER, state=OPEN, max_size=LIMITS.message_bytes, logger=logger)
     if deflate:
@@ -222,7 +222,7 @@ def oracle(data: bytes, *, deflate: bool) -> Seen:
         if event.opcode != Opcode.CONT:
             kind, parts = int(event.opcode), b""
         parts += bytes(event.data)
-        if kind == TEXT:  # the package leaves text to its caller
+        if kind == TEXT:  # the package leaves text decoding to its caller
             try:
                 parts.decode()
             except UnicodeDecodeError as error:
@@ -238,7 +238,7 @@ def oracle(data: bytes, *, deflate: bool) -> Seen:
 @given(STREAMS, CUTS, st.booleans())
 @settings(max_examples=600)
 def test_the_same_as_websockets(data: bytes, cuts: list[int], deflate: bool) -> None:
-    """Valid and invalid streams give the same messages and the same close code, however they are cut."""
+    """Valid and invalid streams give the same messages and the same close code, however they are split."""
     ours = read(data, cuts, deflate=deflate)
     assert ours == read(data, deflate=deflate)
     theirs = oracle(data, deflate=deflate)
@@ -254,7 +254,7 @@ def test_the_same_as_websockets(data: bytes, cuts: list[int], deflate: bool) -> 
 
 
 def test_a_broken_compressed_message_fails_at_its_end() -> None:
-    """A first fragment that does not inflate is noticed when the message is whole, and no later."""
+    """A first fragment that does not inflate is noticed when the message is complete, and not before."""
     first = b'A\x82\x11"3D\x13#'
     assert read(first, deflate=True) == ([], None)
     assert read(first + b"\x80\x80\0\0\0\0", deflate=True)[1] is not None
@@ -263,6 +263,6 @@ def test_a_broken_compressed_message_fails_at_its_end() -> None:
 @given(st.binary(max_size=300), CUTS)
 @settings(max_examples=600)
 def test_fuzz_arbitrary_bytes(data: bytes, cuts: list[int]) -> None:
-    """Any bytes: events or a violation, the same for any split, and nothing kept past what is incomplete."""
+    """Any bytes: events or a violation, the same for any split, and only an incomplete frame is kept."""
     assert read(data, cuts) == read(data)
     assert read(data, cuts, deflate=True) == read(data, deflate=True)

@@ -1,4 +1,4 @@
-"""Request heads: what is read, what is refused, and that no split of the bytes changes either."""
+"""Request heads: results and refusals, the same for every split of the bytes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def refusal(data: bytes) -> str:
 
 
 def test_an_upgrade_is_read_and_its_early_bytes_are_told_apart() -> None:
-    """The size of an upgrade's head leaves exactly the bytes that came behind it."""
+    """The size of an upgrade's head leaves exactly the bytes behind it."""
     head = upgrade("/ws?a=1", extra="Cookie: x=\xe9\r\n")
     outcome, _ = read(head + b"EARLY")
     assert isinstance(outcome, Complete)
@@ -107,7 +107,7 @@ def test_authority_is_lower_case_and_only_for_http() -> None:
     ],
 )
 def test_malformed_heads_are_refused(data: bytes) -> None:
-    """None of these is repaired: the strictness of llhttp is ours."""
+    """None of these is repaired: we are as strict as llhttp."""
     assert refusal(data) == "bad_request"
 
 
@@ -126,7 +126,7 @@ def test_the_limits_are_exact() -> None:
 
 
 def test_a_huge_line_is_refused_before_it_ends() -> None:
-    """70 KB of one header line are not waited for; 16 KB suffice to know."""
+    """70 KB of one header line are not waited for; 16 KB suffice to decide."""
     reader = HeadReader(LIMIT, HEADERS)
     assert reader.feed(b"GET / HTTP/1.1\r\nCookie: ") is None
     fed = 0
@@ -184,7 +184,7 @@ def test_fuzz_arbitrary_bytes(data: bytes, cuts: list[int]) -> None:
 
 
 def test_a_head_of_exactly_the_limit_is_read_and_one_byte_more_is_not() -> None:
-    """Whatever comes behind it in the same bytes is not counted."""
+    """Bytes behind it in the same read are not counted."""
     start, end = b"GET /ws HTTP/1.1\r\nHost: a\r\nX-Pad: ", b"\r\n\r\n"
     exact = start + b"x" * (LIMIT - len(start) - len(end)) + end
     assert len(exact) == LIMIT

@@ -39,7 +39,7 @@ def test_requests_on_a_kept_alive_connection(server: Running) -> None:
 
 
 def test_the_answer_does_not_name_the_server(server: Running) -> None:
-    """`Date`, yes; what software and which version, no."""
+    """`Date` yes; the name and version of the software no."""
     with server.peer() as peer:
         peer.send(get("/"))
         headers = peer.answer()[0].headers
@@ -96,7 +96,7 @@ LATER = {
 @pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize("name", sorted(LATER))
 def test_later_requests_have_the_same_limits(server: Running, name: str, split: bool) -> None:
-    """A refusal waits for the answers that are owed before it, and then says FIN."""
+    """A refusal waits for the answers due before it, and then sends FIN."""
     request, code = LATER[name]
     with server.peer() as peer:
         if split:
@@ -113,7 +113,7 @@ def test_later_requests_have_the_same_limits(server: Running, name: str, split: 
 
 
 def test_a_large_body_does_not_count_as_head(server: Running) -> None:
-    """The limit is the head's; behind 300 KB of body the next head is measured by itself."""
+    """The limit applies to the head; behind 300 KB of body the next head is measured alone."""
     with server.peer() as peer:
         following = get("/next")
         peer.send(post("/big", b"b" * 300_000) + following[:10])
@@ -124,7 +124,7 @@ def test_a_large_body_does_not_count_as_head(server: Running) -> None:
 
 
 def test_pipelining_is_bounded(server: Running) -> None:
-    """Behind a request that is not answered only so many wait; the rest is refused once those are done."""
+    """Behind an unanswered request only this many wait; the rest is refused once those are done."""
     with server.peer() as peer:
         peer.send(get("/a") * 40)
         statuses: list[int] = []
@@ -135,7 +135,7 @@ def test_pipelining_is_bounded(server: Running) -> None:
 
 
 def test_bodies_and_later_heads_have_deadlines() -> None:
-    """A body that stops coming: 408, and the application is told; a later head likewise; idle: FIN only."""
+    """A body that stops arriving: 408, and the application is told; a later head likewise; idle: FIN only."""
     with Running(EdgeLimits(body_s=0.5, handshake_s=0.5, keep_alive_s=1)) as server:
         with server.peer() as peer:
             peer.send(post("/a", b"12345")[:-2])
@@ -158,7 +158,7 @@ def test_bodies_and_later_heads_have_deadlines() -> None:
 
 
 def test_a_body_that_goes_wrong_is_answered(server: Running) -> None:
-    """A chunk size that is none: 400 and FIN."""
+    """An invalid chunk size: 400 and FIN."""
     with server.peer() as peer:
         peer.send(b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n")
         assert peer.answer()[0].status == 400
@@ -166,7 +166,7 @@ def test_a_body_that_goes_wrong_is_answered(server: Running) -> None:
 
 
 def test_a_slow_answer_outlives_the_keep_alive_time() -> None:
-    """The idle timer of the request before must not cut the next one (uvicorn arms it after each answer)."""
+    """The idle timer of the request before must not end the next one (uvicorn arms it after each answer)."""
     with Running(EdgeLimits(keep_alive_s=1)) as server, server.peer() as peer:
         peer.send(get("/a"))
         peer.answer()

@@ -1,4 +1,4 @@
-"""A real proxy in front: nginx with its upstream connections kept alive, configured right and configured wrong."""
+"""A real proxy in front: nginx with kept-alive upstream connections, configured correctly and wrongly."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_an_explained_refusal_passes(server: Running, nginx: int) -> None:
 
 
 def test_the_usual_misconfiguration_is_named(server: Running, nginx: int) -> None:
-    """Without the upgrade lines nginx sends HTTP/1.0 and no `Upgrade`; the answer says so."""
+    """Without the upgrade lines nginx sends HTTP/1.0 and no `Upgrade`; the answer names the cause."""
     with Peer(nginx) as peer:
         peer.send(upgrade("/websocket", host="anything"))
         head, body = peer.answer()

@@ -78,7 +78,7 @@ STRIPPED = "A proxy in between may strip `Upgrade` and `Connection`: they are ho
 
 @pytest.mark.parametrize("name", ["garbage", "foreign host", "no key", "head_too_large"])
 def test_the_answer_survives_what_is_still_being_sent(server: Running, name: str) -> None:
-    """A peer that goes on sending reads the answer and the FIN, not an RST."""
+    """A peer that continues to send reads the answer and the FIN, not an RST."""
     request = b"GET /" + b"a" * 20_000 if name == "head_too_large" else REQUESTS[name][0]
     with server.peer() as peer:
         peer.send(request)
@@ -92,7 +92,7 @@ def test_the_answer_survives_what_is_still_being_sent(server: Running, name: str
 
 
 def test_an_incomplete_head_that_ends_is_answered(server: Running) -> None:
-    """Half a request and FIN: the peer can still read, so it is told."""
+    """Half a request and FIN: the peer can still read, so it gets an answer."""
     with server.peer() as peer:
         peer.send(b"GET / HTTP/1.1\r\nHost: loc")
         peer.half_close()
@@ -131,7 +131,7 @@ def test_the_gates_refusal(server: Running) -> None:
     [("narthex.explain", "narthex.explain"), ("jwt-auth, jwt.x.y.z, narthex.explain", "jwt-auth")],
 )
 def test_a_refusal_that_explains_itself(server: Running, offered: str, selected: str) -> None:
-    """101, the subprotocol, and a close frame with the real code: what a browser can show."""
+    """101, the subprotocol, and a close frame with the real code, which a browser can show."""
     with server.websocket("/explain", extra=f"Sec-WebSocket-Protocol: {offered}\r\n") as peer:
         assert peer.close_frame() == (3500, "token_expired: The token has expired")
         peer.send(b"\x88\x82\0\0\0\0\x0d\xac")
@@ -154,7 +154,7 @@ def test_a_gate_that_fails_is_a_500_with_a_trace(server: Running) -> None:
 
 @pytest.mark.parametrize("path", ["/forged", "/unoffered"])
 def test_an_answer_that_must_not_be_sent(server: Running, path: str) -> None:
-    """A line break in a header, or a subprotocol nobody offered: 500, and the receiver is let go."""
+    """A line break in a header, or a subprotocol that was not offered: 500, and the receiver is released."""
     with server.peer() as peer:
         peer.send(upgrade(path))
         assert peer.answer()[0].status == 500
@@ -198,7 +198,7 @@ def test_early_bytes_are_bounded(server: Running) -> None:
 
 
 def test_a_peer_that_leaves_cancels_its_decision(server: Running) -> None:
-    """Nobody waits for it: the upgrade handler's coroutine is cancelled and can release what it took."""
+    """The upgrade handler's coroutine is cancelled and can release its resources."""
     server.gate.cancelled.clear()
     with server.peer() as peer:
         peer.send(upgrade("/slow"))
@@ -281,7 +281,7 @@ def test_a_lingering_peer_is_read_up_to_the_bound() -> None:
 
 
 def test_a_lingering_peer_is_dropped_in_the_end() -> None:
-    """Whoever neither reads nor closes after a refusal holds the connection for `linger_s`, not for ever."""
+    """A peer that neither reads nor closes after a refusal holds the connection for `linger_s`, not for ever."""
     with Running(EdgeLimits(linger_s=0.2, linger_bytes=100_000)) as server:
         with server.peer() as peer:
             peer.send(b"garbage\r\n\r\n")
@@ -297,7 +297,7 @@ def test_a_lingering_peer_is_dropped_in_the_end() -> None:
 
 
 def test_too_many_connections() -> None:
-    """Past the process's limit: 503 at accept, and the count comes back down."""
+    """Past the process's limit: 503 at accept, and the count goes down again."""
     with Running(EdgeLimits(connections=2)) as server:
         with server.websocket(), server.websocket(), server.peer() as third:
             head, body = third.answer()

@@ -37,7 +37,7 @@ def test_every_refusal_is_a_problem(code: str) -> None:
 
 
 def test_head_gets_no_body() -> None:
-    """The length is told, the body is not sent."""
+    """The length is sent, the body is not."""
     raw = refusal_response(Refusal(code="no_route"), "t", head=True)
     assert raw.endswith(b"\r\n\r\n")
     assert b"Content-Length: 0\r\n" not in raw
@@ -60,7 +60,7 @@ def test_the_101_to_the_byte() -> None:
 
 @pytest.mark.parametrize("value", ["a\r\nB: c", "a\nB: c", "a\rb", "a\0b", "\u20ac"])
 def test_a_header_cannot_leave_its_line(value: str) -> None:
-    """Header injection is a bug with a name, not an answer."""
+    """Header injection is a named bug, not an answer."""
     with pytest.raises(Bug):
         header_lines([("X", value)])
     with pytest.raises(Bug):

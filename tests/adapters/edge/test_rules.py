@@ -1,4 +1,4 @@
-"""The judgement of heads, outcome by outcome."""
+"""The classification of heads, outcome by outcome."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ KEY_LINE = f"Sec-WebSocket-Key: {KEY}"
 def test_a_probe_of_this_machine_is_served_by_any_loopback_name(
     peer: str, lines: tuple[str, ...], expected: type[object]
 ) -> None:
-    """The name is not listed: it is the socket's other end that counts, when no proxy stands between."""
+    """The name is not listed: without a proxy the socket's other end decides."""
     assert isinstance(judged(get("/", "Host: 127.0.0.1:8000", *lines), peer), expected)
 
 
 def test_a_correct_upgrade_is_told_to_the_gate() -> None:
-    """Key, offered subprotocols in order, and extensions come out."""
+    """Key, offered subprotocols in order, and extensions are passed on."""
     found = judged(
         upgrade(
             extra="Sec-WebSocket-Protocol: jwt-auth, jwt.a.b.c\r\nSec-WebSocket-Protocol: narthex.explain\r\n"
@@ -138,14 +138,14 @@ def test_a_correct_upgrade_is_told_to_the_gate() -> None:
     ],
 )
 def test_each_outcome(data: bytes, expected: str) -> None:
-    """One row of the judgement."""
+    """One row of the classification."""
     assert code(data) == expected
 
 
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40))
 @settings(max_examples=300)
 def test_a_refusal_never_repeats_the_host(host: str) -> None:
-    """A reflected header is an injection waiting for a reader."""
+    """A reflected header invites injection."""
     found = judged(get("/", f"Host: zq{host}zq"))
     if isinstance(found, Refusal):
         assert f"zq{host}zq" not in found.detail + found.log_detail

@@ -1,4 +1,4 @@
-"""The handshake check against real servers: a sound gateway, and every way in which one can be broken."""
+"""The handshake check against real servers: a sound gateway, and every fault of a broken one."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Gateway:
     """A gateway of a few lines, with faults to switch on.
 
     Attributes:
-        inert: who brings nothing is upgraded inert instead of refused.
-        fault: what is wrong with it.
+        inert: a client without a credential is upgraded inert instead of refused.
+        fault: its fault.
     """
 
     def __init__(self, *, inert: bool = False, fault: str = "") -> None:
@@ -89,13 +89,13 @@ async def serving(gateway: Gateway) -> AsyncIterator[tuple[str, int]]:
 async def probe(
     gateway: Gateway, *, auth_required: bool, ticket: Callable[[], Awaitable[str]] = good_ticket
 ) -> str:
-    """What the probe says."""
+    """The probe's result."""
     async with serving(gateway) as address:
         return await SelfProbe(lambda: address, ticket, auth_required=auth_required)()
 
 
 async def test_a_sound_gateway_that_requires_a_credential() -> None:
-    """Admits the ticket, refuses without."""
+    """Admits the ticket, refuses a client without a credential."""
     gateway = Gateway()
     assert await probe(gateway, auth_required=True) == "connect and echo with a ticket, refused without"
     assert len(gateway.seen) == 2
@@ -103,7 +103,7 @@ async def test_a_sound_gateway_that_requires_a_credential() -> None:
 
 
 async def test_a_sound_gateway_that_lets_people_prove_themselves_in_band() -> None:
-    """Admits the ticket, closes who connects with nothing."""
+    """Admits the ticket, closes a client that connects without a credential."""
     assert (
         await probe(Gateway(inert=True), auth_required=False)
         == "connect and echo with a ticket, inert without"
@@ -124,14 +124,14 @@ async def test_a_sound_gateway_that_lets_people_prove_themselves_in_band() -> No
     ],
 )
 async def test_a_broken_gateway_fails_with_what_is_broken(fault: str, inert: bool, said: str) -> None:
-    """A door that lets everybody in is as broken as one that lets nobody in."""
+    """A gateway that admits all clients is as broken as one that admits none."""
     with pytest.raises(CheckFailed) as caught:
         await probe(Gateway(inert=inert, fault=fault), auth_required=not inert)
     assert str(caught.value) == said
 
 
 async def test_a_gateway_that_is_stricter_than_its_policy_fails() -> None:
-    """Whoever is to prove themselves in-band could not."""
+    """Clients that should authenticate in-band could not."""
     with pytest.raises(CheckFailed, match="without a credential was refused: auth_required"):
         await probe(Gateway(), auth_required=False)
 
@@ -162,5 +162,5 @@ async def test_no_failure_shows_the_ticket() -> None:
     [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("", "127.0.0.1"), ("10.0.0.5", "10.0.0.5"), ("::1", "::1")],
 )
 def test_where_a_server_is_reached_from_its_own_machine(host: str, address: str) -> None:
-    """A wildcard is no address to connect to."""
+    """A wildcard is not an address to connect to."""
     assert reachable(host) == address

@@ -18,7 +18,7 @@ from tests.timing import within
 
 
 def test_sigterm_drains_while_the_listener_stays_open() -> None:
-    """New upgrades get 503 `draining`; what is left is closed 3001; the process exits 0."""
+    """New upgrades get 503 `draining`; remaining sockets are closed 3001; the process exits 0."""
     with child(DRAIN_S="1") as program, program.websocket() as live:
         program.signal(signal.SIGTERM)
         assert program.line() == {"draining": True}
@@ -55,7 +55,7 @@ def test_partial_requests_do_not_hold_the_exit() -> None:
 
 
 def test_a_second_signal_ends_at_once() -> None:
-    """Whoever asks twice means it."""
+    """A second signal is intentional."""
     with child(DRAIN_S="60") as program, program.websocket():
         program.signal(signal.SIGINT)
         assert program.line() == {"draining": True}
@@ -67,7 +67,7 @@ def test_a_second_signal_ends_at_once() -> None:
 
 
 def test_a_drain_that_takes_too_long_is_cut() -> None:
-    """The grace holds: 8 s from the signal to the end, whatever `drain` does."""
+    """The grace period holds: 8 s from the signal to the end, whatever `drain` does."""
     with child(DRAIN_S="60") as program:
         started = time.monotonic()
         program.signal(signal.SIGTERM)
@@ -76,7 +76,7 @@ def test_a_drain_that_takes_too_long_is_cut() -> None:
 
 
 def test_nothing_is_printed_about_requests(capfd: pytest.CaptureFixture[str]) -> None:
-    """No access log: a query string may hold a ticket."""
+    """No access log: a query string may contain a ticket."""
     with child() as program, program.peer() as peer:
         peer.send(b"GET /x?ticket=secret-canary HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert peer.answer()[0].status == 200
@@ -117,7 +117,7 @@ def test_a_server_that_has_ended_wakes_nothing() -> None:
 
 
 def test_the_kernel_alone_bounds_the_queue_of_connections() -> None:
-    """An operator who raises net.core.somaxconn gets a longer queue; a fixed one overflows in a storm of returns."""
+    """An operator who raises net.core.somaxconn gets a longer queue; a fixed one overflows in a storm of reconnects."""
     kernels = int(Path("/proc/sys/net/core/somaxconn").read_text())
     with Running() as server:
         (listener,) = server._listeners
@@ -136,7 +136,7 @@ def test_several_processes_can_share_a_port() -> None:
 
 
 def test_every_address_of_both_families() -> None:
-    """`::` takes connections of IPv4 as well; a port that another program holds on one of them is refused."""
+    """`::` accepts IPv4 connections as well; a port that another program holds on one family is refused."""
     listeners = listen("::", 0)
     port = listeners[0].getsockname()[1]
     for listener in listeners:
@@ -161,7 +161,7 @@ def test_localhost_is_one_port_on_every_family() -> None:
 
 
 def test_a_repeated_command_does_not_cut_the_drain_short() -> None:
-    """Commands may be sent again by their sender; only a second signal ends the process at once."""
+    """A sender may repeat a command; only a second signal ends the process at once."""
     server = Running().new_server()
     server.stop_once()
     server.stop_once()

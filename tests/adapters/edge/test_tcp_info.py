@@ -1,4 +1,4 @@
-"""What the kernel says of bytes on their way, on real sockets."""
+"""The kernel's report of bytes in flight, on real sockets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.timing import within
 
 
 async def test_what_is_read_is_taken() -> None:
-    """Bytes that the peer's kernel has count as taken; what it has no room for is left until it reads."""
+    """Bytes in the peer's kernel count as taken; bytes without room there wait until it reads."""
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

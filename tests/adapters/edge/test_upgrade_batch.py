@@ -1,4 +1,4 @@
-"""One loop iteration in stages; and whatever a client does before the turn's end is kept."""
+"""One loop iteration in stages; no action of a client before its end is lost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.adapters.edge.harness import LOOPS, TIME_UNIT_S, Peer, Running, maske
 
 
 class Line:
-    """An entrance, its transport and its socket, which write down what happens to them, in one list for all."""
+    """A protocol, its transport and its socket, which record their calls in one common list."""
 
     def __init__(self, events: list[tuple[str, int]], name: int, *, broken: str = "") -> None:
         self.events = events
@@ -53,7 +53,7 @@ class Line:
 
 
 def stages(*names: int) -> list[tuple[str, int]]:
-    """What happens to those of one turn."""
+    """The calls of one iteration."""
     return [(stage, name) for stage in ("read", "write 101", "start early") for name in names]
 
 
@@ -72,7 +72,7 @@ async def test_all_are_read_then_written_then_started() -> None:
 
 
 async def test_nobody_waits_for_more_than_a_few() -> None:
-    """A great crowd is done in parts, in its order, and nobody twice."""
+    """A large number of connections is handled in parts, in order, and none twice."""
     events: list[tuple[str, int]] = []
     upgrades = UpgradeBatch(asyncio.get_running_loop())
     for name in range(2 * AT_ONCE + 1):
@@ -94,7 +94,7 @@ async def test_nobody_waits_for_more_than_a_few() -> None:
 async def test_one_costs_the_others_nothing(
     broken: str, expected: list[tuple[str, int]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A refused request has no 101; a bug ends its own connection; what cannot be written is missed, and logged."""
+    """A refused request has no 101; a bug ends its own connection; an unwritable one is abandoned, and logged."""
     events: list[tuple[str, int]] = []
     upgrades = UpgradeBatch(asyncio.get_running_loop())
     for name in range(3):
@@ -108,7 +108,7 @@ async def test_one_costs_the_others_nothing(
 @pytest.mark.parametrize("behind", [b"", masked(1, b"hello")])
 @pytest.mark.parametrize("event", ["", "data", "eof", "expired", "lost"])
 def test_what_happens_before_the_turns_end_is_kept(server: Running, event: str, behind: bytes) -> None:
-    """A head, then at once more bytes, a FIN, the deadline or a loss, all before the loop turns."""
+    """A head, then at once more bytes, a FIN, the deadline or a loss, all before the loop continues."""
     transport, tcp = _Transport(), accepted(server)
 
     def arrive() -> None:
@@ -126,7 +126,7 @@ def test_what_happens_before_the_turns_end_is_kept(server: Running, event: str, 
 
     before = server.edge.open
     server.call(arrive)
-    server.call(lambda: None)  # a turn later
+    server.call(lambda: None)  # one iteration later
     if event == "lost":
         assert (transport.written, server.edge.open, len(server.edge.timers)) == (b"", before, 0)
         return
@@ -145,7 +145,7 @@ def test_what_happens_before_the_turns_end_is_kept(server: Running, event: str, 
 
 
 def test_what_one_turn_may_bring_is_bounded(server: Running) -> None:
-    """A flood behind no head is refused in the turn that brings it: what waits is a head's worth and one read."""
+    """A flood without a head is refused in the iteration that reads it: at most a head and one read are buffered."""
     transport, tcp = _Transport(), accepted(server)
     entrance = cast("RequestHeadStage", tcp.stage)
     limit = server.edge.limits.head_bytes
@@ -165,7 +165,7 @@ def test_what_one_turn_may_bring_is_bounded(server: Running) -> None:
 
 
 def test_a_fin_behind_a_part_of_a_head_is_answered(server: Running) -> None:
-    """In one turn, as in two: 400."""
+    """In one iteration, as in two: 400."""
     transport, tcp = _Transport(), accepted(server)
 
     def arrive() -> None:
@@ -179,7 +179,7 @@ def test_a_fin_behind_a_part_of_a_head_is_answered(server: Running) -> None:
 
 
 def test_a_crowd_is_answered() -> None:
-    """More clients at once than a turn accepts or writes: every one gets its 101 and is heard, on each loop."""
+    """More simultaneous clients than an iteration accepts or writes: each gets its 101 and is served, on each loop."""
     for loop in LOOPS:
         with Running(loop=loop) as running:
             peers = [Peer(running.port) for _ in range(3 * AT_ONCE)]
@@ -195,7 +195,7 @@ def test_a_crowd_is_answered() -> None:
 
 @pytest.mark.parametrize("loop", sorted(LOOPS))
 def test_every_door_is_closed_at_the_end(loop: str) -> None:
-    """The listener's copies go with it: nobody connects any more, and no descriptor stays."""
+    """The listener's copies are closed too: no client connects any more, and no descriptor stays open."""
     with Running(loop=loop):
         pass
     before = _descriptors()
@@ -212,14 +212,14 @@ def _descriptors() -> int:
 
 
 def accepted(server: Running) -> TcpConnection:
-    """What the server makes of a connection that it accepts."""
+    """The server's objects for an accepted connection."""
     tcp = TcpConnection(server.edge)
     tcp.stage = RequestHeadStage(tcp)
     return tcp
 
 
 class _Transport:
-    """As much of a transport as the edge asks for."""
+    """The parts of a transport that the edge uses."""
 
     def __init__(self) -> None:
         self.written = b""

@@ -42,7 +42,7 @@ def test_messages_in_both_directions(server: Running) -> None:
 
 
 def test_closing_from_the_client(server: Running) -> None:
-    """The code is echoed, the receiver told, FIN sent; nothing is delivered behind it."""
+    """The code is echoed, the receiver is called, FIN is sent; nothing is delivered afterwards."""
     with server.websocket() as peer:
         receiver = receiver_of(server)
         peer.send(close(4321, "done") + masked(1, b"late"))
@@ -58,7 +58,7 @@ def test_closing_from_the_client(server: Running) -> None:
 
 
 def test_closing_from_the_app(server: Running) -> None:
-    """Close frame, what still comes is dropped, `closed` with our code at the peer's answer, then FIN."""
+    """Close frame, later data is dropped, `closed` with our code at the peer's answer, then FIN."""
     with server.websocket() as peer:
         receiver = receiver_of(server)
         out = receiver.socket
@@ -75,7 +75,7 @@ def test_closing_from_the_app(server: Running) -> None:
 
 
 def test_a_close_that_is_not_answered() -> None:
-    """After `close_s` the connection goes, and the receiver is told our code."""
+    """After `close_s` the connection is dropped, and the receiver gets our code."""
     with Running(EdgeLimits(close_s=0.2, linger_s=0.2)) as server, server.websocket() as peer:
         receiver = receiver_of(server)
         out = receiver.socket
@@ -107,7 +107,7 @@ def test_a_connection_that_breaks(server: Running) -> None:
 
 
 def test_pings_are_answered_in_order(server: Running) -> None:
-    """One pong for each, with its payload; pongs are taken silently."""
+    """One pong for each, with its payload; pongs are accepted silently."""
     with server.websocket() as peer:
         receiver_of(server)
         peer.send(masked(9, b"a") + masked(10, b"x") + masked(9, b"b" * 125))
@@ -128,7 +128,7 @@ def test_pings_are_answered_in_order(server: Running) -> None:
     ],
 )
 def test_failing_with_the_right_code(server: Running, data: bytes, code: int, reason: str) -> None:
-    """Close frame with the code, FIN, the receiver told; what comes behind is thrown away."""
+    """Close frame with the code, FIN, the receiver is called; later data is discarded."""
     with server.websocket() as peer:
         receiver = receiver_of(server)
         peer.send(data + b"more" * 1000)
@@ -140,7 +140,7 @@ def test_failing_with_the_right_code(server: Running, data: bytes, code: int, re
 
 
 def test_deflate_is_off_by_default(server: Running) -> None:
-    """An offer is not taken up, and RSV1 is a violation."""
+    """An offer is not accepted, and RSV1 is a violation."""
     with server.peer() as peer:
         peer.send(
             upgrade(extra="Sec-WebSocket-Extensions: permessage-deflate\r\n") + masked(1, b"x", rsv=0x40)
@@ -192,7 +192,7 @@ def test_back_pressure_is_told(server: Running) -> None:
 
 
 def test_the_marks_of_the_write_buffer_can_be_set() -> None:
-    """A higher mark is told later."""
+    """A higher mark is reported later."""
     with Running(EdgeLimits(write_high_bytes=1 << 20, write_low_bytes=1 << 19)) as server, server.websocket():
         receiver = receiver_of(server)
         out = receiver.socket

@@ -1,4 +1,4 @@
-"""Secrets in files: what is read, what is refused, and that no refusal shows the content."""
+"""Secrets in files: results and refusals, and no refusal shows the content."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from narthex.errors import ConfigError
     ],
 )
 def test_the_content_less_one_line_break(content: bytes, secret: str, tmp_path: Path) -> None:
-    """Editors and `echo` add one; everything else is the secret's."""
+    """Editors and `echo` add one; everything else belongs to the secret."""
     path = tmp_path / "secret"
     path.write_bytes(content)
     assert read_file(path) == secret

@@ -19,7 +19,7 @@ NAME = "projects/p/secrets/s/versions/3"
 
 
 class SecretManager:
-    """The service: what each version holds, or with which status it answers."""
+    """The service: each version's content, or its status."""
 
     def __init__(self) -> None:
         self.versions: dict[str, bytes] = {NAME: b"the-secret\n"}

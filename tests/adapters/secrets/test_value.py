@@ -12,7 +12,7 @@ def test_a_value_is_the_secret() -> None:
 
 
 def test_a_name_is_read() -> None:
-    """By the reader that was given."""
+    """By the given reader."""
     assert read_value("gcp-secret://projects/p/secrets/s", lambda name: f"<{name}>") == (
         "<gcp-secret://projects/p/secrets/s>"
     )

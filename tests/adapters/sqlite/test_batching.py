@@ -55,7 +55,7 @@ def thread_over(work: Recording, **options: float) -> BatchThread[Job]:
 
 
 async def test_a_stopped_thread_leaves_no_timer() -> None:
-    """Its watch over hanging jobs would hold it, and the loop, for ever."""
+    """Its watch over hanging jobs would keep it, and the loop, alive for ever."""
     thread = thread_over(Recording())
     await thread.start()
     watching = thread._watchdog
@@ -73,7 +73,7 @@ def submit(thread: BatchThread[Job]) -> asyncio.Future[int]:
 
 
 async def test_jobs_pile_up_into_one_batch() -> None:
-    """While a batch runs, those that come become the next, together."""
+    """Jobs that arrive while a batch runs form the next one together."""
     work = Recording()
     thread = thread_over(work)
     await thread.start()

@@ -1,4 +1,4 @@
-"""Which file system holds a path, and that SQLite refuses those of a network."""
+"""The file system of a path, and SQLite's refusal of network file systems."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_innermost_mount_counts(path: str, kind: str) -> None:
 
 
 def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before the file is made, with the kind and what to do; a local disk is taken."""
+    """Before the file is created, with the kind and the remedy; a local disk is accepted."""
     mounts = tmp_path / "mountinfo"
     monkeypatch.setattr(file_system, "MOUNTS", mounts)
     mounts.write_text(f"40 28 0:50 / {tmp_path.resolve()} rw shared:9 - nfs4 filer:/data rw\n")
@@ -52,7 +52,9 @@ def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_file_that_cannot_be_opened_is_let_go(tmp_path: Path) -> None:
-    """Also while the error is still at hand: an open descriptor would keep the locks of a file that was moved away."""
+    """Also while the error is still referenced: an open descriptor would keep the locks of a file that was moved
+    away.
+    """
     path = tmp_path / "log.db"
     path.write_bytes(b"no database" * 100)
     with pytest.raises(sqlite3.DatabaseError) as refused:
@@ -63,7 +65,7 @@ def test_a_file_that_cannot_be_opened_is_let_go(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_named() -> None:
-    """SQLite's own error, of a file that may not grow."""
+    """SQLite's own error, for a file that may not grow."""
     connection = sqlite3.connect(":memory:")
     connection.execute("CREATE TABLE t (a)")
     connection.execute("PRAGMA max_page_count = 2")

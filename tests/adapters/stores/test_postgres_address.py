@@ -1,4 +1,4 @@
-"""Addresses of PostgreSQL: hosts, and each parameter that consoles hand out, honoured, dropped or refused by name."""
+"""Addresses of PostgreSQL: hosts, and each parameter that consoles use, honoured, dropped or refused by name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from narthex.errors import ConfigError
 
 
 def test_hosts_and_credentials() -> None:
-    """One URL a host, credentials encoded, none of them in what is shown."""
+    """One URL per host, credentials encoded, none of them in the shown form."""
     found = parse_postgres("postgresql://app:p%2F%40%23@a,b:6000/db%20one?sslmode=require")
     tail = "/db%20one?sslmode=require"
     assert found.urls == (
@@ -41,7 +41,7 @@ def test_everything_in_the_query() -> None:
     ],
 )
 def test_what_is_dropped(query: str, noted: str) -> None:
-    """With a note where it would have changed something; a value is never in it."""
+    """With a note if it would have an effect; never with its value."""
     notes = parse_postgres(f"postgresql://h/d?{query}").notes
     assert bool(notes) == bool(noted)
     assert noted in "".join(notes)

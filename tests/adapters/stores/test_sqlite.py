@@ -1,4 +1,4 @@
-"""What only the SQLite store has: ownership of the file, the command line beside a server, failing commits."""
+"""Features of the SQLite store alone: ownership of the file, the command line beside a server, failing commits."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def test_owned_by_one_process_and_usable_beside_it(tmp_path: Path) -> None
 
 
 async def test_newer_schema_is_refused_unless_it_is_readable(tmp_path: Path) -> None:
-    """`readable_from` decides, so that one deploy back still runs."""
+    """`readable_from` decides, so that the previous release still runs."""
     store = SqliteStore(tmp_path / "store.db")
     await store.start()
     await store.stop()
@@ -64,7 +64,7 @@ async def test_newer_schema_is_refused_unless_it_is_readable(tmp_path: Path) -> 
 
 
 async def test_conflict_is_a_bug_of_one_operation(tmp_path: Path) -> None:
-    """A row that must be new fails its own operation and nothing else in the commit."""
+    """A row that must be new fails only its own operation in the commit."""
     store = SqliteStore(tmp_path / "store.db")
     await store.start()
     outcomes = await asyncio.gather(
@@ -81,7 +81,7 @@ async def test_conflict_is_a_bug_of_one_operation(tmp_path: Path) -> None:
 
 
 async def test_a_bug_in_one_operation_is_its_own(tmp_path: Path) -> None:
-    """It is undone; writes of the same batch are stored, and the store goes on."""
+    """It is rolled back; writes of the same batch are stored, and the store continues."""
     store = SqliteStore(tmp_path / "store.db")
     await store.start()
     new = Thread(thread_id="t1", tenant="a", title="T", created_by="ann", created_at=1.0, updated_at=1.0)
@@ -103,7 +103,7 @@ async def test_a_bug_in_one_operation_is_its_own(tmp_path: Path) -> None:
 
 
 async def test_failed_commit_tells_everybody(tmp_path: Path) -> None:
-    """While another program holds the lock for too long, writes are errors and reads go on."""
+    """While another program holds the lock for too long, writes are errors and reads continue."""
     store = SqliteStore(tmp_path / "store.db", timeout_s=0.2)
     await store.start()
     await store.records.audit(RECORD)
@@ -147,7 +147,7 @@ async def test_text_index_survives_a_restart_and_agrees(tmp_path: Path) -> None:
 async def test_what_is_asked_all_day_reads_no_ended_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Claims, leases, queues and quotas read only indexes of active runs: they do not get slower with the history."""
+    """Claims, leases, queues and quotas read only indexes of active runs: history does not slow them down."""
     asked: dict[str, Sequence[object]] = {}
 
     def recorded(sql: sqlite3.Connection, operation: Operation[object]) -> object:

@@ -1,4 +1,4 @@
-"""Logs: canaries planted everywhere appear nowhere, nothing that is logged can raise, one record is one line."""
+"""Logs: planted canaries never appear, logging never raises, one record is one line."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CANARIES = (KEY, JWT, TICKET, COOKIE, BODY_PASSWORD)
 
 
 class Log:
-    """What was written."""
+    """The written records."""
 
     def __init__(self) -> None:
         self.stream = io.StringIO()
@@ -47,7 +47,7 @@ class Log:
         return [json.loads(line) for line in self.text.splitlines()]
 
     def assert_clean(self) -> None:
-        """No piece of 8 characters of any canary is there."""
+        """No piece of 8 characters of any canary appears."""
         assert self.text
         for canary in CANARIES:
             for start in range(len(canary) - 7):
@@ -56,7 +56,7 @@ class Log:
 
 @pytest.fixture
 def configure() -> Iterator[Callable[..., Log]]:
-    """Configures logging to memory; afterwards everything is as it was."""
+    """Configures logging to memory, and restores it afterwards."""
     root = logging.getLogger()
     kept = (list(root.handlers), root.level, sys.excepthook, threading.excepthook, sys.unraisablehook)
 
@@ -118,7 +118,7 @@ def test_no_canary_in_our_own_records(configure: Callable[..., Log], log_format:
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
 def test_no_canary_in_tracebacks(configure: Callable[..., Log], log_format: str) -> None:
-    """Not in the text, the cause, the notes or the frames of an exception, and the rest of it is readable."""
+    """Not in the text, the cause, the notes or the frames of an exception, and the rest stays readable."""
     log = configure(log_format=log_format)
     try:
         explode()
@@ -149,7 +149,7 @@ def test_no_canary_in_libraries_records(configure: Callable[..., Log], name: str
 
 
 def test_libraries_debug_is_never_heard(configure: Callable[..., Log]) -> None:
-    """It quotes frames: no redaction could be complete."""
+    """It quotes frames: redaction could never be complete."""
     log = configure(level="debug")
     logging.getLogger("websockets").debug("frame")
     logging.getLogger("narthex.edge").debug("ours")
@@ -186,7 +186,7 @@ def test_no_canary_in_uncaught_exceptions(configure: Callable[..., Log]) -> None
 
 
 def test_a_record_has_what_machines_look_for(configure: Callable[..., Log]) -> None:
-    """One JSON object a line, with time, level, severity, event, logger and the members as they were."""
+    """One JSON object per line, with time, level, severity, event, logger and the unchanged members."""
     log = configure()
     get_logger("narthex.handshake").debug(
         "handshake", outcome="refused", carriers=["cookie"], duration_ms=0.25
@@ -216,7 +216,7 @@ def test_levels_hold(configure: Callable[..., Log]) -> None:
 
 
 def test_bound_context_is_in_the_record(configure: Callable[..., Log]) -> None:
-    """A trace id that was bound for a request is in all of its records."""
+    """A trace id that is bound for a request is in all of its records."""
     log = configure()
     with structlog.contextvars.bound_contextvars(trace_id="4bf92f3577b34da6a3ce929d0e0e4736"):
         get_logger("x").info("inside")
@@ -225,7 +225,7 @@ def test_bound_context_is_in_the_record(configure: Callable[..., Log]) -> None:
 
 
 class Rude:
-    """Cannot be shown in any way."""
+    """An object that cannot be rendered."""
 
     def __str__(self) -> str:
         raise RuntimeError(KEY)
@@ -255,7 +255,7 @@ def test_logging_never_raises(configure: Callable[..., Log], log_format: str) ->
 
 
 class Broken(io.StringIO):
-    """A stderr whose other end has gone."""
+    """A stderr whose reader has gone."""
 
     def write(self, text: str) -> int:
         """Fail."""
@@ -275,7 +275,7 @@ def test_a_broken_stderr_costs_nothing_but_records(configure: Callable[..., Log]
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
 def test_a_client_cannot_forge_a_record(configure: Callable[..., Log], log_format: str) -> None:
-    """A line break in a value makes no line, in an exception's text no line that looks like a record."""
+    """A line break in a value makes no new line, in an exception's text no line that looks like a record."""
     log = configure(log_format=log_format)
     forged = "x\n12:00:00.000 error    forged"
     get_logger("x").info(forged, client=forged)

@@ -1,4 +1,4 @@
-"""Metrics: names and labels of the design, misuse that cannot hurt, several processes, and what counting costs."""
+"""Metrics: names and labels of the design, harmless misuse, several processes, and the cost of counting."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def parsed(text: bytes) -> Samples:
 
 
 def test_it_is_the_ports_meter() -> None:
-    """For mypy as much as for the reader."""
+    """For mypy as much as for readers."""
     meter: Meter = PrometheusMeter()
     assert isinstance(meter, PrometheusMeter)
 
 
 def test_the_names_and_labels_of_the_design() -> None:
-    """Others script against them."""
+    """Others rely on them."""
     declared = {metric.full_name: metric.labels for metric in CATALOGUE}
     expected = {
         "narthex_connections_active": ("class",),
@@ -62,7 +62,7 @@ def test_the_names_and_labels_of_the_design() -> None:
 
 
 def test_counting_is_seen() -> None:
-    """Each method of the port moves the metric that its docstring names."""
+    """Each method of the port changes the metric that its docstring names."""
     meter = PrometheusMeter(version="1.2", environment="staging")
     meter.handshake("refused", "auth_required", "user", 0.002)
     meter.credential("cookie", "valid")
@@ -114,7 +114,7 @@ def test_misuse_is_counted_and_nothing_else_happens() -> None:
 
 
 def test_labels_cannot_fill_the_memory() -> None:
-    """A mistake that puts an id into a label ends in `other`."""
+    """An id used as a label by mistake ends in `other`."""
     meter = PrometheusMeter()
     for number in range(MAX_CHILDREN * 3):
         meter.count("messages_ignored", reason=f"r{number}")
@@ -128,7 +128,7 @@ def test_labels_cannot_fill_the_memory() -> None:
 
 
 def test_labels_of_the_hot_path_cannot_fill_the_memory() -> None:
-    """The same for what is counted in plain numbers first: what is too much ends in `other`, and none is lost."""
+    """The same for metrics that are first counted in plain numbers: the excess ends in `other`, and none is lost."""
     meter = PrometheusMeter()
     for number in range(MAX_CHILDREN * 2):
         meter.credential(f"c{number}", "valid")
@@ -142,7 +142,7 @@ def test_labels_of_the_hot_path_cannot_fill_the_memory() -> None:
 
 
 def test_durations_are_told_as_observations_are() -> None:
-    """Handshakes are put into buckets here, and every bucket is the one that the library would have chosen."""
+    """Handshakes are put into buckets here, the same ones that the library would choose."""
     durations = [0.0, 0.0004, 0.0005, 0.00050001, 0.3, 10.0, 11.0, *(bound for bound in QUICK_BUCKETS)]
     meter = PrometheusMeter()
     registry = CollectorRegistry()
@@ -158,7 +158,7 @@ def test_durations_are_told_as_observations_are() -> None:
 
 
 def test_every_count_is_told_once() -> None:
-    """Whatever is read in between, and how often."""
+    """Whatever is read in between, and however often."""
     meter = PrometheusMeter()
     label = (("class", "user"), ("code", "ok"), ("outcome", "admitted"))
     for total in range(1, 4):
@@ -173,7 +173,7 @@ def test_every_count_is_told_once() -> None:
 
 
 def test_health_numbers_leave_the_probe_out() -> None:
-    """What `/ws/health` shows are users' numbers."""
+    """`/ws/health` shows users' numbers only."""
     meter = PrometheusMeter()
     meter.handshake("admitted", "ok", "user", 0.001)
     meter.handshake("refused", "token_expired", "user", 0.001)
@@ -187,7 +187,7 @@ def test_health_numbers_leave_the_probe_out() -> None:
 
 
 def test_every_metric_that_the_sources_name_is_declared_with_these_labels() -> None:
-    """At run time a wrong name is only counted, so it must be found here."""
+    """At run time a wrong name is only counted, so this test must find it."""
     declared = {metric.name: metric for metric in CATALOGUE}
     kinds = {"count": "counter", "observe": "histogram", "gauge": "gauge"}
     seen = 0
@@ -212,7 +212,7 @@ def test_every_metric_that_the_sources_name_is_declared_with_these_labels() -> N
 
 
 def test_promtool_finds_nothing_to_mend() -> None:
-    """Names, types and help as Prometheus wants them."""
+    """Names, types and help as Prometheus expects them."""
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed (Debian: prometheus)")

@@ -1,4 +1,4 @@
-"""Redaction: no secret in any place of a record, and no record spoilt for nothing."""
+"""Redaction: no secret in any part of a record, and no harmless record spoilt."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_live_secret_and_its_pieces_are_masked(redactor: Redactor, text: str) 
     ],
 )
 def test_what_looks_like_a_credential_is_masked(text: str) -> None:
-    """Clients' secrets are known to nobody: their shapes and their names give them away."""
+    """Clients' secrets are unknown: their shapes and names reveal them."""
     found = Redactor().text(text)
     for secret in (
         JWT,
@@ -114,7 +114,7 @@ def test_what_looks_like_a_credential_is_masked(text: str) -> None:
     ],
 )
 def test_ordinary_records_stay_readable(text: str) -> None:
-    """Masking what is no secret costs whoever has to find a fault."""
+    """Masking harmless text makes faults harder to find."""
     assert Redactor().text(text) == text
 
 
@@ -161,7 +161,7 @@ def test_members_of_the_handshake_record_are_kept(name: str, redactor: Redactor)
 
 
 def test_of_headers_only_the_allowed_values_are_kept(redactor: Redactor) -> None:
-    """An allow-list: a header that nobody thought of shows its name."""
+    """An allow-list: of an unknown header only the name is shown."""
     pairs = [("Host", "chat.example.com"), (b"X-Unheard-Of", b"value1234"), ("cookie", "a=b"), "nonsense"]
     assert redactor.members({"headers": pairs}) == {
         "headers": {"host": "chat.example.com", "x-unheard-of": MASK, "cookie": MASK}
@@ -197,7 +197,7 @@ def test_a_secret_across_the_cut_of_a_long_text_is_masked(redactor: Redactor) ->
 
 
 class Rude:
-    """Its text cannot be had."""
+    """An object whose text cannot be rendered."""
 
     def __str__(self) -> str:
         raise ValueError(SECRET)
@@ -214,7 +214,7 @@ def test_nothing_raises(value: object, redactor: Redactor) -> None:
 @pytest.mark.alone
 @pytest.mark.parametrize("shape", ["a-", "token-", "-token", "cookie:", "?a=", "://a", "('a', 'b", "bearer "])
 def test_no_text_of_a_stranger_takes_long(shape: str, redactor: Redactor) -> None:
-    """A record may quote what a client sent: masking is linear in its length (it took 2.4 s for 8 KB once)."""
+    """A record may quote a client's text: masking takes linear time (8 KB once took 2.4 s)."""
     text = " " + shape * (8_000 // len(shape))
     began = time.process_time()
     redactor.line(text)
@@ -240,7 +240,7 @@ PLACES: list[Callable[[str], object]] = [
 def test_no_piece_of_any_live_secret_survives(
     secret: str, place: Callable[[str], object], start: int
 ) -> None:
-    """For any secret, whole or cut, in any place; pieces that are plain words are no part of the promise."""
+    """For any secret, whole or cut, in any place; pieces that are plain words are exempt."""
     redactor = Redactor()
     redactor.register([secret])
     cut = secret[start:] if len(secret) - start >= PIECE else secret

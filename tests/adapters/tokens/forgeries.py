@@ -1,6 +1,6 @@
 """The forgery matrix: named tokens that must be refused, each with the code that says why, and good ones.
 
-Used by the verifier's own tests here and by whoever wants to throw them at a door.
+Used by the verifier's own tests and by the tests of a running gateway.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _with_claim_text(extra: str) -> str:
 
 
 def forgeries(canary_url: str) -> dict[str, tuple[Callable[[], str], str]]:
-    """Name → (token, expected code). `canary_url` is put wherever a token may name an address."""
+    """Name → (token, expected code). `canary_url` is used wherever a token may name an address."""
     rsa, ec, ed = rsa_key(), ec_key(), ed_key()
     jwk = _attacker_key().as_dict(private=False)
     deep = "[" * 500 + "]" * 500

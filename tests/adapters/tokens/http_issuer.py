@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Self
 
 Answer = Callable[[str, bytes], tuple[int, Any]]
-"""Takes the raw request head and body; gives status and JSON document (bytes are sent as they are)."""
+"""Takes the raw request head and body; returns status and JSON document (bytes are sent unchanged)."""
 
 
 class HttpIssuer:

@@ -1,4 +1,4 @@
-"""A test's own issuer: key pairs of every kind, and tokens signed right or wrong on purpose."""
+"""A test's own issuer: key pairs of every kind, and tokens signed correctly or wrongly on purpose."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def hmac_key() -> OctKey:
 
 
 def claims(**changes: Any) -> dict[str, Any]:
-    """Claims that are admitted; a change to `...` leaves a claim out."""
+    """Claims that are admitted; a claim with the value `...` is left out."""
     found: dict[str, Any] = {
         "iss": ISSUER,
         "aud": AUDIENCE,
@@ -58,7 +58,7 @@ def claims(**changes: Any) -> dict[str, Any]:
 
 
 def token(key: Key, algorithm: str, header: dict[str, Any] | None = None, **changes: Any) -> str:
-    """A token that `key` really signed; `header` adds members, `kid` comes from the key."""
+    """A token really signed by `key`; `header` adds members, `kid` comes from the key."""
     kid = key.get("kid")
     named = {"kid": kid} if kid else {}
     return sign_compact({"alg": algorithm, **named, **(header or {})}, claims(**changes), algorithm, key)
@@ -78,7 +78,7 @@ def encoded(raw: bytes | dict[str, Any]) -> str:
 def raw_token(
     header: bytes | dict[str, Any], payload: bytes | dict[str, Any], key: Key, algorithm: str
 ) -> str:
-    """A token of any bytes, signed all the same: for JSON that no library would write."""
+    """A signed token of any bytes, for JSON that no library would write."""
     from joserfc.jws import JWSRegistry
 
     signing_input = f"{encoded(header)}.{encoded(payload)}"

@@ -1,4 +1,4 @@
-"""A `Credentials` in memory, for tests of what stands above the port."""
+"""A `Credentials` in memory, for tests of the layers above the port."""
 
 from __future__ import annotations
 

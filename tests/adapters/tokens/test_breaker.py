@@ -1,4 +1,4 @@
-"""The breaker over fluxgate: what counts, one probe, partitions, and what health and metrics see of it."""
+"""The breaker over fluxgate: counted failures, one probe, partitions, and its state in health and metrics."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ PAUSE_S = 0.05
 
 
 async def fail() -> str:
-    """An auth service that is away."""
+    """An auth service that is down."""
     raise DependencyError("auth", "It is away.")
 
 
 async def answer() -> str:
-    """An auth service that answers, whatever it says."""
+    """An auth service that answers, whatever the answer is."""
     return "rejected"
 
 
@@ -44,7 +44,7 @@ async def trip(breaker: Breaker, times: int = STREAK) -> None:
 
 
 async def test_failures_in_a_row_open_it_and_then_nothing_is_tried() -> None:
-    """Open means that the work is not even begun, and says when to come back."""
+    """Open means that no call is started, and the error has the time to retry."""
     breaker = board(pause_s=60).get("jwks:a", "user")
     await trip(breaker)
     assert breaker.state == "open"
@@ -55,7 +55,7 @@ async def test_failures_in_a_row_open_it_and_then_nothing_is_tried() -> None:
 
 
 async def test_half_of_ten_calls_failing_opens_it_too() -> None:
-    """A service that fails every second time is no service."""
+    """A service that fails every second time counts as failing."""
     breaker = board(pause_s=60).get("jwks:a", "user")
     for number in range(MIN_CALLS):
         if number % 2:
@@ -67,7 +67,7 @@ async def test_half_of_ten_calls_failing_opens_it_too() -> None:
 
 
 async def test_a_rejected_token_is_a_success() -> None:
-    """5,000 answers of any kind leave it closed; so do faults that are not the dependency's."""
+    """5,000 answers of any kind leave it closed; so do faults that the dependency did not cause."""
     breaker = board().get("introspection:a", "user")
     for _ in range(5_000):
         await breaker.call(answer)
@@ -118,7 +118,7 @@ async def test_half_open_lets_one_probe_through_and_turns_the_others_away_at_onc
 
 
 async def test_a_failed_probe_opens_it_again_and_a_cancelled_one_lets_the_next_probe() -> None:
-    """Neither wedges it half-open."""
+    """Neither leaves it half-open for ever."""
     breaker = board().get("jwks:a", "user")
     await trip(breaker)
     await asyncio.sleep(PAUSE_S * 2)
@@ -153,7 +153,7 @@ async def test_test_traffic_cannot_open_the_users_breaker_nor_the_reverse() -> N
 
 
 async def test_transitions_reach_metrics_and_log_with_a_reason() -> None:
-    """From closed → open → half_open → closed, each once, each said why."""
+    """From closed → open → half_open → closed, each once, each with its reason."""
     meter = StateMeter()
     breaker = board(meter).get("jwks:a", "user")
     await trip(breaker)
@@ -169,7 +169,7 @@ async def test_transitions_reach_metrics_and_log_with_a_reason() -> None:
 
 
 def test_one_breaker_per_dependency_and_class() -> None:
-    """Asking twice gives the same one."""
+    """Two requests return the same one."""
     breakers = board()
     assert breakers.get("a", "user") is breakers.get("a", "user")
     assert isinstance(breakers.get("a", "user"), FluxgateBreaker)

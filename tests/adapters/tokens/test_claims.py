@@ -69,7 +69,7 @@ def test_claims_are_found_by_name_by_path_and_by_url() -> None:
 
 
 def test_permissions_may_be_words_and_are_bounded() -> None:
-    """`scope` style text is split; of more than 64 those that mean something here are kept and the rest is dropped."""
+    """`scope` style text is split; of more than 64 the meaningful ones are kept and the rest is dropped."""
     assert admitted(claims(permissions="a b  c")).permissions == ("a", "b", "c")
     roles = [f"role-{number}" for number in range(200)]
     found = admitted(claims(permissions=[*roles, "admin"])).permissions
@@ -124,7 +124,7 @@ TESTS = ClaimRules(allow_e2e=True)
 def test_every_fault_has_its_code_and_names_its_claim(
     changes: dict[str, Any], rules: ClaimRules, code: str, detail: str
 ) -> None:
-    """Whoever runs the issuer must find the claim that is wrong; a mere mismatch needs no more words."""
+    """The issuer's operator must be able to find the wrong claim; a mere mismatch needs no more text."""
     found = refused(claims(**changes), rules)
     assert found.code == code
     assert detail in found.detail
@@ -156,7 +156,7 @@ def test_what_is_just_within_the_rules_is_admitted(changes: dict[str, Any], rule
 
 
 def test_a_test_identity_lives_fifteen_minutes_from_its_iat() -> None:
-    """Or shorter, when its token does; without a test run of its own it is named after its subject."""
+    """Or less, when its token is shorter; without a test run of its own it is named after its subject."""
     for lifetime_s, lives_s in ((3_600, 900), (600, 600)):
         iat = int(NOW) - 10
         identity = admitted(claims(e2e=True, iat=iat, exp=iat + lifetime_s), TESTS)
@@ -178,7 +178,7 @@ def test_a_fixed_tenant_wins_over_the_claim() -> None:
 
 
 def test_a_test_identity_is_confined_whatever_it_claims() -> None:
-    """Tenant e2e, class e2e, plan as mid; a user's test run is nobody's."""
+    """Tenant e2e, class e2e, plan as mid; a user's claim of a test run is ignored."""
     rules = ClaimRules(allow_e2e=True)
     identity = admitted(claims(e2e=True, tenant="acme", test_run="run-7"), rules)
     assert (identity.tenant, identity.identity_class, identity.plan, identity.test_run) == (
@@ -191,7 +191,7 @@ def test_a_test_identity_is_confined_whatever_it_claims() -> None:
 
 
 def test_expiry_is_reported_with_the_identity_only_when_it_is_the_only_fault() -> None:
-    """What else is wrong comes first, and then nobody is named."""
+    """Other faults come first, and then no identity is reported."""
     found = refused(claims(exp=NOW - LEEWAY_S))
     assert found.code == "token_expired"
     assert found.expired is not None
@@ -218,7 +218,7 @@ def test_leeway_is_exact(skew: float) -> None:
 
 
 def test_milliseconds_are_named_as_such() -> None:
-    """The commonest mistake of an issuer gets a sentence of its own."""
+    """The most frequent mistake of an issuer has its own sentence."""
     assert "seconds" in refused(claims(exp=(NOW + 600) * 1000)).detail
 
 
@@ -237,7 +237,7 @@ def test_milliseconds_are_named_as_such() -> None:
     )
 )
 def test_any_json_ends_in_an_identity_or_a_code_of_the_table(found: dict[str, Any]) -> None:
-    """No claim raises, and no identity carries what cannot be printed."""
+    """No claim raises, and no identity has unprintable text."""
     outcome = identity_from(found, ANY, NOW)
     if isinstance(outcome, Rejected):
         assert outcome.code in TABLE

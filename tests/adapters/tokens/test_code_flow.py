@@ -1,4 +1,4 @@
-"""The authorization code flow's answers: only an ID token for this client and this journey signs anybody in."""
+"""The authorization code flow's answers: only an ID token for this client and this sign-in is accepted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DISCOVERY = "/.well-known/openid-configuration"
 
 
 class House:
-    """A provider that answers with whatever ID token it is given."""
+    """A provider that answers with the ID token of the test."""
 
     def __init__(self, issuer: HttpIssuer, secret: str = "s3cret/with+odd") -> None:
         self.issuer = issuer
@@ -78,7 +78,7 @@ async def test_the_browser_is_sent_with_pkce(house: House) -> None:
 
 
 async def test_the_issuer_is_named_for_sessions(house: House) -> None:
-    """The sign-in binds a session to it, and refuses a `iss` of another one in the answer."""
+    """The sign-in binds a session to it, and refuses another issuer's `iss` in the answer."""
     assert house.flow.issuer == house.issuer.url
 
 

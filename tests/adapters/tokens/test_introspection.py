@@ -1,4 +1,4 @@
-"""RFC 7662: what is asked, what is believed of the answer, what is remembered and for how long."""
+"""RFC 7662: the requests, the trust in answers, and how long they are cached."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class House:
         return outcome if isinstance(outcome, Valid | Rejected | Unavailable) else await outcome
 
     def says(self, **answer: Any) -> None:
-        """What the end point answers."""
+        """The end point's answer."""
         self.issuer.documents[PATH] = answer
 
 
@@ -65,7 +65,7 @@ async def house() -> AsyncIterator[House]:
 
 
 async def test_an_active_token_admits_with_what_the_answer_says(house: House) -> None:
-    """Claims are mapped as those of a JWT; `scope` serves as permissions; the caller names itself by Basic."""
+    """Claims are mapped as those of a JWT; `scope` gives permissions; the caller authenticates with Basic."""
     seen: list[tuple[str, bytes]] = []
 
     def answer(head: str, body: bytes) -> tuple[int, Any]:
@@ -94,7 +94,7 @@ async def test_an_active_token_admits_with_what_the_answer_says(house: House) ->
 
 
 async def test_a_yes_is_remembered_briefly_and_never_beyond_exp(house: House) -> None:
-    """Within ten seconds nothing is asked again; the token's end is a bound of its own."""
+    """Within ten seconds no request is repeated; the token's end is a limit of its own."""
     house.says(active=True, sub="alice", exp=NOW + 4)
     assert isinstance(await house.verdict(), Valid)
     outcome = house.router.verify(TOKEN, now=NOW + 3, traffic="user")
@@ -109,7 +109,7 @@ async def test_a_yes_is_remembered_briefly_and_never_beyond_exp(house: House) ->
 
 
 async def test_a_no_is_final_and_not_remembered(house: House) -> None:
-    """Inactive is a rejection; the next question is asked again, because a token may become active."""
+    """Inactive is a rejection; the next request is made again, because a token may become active."""
     house.says(active=False)
     verdict = await house.verdict()
     assert isinstance(verdict, Rejected)
@@ -147,7 +147,7 @@ async def test_an_answer_that_says_nothing_is_no_verdict(house: House, answer: A
     ],
 )
 async def test_an_active_token_still_meets_the_rules(house: House, answer: dict[str, Any], code: str) -> None:
-    """The issuer's yes is not a pass around the rules of claims."""
+    """The issuer's confirmation does not bypass the rules of claims."""
     house.says(**{"active": True, "sub": "alice", "exp": NOW + 60, **answer})
     verdict = await house.verdict()
     assert isinstance(verdict, Rejected)
@@ -155,7 +155,7 @@ async def test_an_active_token_still_meets_the_rules(house: House, answer: dict[
 
 
 async def test_junk_is_refused_without_asking(house: House) -> None:
-    """Too long, empty or unprintable: no question is sent."""
+    """Too long, empty or unprintable: no request is sent."""
     for junk in ("x" * 9_000, "", "a b\nc", "tökén"):
         verdict = await house.verdict(junk)
         assert isinstance(verdict, Rejected)
@@ -164,7 +164,7 @@ async def test_junk_is_refused_without_asking(house: House) -> None:
 
 
 async def test_a_jwt_that_no_key_source_claims_is_asked_about_too(house: House) -> None:
-    """Introspection serves any kind of token; the reserved issuer of test identities is not asked about."""
+    """Introspection accepts any kind of token; the reserved issuer of test identities is not asked about."""
     house.says(active=True, sub="alice")
     assert isinstance(await house.verdict(hs_token()), Valid)
     verdict = await house.verdict(hs_token(iss="narthex-e2e"))
@@ -173,7 +173,7 @@ async def test_a_jwt_that_no_key_source_claims_is_asked_about_too(house: House) 
 
 
 async def test_health_asks_for_itself(house: House) -> None:
-    """Never healthy unasked; an answer counts for half a minute; an outage shows, and its end too."""
+    """Never healthy without a request; an answer counts for half a minute; an outage shows, and its end too."""
     assert (await house.source.check()).status == "degraded"  # 404: nothing there yet
     house.says(active=False)
     assert (await house.source.check()).status == "healthy"
@@ -200,7 +200,7 @@ async def test_memory_is_bounded_and_holds_no_token(house: House) -> None:
 async def test_questions_are_bounded_and_counted_down_however_they_end(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one above the bound is told to come back; after answers, faults and time-outs there is room again."""
+    """The one above the limit is told to retry; after answers, faults and time-outs requests are possible again."""
     monkeypatch.setattr(introspection, "MAX_AT_ONCE", 2)
     monkeypatch.setattr(introspection, "CLIENT_WAIT_S", 0.2)
     arrived, may = asyncio.Event(), asyncio.Event()
@@ -238,7 +238,7 @@ async def test_a_token_at_the_bound_is_asked_about_and_a_longer_one_is_not(house
 
 
 async def test_the_longest_unasked_is_forgotten_first(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory is bounded; a token whose answer was renewed is not the oldest any more."""
+    """Memory is bounded; a token whose answer was renewed is no longer the oldest."""
     assert MAX_KEPT == 10_000
     monkeypatch.setattr(introspection, "MAX_KEPT", 2)
     house.says(active=True, sub="alice")

@@ -1,4 +1,4 @@
-"""Key sets over HTTP: cache, single flight, cool-down, rotation, staleness, and what is refused of an answer."""
+"""Key sets over HTTP: cache, single flight, cool-down, rotation, staleness, and refused answers."""
 
 from __future__ import annotations
 
@@ -69,16 +69,16 @@ class House:
 
     @property
     def fetches(self) -> int:
-        """How often the key set was asked for."""
+        """The number of requests for the key set."""
         return self.issuer.hits[JWKS]
 
     async def verdict(self, text: str, traffic: str = "user") -> Verdict:
-        """The router's verdict, waited for."""
+        """The router's verdict, awaited."""
         return await settled(self.router.verify(text, now=NOW, traffic=traffic))
 
 
 async def settled(outcome: Verdict | Awaitable[Verdict]) -> Verdict:
-    """The verdict, waited for if need be."""
+    """The verdict, awaited if necessary."""
     return outcome if isinstance(outcome, Valid | Rejected | Unavailable) else await outcome
 
 
@@ -120,7 +120,7 @@ async def test_a_thousand_unknown_keys_cost_one_fetch(house: House) -> None:
 
 
 async def test_a_rotation_needs_no_restart(house: House) -> None:
-    """A token of a key published since is admitted at its first try; the old key ends with its publication."""
+    """A token of a later published key is admitted at its first attempt; the old key ends with its publication."""
     await house.keys.start()
     house.publish(rsa_key(2))
     assert isinstance(await house.verdict(token(rsa_key(2), "RS256")), Valid)
@@ -155,7 +155,7 @@ async def test_a_rotation_of_nameless_keys_needs_none_either(house: House) -> No
 
 
 async def test_keys_serve_on_for_a_day_without_their_issuer(house: House) -> None:
-    """Stale-if-error up to 24 h, shown as degraded; after that nobody can tell."""
+    """Stale-if-error up to 24 h, shown as degraded; after that the verdict is unknown."""
     await house.keys.start()
     house.issuer.documents[JWKS] = (503, {})
     house.clock.now += STALE_S - 60
@@ -167,7 +167,7 @@ async def test_keys_serve_on_for_a_day_without_their_issuer(house: House) -> Non
 
 
 async def test_a_useless_answer_never_replaces_a_good_set(house: House) -> None:
-    """Empty, symmetric, foreign or broken sets leave the cached keys in place and say why."""
+    """Empty, symmetric, foreign or broken sets leave the cached keys in place and are reported."""
     await house.keys.start()
     secret = hmac_key().as_dict(private=True)
     answers: tuple[Any, ...] = (
@@ -192,7 +192,7 @@ async def test_a_useless_answer_never_replaces_a_good_set(house: House) -> None:
 
 
 async def test_keys_that_are_not_understood_are_left_out(house: House) -> None:
-    """RFC 7517 section 5: a post-quantum or encryption key beside a good one harms nobody."""
+    """RFC 7517 section 5: a post-quantum or encryption key beside a good one is ignored."""
     strange = {"kty": "AKP", "alg": "ML-DSA-44", "pub": "x", "kid": "pq"}
     encryption = {**rsa_key(2).as_dict(private=False), "use": "enc"}
     small = RSAKey.import_key(rsa_key(1).as_dict(private=False)).as_dict(private=False)
@@ -206,7 +206,7 @@ async def test_keys_that_are_not_understood_are_left_out(house: House) -> None:
 
 
 async def test_two_issuers_with_one_kid_do_not_mix(house: House) -> None:
-    """The cache belongs to an issuer: the same name means another key elsewhere."""
+    """The cache belongs to an issuer: the same name may mean another key elsewhere."""
     async with HttpIssuer() as other:
         theirs = RSAKey.import_key({**rsa_key(2).as_dict(private=True), "kid": "rsa-1"})
         other.documents[JWKS] = {"keys": [theirs.as_dict(private=False)]}
@@ -241,7 +241,7 @@ async def test_a_redirect_is_not_followed(house: House) -> None:
 
 
 async def test_an_endless_or_compressed_answer_is_cut(house: House) -> None:
-    """The cap on bytes is a cap on memory."""
+    """The limit on bytes is a limit on memory."""
     house.issuer.documents["/big"] = b"[" + b" " * MAX_DOCUMENT_BYTES + b"]"
     with pytest.raises(DocumentFault, match="more than"):
         await house.fetcher.get_json(house.issuer.url + "/big")
@@ -323,7 +323,7 @@ async def test_discovery_finds_the_key_set(house: House) -> None:
 async def test_a_discovery_document_that_is_not_the_issuers_own_is_refused(
     house: House, document: Any, says: str
 ) -> None:
-    """Another issuer's name, or an address less safe than the issuer's, is of no use."""
+    """Another issuer's name, or an address less safe than the issuer's, is refused."""
     if isinstance(document, dict):
         document = {
             key: value.replace("SELF", house.issuer.url) if isinstance(value, str) else value
@@ -337,7 +337,7 @@ async def test_a_discovery_document_that_is_not_the_issuers_own_is_refused(
 async def test_the_start_waits_for_the_first_fetch_and_no_longer(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It goes on as soon as the fetch has ended, well or not; not only when the longest wait is over."""
+    """It continues as soon as the fetch has ended, successful or not; not only when the longest wait is over."""
     monkeypatch.setattr(jwks, "CLIENT_WAIT_S", 3600.0)
     async with asyncio.timeout(within(10)):
         await house.keys.start()
@@ -345,7 +345,7 @@ async def test_the_start_waits_for_the_first_fetch_and_no_longer(
 
 
 class Script:
-    """Stands for the fetcher: each fetch ends as the next outcome says, the last one for ever."""
+    """Replaces the fetcher: each fetch ends with the next outcome, the last one for ever."""
 
     def __init__(self, *outcomes: Exception | None) -> None:
         self.outcomes = list(outcomes)
@@ -386,7 +386,7 @@ async def test_the_refreshing_backs_off_and_outlives_a_bug(
 
 
 async def test_the_refreshing_is_the_probe_that_closes_a_breaker(house: House) -> None:
-    """No client has to bring an unknown key for it."""
+    """No client has to send an unknown key for it."""
     house.breakers = house.keys._breakers = BreakerBoard(house.meter, house.meter.changes.append, open_s=0.01)
     script = Script(*[DependencyError("auth", "It is away.")] * STREAK, None)
     house.keys._fetcher = script  # type: ignore[assignment]  # as much of it as is used

@@ -1,4 +1,4 @@
-"""Key material: what is a key, what it serves, which keys a token is tried with, and signatures that do not fit."""
+"""Key material: valid keys, their algorithms, the keys that a token is tried with, and wrong signatures."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_code_with_a_key_of_about_a_block(size: int) -> None:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_signature_is_its_keys_and_no_others(algorithm: str) -> None:
-    """Changed, cut or empty it is none, and never an error."""
+    """Changed, cut or empty it does not verify, and never raises."""
     key = verification_key(KEYS[algorithm])
     head, payload, text = sign_compact({"alg": algorithm}, {"sub": "ann"}, algorithm, KEYS[algorithm]).split(
         "."
@@ -107,14 +107,14 @@ def test_a_key_serves_the_algorithms_of_its_kind(key: Key, serves: set[str]) -> 
     ],
 )
 def test_what_is_no_usable_key_is_refused_with_the_reason(jwk: dict[str, str], reason: str) -> None:
-    """The reason holds none of it."""
+    """The reason contains no part of it."""
     with pytest.raises(UnusableKey) as caught:
         key_from_jwk(jwk, allow_symmetric=False)
     assert reason.replace("no valid", "not a valid") in str(caught.value)
 
 
 def test_of_a_private_key_the_public_half_is_kept() -> None:
-    """A set that shows private keys by mistake can be verified with, and nothing here could sign by it."""
+    """A set that shows private keys by mistake can be verified with, but nothing here can sign with it."""
     private = rsa_key().as_dict(private=True) | {"key_ops": ["sign"]}
     key = key_from_jwk(private, allow_symmetric=False)
     assert (key.kid, key.key.is_private) == ("rsa-1", False)
@@ -134,7 +134,7 @@ def test_an_rsa_key_has_at_least_2048_bits(bits: int, good: bool) -> None:
 
 
 def test_pem_of_every_type() -> None:
-    """Public and private; what JWTs know no algorithm for is refused."""
+    """Public and private; types without a JWT algorithm are refused."""
     curve = ed448.Ed448PrivateKey.generate()
     pem = curve.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     assert key_from_pem(pem, "k").kid == "k"
@@ -166,7 +166,7 @@ def test_pem_of_every_type() -> None:
     ],
 )
 def test_a_secret_is_no_other_key(secret: str, reason: str) -> None:
-    """Algorithm confusion: a public key that serves as a secret lets everybody sign."""
+    """Algorithm confusion: with a public key as the secret every client could sign."""
     with pytest.raises(UnusableKey, match=reason):
         key_from_secret(secret)
     assert key_from_secret("a secret with ssh- and ecdsa-sha2- inside", "k").kid == "k"
@@ -186,7 +186,7 @@ def test_a_set_of_keys_has_a_bound_and_names_what_it_leaves_out() -> None:
 
 
 def test_which_keys_a_token_is_tried_with() -> None:
-    """Those of its name, else those without one; a token without a name is tried with all, up to a bound."""
+    """Those with its name, else those without one; a token without a name is tried with all, up to a limit."""
     named, other = (verification_key(ec_key(number=number), f"k{number}") for number in (1, 2))
     nameless = verification_key(ec_key(number=3), "")
     table = KeyTable([named, other, nameless])
@@ -203,7 +203,7 @@ def test_which_keys_a_token_is_tried_with() -> None:
 
 @pytest.mark.parametrize("more", [0, 1])
 def test_a_token_without_a_name_is_tried_with_so_many_keys(more: int) -> None:
-    """Past the bound no signature is known to be bad."""
+    """Past the limit no signature counts as bad."""
     keys = [verification_key(ec_key(), "") for _ in range(MAX_TRIES + more)]
     table = KeyTable([*keys, verification_key(rsa_key(), "rsa")])
     assert len(table.select("ES256", "")) == MAX_TRIES

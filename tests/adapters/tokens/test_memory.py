@@ -1,4 +1,4 @@
-"""The fake of these tests passes the contract of the port that it stands for."""
+"""The fake of these tests passes the contract of its port."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class MemoryRig:
         self._credentials = MemoryCredentials()
 
     def make(self) -> Store:
-        """A store that has credentials and nothing else."""
+        """A store that has credentials only."""
         return cast("Store", SimpleNamespace(credentials=self._credentials, start=nothing, stop=nothing))
 
     def spec(self) -> str:

@@ -1,4 +1,4 @@
-"""The auth service dead, hung, slow, then back: what keeps entering, who hears 503 and how soon, and recovery."""
+"""The auth service dead, hung, slow, then back: which tokens are admitted, which get 503 how soon, and recovery."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Outage:
         self.router = TokenRouter([self.keys], opaque=self.opaque)
 
     def publish(self, *keys: RSAKey) -> None:
-        """What the issuer's key set holds."""
+        """The issuer's key set."""
         self.issuer.documents[JWKS] = {"keys": [key.as_dict(private=False) for key in keys]}
 
     async def verdict(self, text: str, traffic: str = "user") -> tuple[Verdict, float]:
@@ -89,7 +89,7 @@ UNKNOWN = token(rsa_key(2), "RS256")
 async def test_cached_keys_admit_and_the_others_hear_503_within_two_seconds(
     outage: Outage, mode: Mode
 ) -> None:
-    """While it is away: known keys verify at once, everything else is `Unavailable` in time, again and again."""
+    """While it is down: known keys verify at once, everything else is `Unavailable` in time, repeatedly."""
     await outage.proxy.set(mode)
     for _ in range(8):
         verdict, took = await outage.verdict(CACHED)
@@ -103,7 +103,7 @@ async def test_cached_keys_admit_and_the_others_hear_503_within_two_seconds(
 
 
 async def test_it_is_used_again_within_ten_seconds(outage: Outage) -> None:
-    """Back after an outage that opened the breakers: new keys and opaque tokens are admitted soon, by themselves."""
+    """Back after an outage that opened the breakers: new keys and opaque tokens are admitted soon, automatically."""
     await outage.proxy.set("dead")
     while "open" not in outage.breakers.states(outage.opaque.dependency).values():
         await outage.verdict("opaque-token-0123456789")
@@ -121,7 +121,7 @@ async def test_it_is_used_again_within_ten_seconds(outage: Outage) -> None:
 
 
 async def test_a_slow_issuer_is_not_waited_for_and_not_forgotten(outage: Outage) -> None:
-    """An answer that takes 3 s serves the next client instead of holding this one."""
+    """An answer that takes 3 s serves the next client instead of delaying this one."""
     outage.publish(rsa_key(1), rsa_key(2))
     outage.proxy.delay_s = 3.0
     await outage.proxy.set("slow")
@@ -135,7 +135,7 @@ async def test_a_slow_issuer_is_not_waited_for_and_not_forgotten(outage: Outage)
 
 
 async def test_test_traffic_failing_leaves_users_alone(outage: Outage) -> None:
-    """Only the e2e partition opens; a user's token is asked about all the same once the issuer is back."""
+    """Only the e2e partition opens; a user's token is still verified once the issuer is back."""
     await outage.proxy.set("dead")
     while outage.breakers.states(outage.opaque.dependency).get("e2e") != "open":
         await outage.verdict("opaque-of-a-test-01", traffic="e2e")

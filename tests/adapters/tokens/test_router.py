@@ -1,4 +1,4 @@
-"""The router's own life: what it starts, stops and asks for health."""
+"""The router itself: the sources that it starts, stops and includes in health."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from narthex.adapters.tokens.router import TokenRouter
 
 
 class Source:
-    """A key source or an opaque source that only notes its life."""
+    """A key source or an opaque source that only notes its calls."""
 
     name = "test"
     issuers: tuple[str, ...] = ()
@@ -26,7 +26,7 @@ class Source:
 
 
 async def test_every_source_is_started_and_stopped() -> None:
-    """Those of keys and the one that is asked about opaque tokens."""
+    """Those of keys and the one for opaque tokens."""
     sources: list[Any] = [Source(), Source()]
     opaque: Any = Source()
     for router in (TokenRouter(sources, opaque=opaque), TokenRouter(sources)):

@@ -1,4 +1,4 @@
-"""The key ring: minting, verifying, agreeing on the first key, rotation with overlap, a store that is away."""
+"""The key ring: minting, verifying, agreeing on the first key, rotation with overlap, a failing store."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def settled(outcome: Verdict | Awaitable[Verdict]) -> Verdict:
 
 
 async def verdict(of: KeyRing, token: str, now: float) -> Verdict:
-    """What the ring says of a token."""
+    """The ring's verdict on a token."""
     return await settled(TokenRouter([of]).verify(token, now=now, traffic="user"))
 
 
@@ -171,14 +171,14 @@ async def test_after_a_leak_the_old_keys_end_at_once() -> None:
     stolen = keys.mint(Identity(subject="alice"), ttl_s=600, now=clock.now)
     fresh = await keys.rotate(immediately=True)
     assert parts_of(keys.mint(Identity(subject="a"), ttl_s=60, now=clock.now)).key_id == fresh.kid
-    for _ in range(3):  # it is known to have ended: nobody has to be asked, and the answer is final
+    for _ in range(3):  # it is known to have ended: no request is needed, and the answer is final
         outcome = keys.verify(parts_of(stolen), now=clock.now, traffic="user")
         assert isinstance(outcome, Rejected)
         assert outcome.code == "unknown_key"
 
 
 async def test_a_running_instance_hears_of_a_leak_by_its_poll(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody tells it: it reads the store often, and takes keys apart only when they changed."""
+    """Without a message: it reads the store often, and parses keys only when they changed."""
     assert module.RELOAD_EVERY_S < 2.0
     monkeypatch.setattr(module, "RELOAD_EVERY_S", 0.01)
     store, clock = MemoryCredentials(), Clock()
@@ -224,7 +224,7 @@ async def test_the_first_key_signs_at_once_even_if_made_by_rotation() -> None:
 
 
 async def test_a_clock_that_is_behind_signs_with_the_first_key() -> None:
-    """An instance whose clock is a day behind the one that made the key would not have a key otherwise, for a day."""
+    """An instance whose clock is a day behind the key's creator would otherwise have no key for a day."""
     store, clock = MemoryCredentials(), Clock()
     await ring(store, clock).load_or_create()
     clock.now -= 86_400.0
@@ -235,7 +235,7 @@ async def test_a_clock_that_is_behind_signs_with_the_first_key() -> None:
 
 
 async def test_unknown_kids_read_the_store_once_a_second() -> None:
-    """A hundred tokens of unknown keys cost one read; meanwhile nobody can tell."""
+    """A hundred tokens of unknown keys cost one read; meanwhile the verdict is unknown."""
     store, clock = MemoryCredentials(), Clock()
     keys, other = ring(store, clock), ring(MemoryCredentials(), clock)
     await keys.load_or_create()
@@ -250,7 +250,7 @@ async def test_unknown_kids_read_the_store_once_a_second() -> None:
 
 
 async def test_a_store_that_is_away_is_not_a_bad_token() -> None:
-    """Known keys go on verifying; an unknown one is `Unavailable`."""
+    """Known keys continue to verify; an unknown one is `Unavailable`."""
     store, clock = MemoryCredentials(), Clock()
     keys, other = ring(store, clock), ring(MemoryCredentials(), clock)
     await keys.load_or_create()
@@ -264,7 +264,7 @@ async def test_a_store_that_is_away_is_not_a_bad_token() -> None:
 
 
 async def test_a_token_never_outlives_its_key() -> None:
-    """A longer life than a replaced key stays published is cut to it."""
+    """A token whose lifetime exceeds the publication of its replaced key is shortened to it."""
     keys = ring(MemoryCredentials(), Clock())
     await keys.load_or_create()
     token = keys.mint(Identity(subject="alice"), ttl_s=10 * MAX_TTL_S, now=NOW)
@@ -305,7 +305,7 @@ async def test_a_key_that_does_not_match_stops_the_start() -> None:
 
 
 async def test_health_mints_and_verifies_and_notices_silence() -> None:
-    """Healthy right after loading; degraded when the store has been silent for a minute."""
+    """Healthy right after loading; degraded when the store has not answered for a minute."""
     store, clock = MemoryCredentials(), Clock()
     keys = ring(store, clock)
     await keys.start()

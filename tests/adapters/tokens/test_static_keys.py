@@ -1,4 +1,4 @@
-"""Keys from settings: every accepted form, every algorithm, and what is refused before a port opens."""
+"""Keys from settings: every accepted form, every algorithm, and refusals before a port opens."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ KEYS: dict[str, Key] = {
 
 
 def text_of(key: Key, form: str) -> str:
-    """A public key as settings may give it."""
+    """A public key in the forms that settings allow."""
     if form == "jwk":
         return json.dumps(key.as_dict(private=False))
     if form == "jwks":
@@ -118,7 +118,7 @@ def test_a_key_does_what_its_kind_does_and_no_more() -> None:
     ],
 )
 def test_an_unusable_key_is_a_configuration_error_that_does_not_show_it(text: str) -> None:
-    """What is wrong is said without the value."""
+    """The error names the fault without the value."""
     with pytest.raises(ConfigError) as caught:
         StaticKeys.from_text(text, rules())
     assert "NARTHEX_JWT_PUBLIC_KEY" in str(caught.value)
@@ -138,13 +138,13 @@ def test_weak_and_misplaced_keys_are_refused() -> None:
 
 
 def test_algorithms_that_the_key_cannot_do_stop_the_start() -> None:
-    """An allow-list that the key cannot meet would refuse everybody."""
+    """An allow-list that the key cannot serve would refuse every token."""
     with pytest.raises(ConfigError, match="ES256"):
         StaticKeys.from_text(text_of(ec_key(), "pem"), rules(algorithms=["RS256"]))
 
 
 def test_a_short_secret_works_without_a_warning_of_the_library() -> None:
-    """Settings warn in words of their own."""
+    """Settings warn with their own text."""
     key = key_from_secret("short")
     assert key.algorithms
 
@@ -160,7 +160,7 @@ def test_the_router_prefers_the_source_that_knows_the_key() -> None:
 
 
 def test_a_source_without_an_issuer_takes_what_nobody_claims() -> None:
-    """Also tokens with no `iss` at all; a claimed issuer's tokens never reach it."""
+    """Also tokens without an `iss`; tokens of a configured issuer never reach it."""
     claimed = StaticKeys.from_text(text_of(rsa_key(), "jwk"), rules())
     anybody = StaticKeys.from_secret(SECRET, rules(issuer="", audiences=()))
     router = TokenRouter([claimed, anybody])
@@ -172,7 +172,7 @@ def test_a_source_without_an_issuer_takes_what_nobody_claims() -> None:
 
 
 async def test_a_router_with_nothing_says_so() -> None:
-    """No issuer: every token is of a wrong one, and health is degraded."""
+    """No issuer: every token has a wrong one, and health is degraded."""
     router = TokenRouter([])
     outcome = router.verify(hs_token(), now=NOW, traffic="user")
     assert isinstance(outcome, Rejected)
@@ -181,7 +181,7 @@ async def test_a_router_with_nothing_says_so() -> None:
 
 
 def test_a_table_tries_few_keys_for_a_token_without_a_name() -> None:
-    """Each try costs somebody else's CPU; beyond the bound a signature is not called bad, because it may be good."""
+    """Each attempt costs CPU; beyond the limit a signature is not called bad, because it may be good."""
     made = [ECKey.generate_key("P-256") for _ in range(MAX_TRIES + 1)]
     keys = [key_from_pem(key.as_pem(private=False)) for key in made]
     few, many = KeyTable(keys[:MAX_TRIES]), KeyTable(keys)
@@ -211,7 +211,7 @@ def outside() -> Outside:
 
 
 async def test_the_builder_makes_each_source_and_tells_every_problem_at_once() -> None:
-    """One description, one source; problems of all issuers come together."""
+    """One description, one source; problems of all issuers are reported together."""
     specs = [
         IssuerSpec(name="a", issuer=ISSUER, audience=(AUDIENCE,), secret=SECRET),
         IssuerSpec(name="b", issuer="https://b.example", public_key=text_of(rsa_key(), "pem")),
@@ -254,7 +254,7 @@ def test_the_mac_is_the_standard_librarys(secret: bytes, message: bytes, name: s
 
 
 def test_a_key_of_hmac_verifies_its_own_codes_only() -> None:
-    """Each algorithm with its own hash; a code cut short, of another hash or another key is refused."""
+    """Each algorithm with its own hash; a code that is cut, of another hash or another key is refused."""
     key = key_from_secret(SECRET)
     for algorithm, name in (("HS256", "sha256"), ("HS384", "sha384"), ("HS512", "sha512")):
         code = hmac.digest(SECRET.encode(), b"text", name)

@@ -1,5 +1,5 @@
-"""Writing in slices: how long the loop is held, who is written to in what order, and what a direct sender that fails
-costs.
+"""Writing in slices: how long the loop is blocked, in which order subscribers are written to, and failing direct
+senders.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SUBSCRIBERS = 5_000
 
 
 class Road:
-    """A direct sender that takes everything, a part, or nothing; `log` is who wrote, in order."""
+    """A direct sender that accepts everything, a part, or nothing; `log` has the writers in order."""
 
     def __init__(self, log: list[Any], takes: int | None = None) -> None:
         self.taken = b""
@@ -59,7 +59,7 @@ class Driver(RecordingSubscriber):
 
 
 def channel_of(members: list[Any]) -> Channel:
-    """Everybody is a member, and one publication is sealed to be written."""
+    """All subscribers are members, and one publication is sealed to be written."""
     channel = Channel("t/thread:one", "thread:one")
     channel.last = 0
     channel.members = dict.fromkeys(members)
@@ -71,7 +71,7 @@ def publish(hub: Hub, channel: Channel, offset: int) -> None:
 
 
 def hub_of(channels: list[Channel], limits: HubLimits, clock: Callable[[], float] | None = None) -> Hub:
-    """A hub that is told of publications by the test itself: its broker is never asked."""
+    """A hub that the test itself feeds with publications: its broker is never called."""
     broker: Broker = SqliteBroker(Path("never-started"))
     more: dict[str, Any] = {"clock": clock} if clock else {}
     tasks = Tasks("hub", 10, lambda _: None)
@@ -114,7 +114,9 @@ async def test_a_slow_machine_gives_it_up_earlier() -> None:
 
 
 async def test_all_channels_of_a_turn_share_one_slice_and_take_turns() -> None:
-    """A hundred channels at once hold the loop no longer than one; a small one is not behind a large one's last."""
+    """A hundred channels at once block the loop no longer than one; a small one does not wait for a large one's
+    last.
+    """
     log: list[Any] = []
     crowds = [[Driver(log) for _ in range(2_000)], *([Driver(log)] for _ in range(99))]
     channels = [channel_of(crowd) for crowd in crowds]
@@ -130,7 +132,7 @@ async def test_all_channels_of_a_turn_share_one_slice_and_take_turns() -> None:
 
 
 async def test_what_is_published_meanwhile_is_the_next_batch() -> None:
-    """In order, for everybody; the second batch begins when the first is everywhere."""
+    """In order, for all; the second batch begins when the first has reached every subscriber."""
     log: list[Any] = []
     crowd = [Driver(log) for _ in range(1_000)]
     channel = channel_of(crowd)
@@ -150,7 +152,9 @@ async def test_what_is_published_meanwhile_is_the_next_batch() -> None:
 
 
 def test_what_a_lane_does_not_take_goes_the_other_way() -> None:
-    """A part: the rest follows. Nothing: the socket has it. Lagging: it is kept. The others do not notice."""
+    """A part: the rest follows. Nothing: the socket gets it. Lagging: it is kept. Other subscribers are not
+    affected.
+    """
     log: list[Any] = []
     whole, part, none, lagging = (Driver(log, takes) for takes in (None, 5, 0, 0))
     last = Driver(log)
@@ -168,7 +172,7 @@ def test_what_a_lane_does_not_take_goes_the_other_way() -> None:
 
 
 def test_a_subscriber_whose_socket_fails_leaves_the_channel() -> None:
-    """Its fault is reported once, whichever way it is written to; the others get the whole batch."""
+    """Its fault is reported once, on either way of writing; the others get the whole batch."""
     fault = RuntimeError("a bug of the socket")
 
     class Broken(Driver):
@@ -191,7 +195,7 @@ def test_a_subscriber_whose_socket_fails_leaves_the_channel() -> None:
 
 
 def test_who_leaves_in_between_gets_nothing_more() -> None:
-    """With a direct sender or without one, written to already or not."""
+    """With a direct sender or without one, whether or not it was already written to."""
     log: list[Any] = []
     drivers, subscribers = [Driver(log) for _ in range(4)], [RecordingSubscriber() for _ in range(4)]
     channel = channel_of([*drivers, *subscribers])
@@ -200,7 +204,7 @@ def test_who_leaves_in_between_gets_nothing_more() -> None:
     assert current.write(2) == 2
     for gone in (drivers[0], drivers[2], subscribers[1]):
         channel.drop(gone)
-    assert current.write(2) == 2  # the last driver, and the first ear
+    assert current.write(2) == 2  # the last direct sender, and the first subscriber without one
     channel.drop(subscribers[2])
     assert current.write(100) == 1
     assert current.done()

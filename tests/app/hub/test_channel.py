@@ -1,4 +1,4 @@
-"""One channel: who joins while publications are on their way gets each of them once."""
+"""One channel: a subscriber that joins while publications are in flight gets each of them once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def joining(channel: Channel, skip: int) -> RecordingSubscriber:
 
 
 def write(channel: Channel) -> None:
-    """What the hub does with a batch."""
+    """The hub's handling of a batch."""
     batch = channel.seal()
     for member in channel.members:
         member.socket.send_frames(batch.framed(member.socket.framing))
@@ -25,7 +25,7 @@ def write(channel: Channel) -> None:
 
 
 def test_what_the_history_held_is_not_sent_again() -> None:
-    """A reader may see a publication in the log before the handler is told of it."""
+    """A reader may see a publication in the log before the handler receives it."""
     channel = Channel("t/thread:one", "thread:one")
     channel.last = 10
     late = joining(channel, 12)
@@ -39,7 +39,7 @@ def test_what_the_history_held_is_not_sent_again() -> None:
 
 
 def test_a_lone_joiner_becomes_a_member_without_a_batch() -> None:
-    """Nobody else is there to make one."""
+    """No other member makes a batch."""
     channel = Channel("t/thread:one", "thread:one")
     channel.last = 1
     subscriber = joining(channel, 2)
@@ -50,7 +50,7 @@ def test_a_lone_joiner_becomes_a_member_without_a_batch() -> None:
 
 
 def test_a_history_that_ends_before_what_was_heard_here_is_read_again() -> None:
-    """Nobody kept 11 for this joiner, and its page ends at 10."""
+    """Publication 11 was not kept for this subscriber, and its page ends at 10."""
     channel = Channel("t/thread:one", "thread:one")
     channel.last = 11
     subscriber = RecordingSubscriber()

@@ -91,7 +91,7 @@ class House:
         )
 
     async def join(self, subscriber: RecordingSubscriber) -> Channel:
-        """What subscribing does: attach, read, release."""
+        """The steps of subscribing: attach, read, release."""
         channel = self.hub.attach(KEY, subscriber)
         page = await self.broker.history(KEY, limit=0)
         self.hub.positioned(channel, page.top)
@@ -119,7 +119,7 @@ async def eventually(holds: Callable[[], bool]) -> None:
 
 
 async def until(subscriber: RecordingSubscriber, count: int) -> None:
-    """So many publications have come."""
+    """Wait for this many publications."""
     await eventually(lambda: len(subscriber.offsets) + len(subscriber.late) >= count)
 
 
@@ -143,7 +143,7 @@ async def test_everybody_gets_everything_once_in_order(house: House) -> None:
 
 
 async def test_who_leaves_hears_nothing_more(house: House) -> None:
-    """Also when the batch was already under way."""
+    """Also when the batch was already being written."""
     stays, leaves = RecordingSubscriber(), RecordingSubscriber()
     await house.join(stays)
     channel = await house.join(leaves)
@@ -156,7 +156,7 @@ async def test_who_leaves_hears_nothing_more(house: House) -> None:
 
 
 async def test_a_lagging_subscriber_is_given_its_part_to_keep(house: House) -> None:
-    """The others are not held up."""
+    """The others are not delayed."""
     slow, quick = RecordingSubscriber(), RecordingSubscriber()
     await house.join(slow)
     await house.join(quick)
@@ -169,7 +169,7 @@ async def test_a_lagging_subscriber_is_given_its_part_to_keep(house: House) -> N
 
 
 async def test_repeats_are_discarded_and_gaps_are_read_again(house: House) -> None:
-    """At least once with gaps is what a broker may give; exactly once in order is what comes out."""
+    """A broker may deliver repeats and gaps; subscribers get each publication exactly once, in order."""
     subscriber = RecordingSubscriber()
     channel = await house.join(subscriber)
     for n in range(3):
@@ -179,7 +179,7 @@ async def test_repeats_are_discarded_and_gaps_are_read_again(house: House) -> No
     house.hub.publication(KEY, Publication(2, b'{"n":1}'), epoch)  # a repeat
     house.broker.unsubscribe(KEY)
     for n in range(3, 8):
-        await house.broker.publish(KEY, b'{"n":%d}' % n)  # missed: nobody told the hub
+        await house.broker.publish(KEY, b'{"n":%d}' % n)  # missed: the hub did not receive it
     house.broker.subscribe(KEY)
     await house.broker.publish(KEY, b'{"n":8}')
     await until(subscriber, 9)
@@ -187,7 +187,7 @@ async def test_repeats_are_discarded_and_gaps_are_read_again(house: House) -> No
 
 
 async def test_a_position_that_is_gone_is_said(house: House) -> None:
-    """A log that began anew cannot be continued: the subscriber is told, nothing is skipped in silence."""
+    """A log that began anew cannot be continued: the subscriber is told, and nothing is skipped silently."""
     subscriber = RecordingSubscriber()
     await house.join(subscriber)
     await house.broker.publish(KEY, b"{}")
@@ -199,7 +199,7 @@ async def test_a_position_that_is_gone_is_said(house: House) -> None:
 
 
 async def test_a_straggler_of_another_epoch_changes_nothing(house: House) -> None:
-    """The log itself decides which epoch holds."""
+    """The log itself decides which epoch is current."""
     subscriber = RecordingSubscriber()
     await house.join(subscriber)
     house.hub.publication(KEY, Publication(50, b"{}"), "another-epoch")
@@ -210,7 +210,7 @@ async def test_a_straggler_of_another_epoch_changes_nothing(house: House) -> Non
 
 
 async def test_a_flood_that_outruns_the_history_read_asks_for_another(house: House) -> None:
-    """`ready` is false rather than wrong when the joiner's buffer has a hole."""
+    """`ready` is false rather than wrong when the subscriber's buffer has a gap."""
     subscriber = RecordingSubscriber()
     channel = house.hub.attach(KEY, subscriber)
     house.hub.positioned(channel, Position(3, "e"))
@@ -224,7 +224,7 @@ async def test_a_flood_that_outruns_the_history_read_asks_for_another(house: Hou
 
 
 async def test_presence_and_ephemeral_pushes_have_no_offset(house: House) -> None:
-    """They are in no history."""
+    """They are not in any history."""
     subscriber = RecordingSubscriber()
     await house.join(subscriber)
     house.hub.control(Control("ephemeral", {"channel": KEY, "data": '{"type":"CUSTOM"}'}))
@@ -238,7 +238,7 @@ async def test_a_page_is_what_the_port_says(house: House) -> None:
 
 
 async def test_one_subscribers_bug_does_not_silence_the_channel(house: House) -> None:
-    """Whoever raises is dropped; the others go on hearing."""
+    """A subscriber that raises is dropped; the others continue to receive."""
 
     class Broken(RecordingSubscriber):
         def send_frames(self, frames: bytes) -> None:
@@ -257,7 +257,7 @@ async def test_one_subscribers_bug_does_not_silence_the_channel(house: House) ->
 async def test_a_gap_longer_than_a_page_is_read_to_its_end(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also when more came meanwhile than is held."""
+    """Also when more publications arrived meanwhile than the hub keeps."""
     monkeypatch.setattr("narthex.app.hub.hub.HELD_LIMIT", 3)
     real = house.broker.history
 
@@ -279,7 +279,7 @@ async def test_a_gap_longer_than_a_page_is_read_to_its_end(
 async def test_an_empty_channel_is_forgotten_once_and_kept_for_who_comes_back(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After the linger the broker is asked for it no more; a subscriber in between keeps it."""
+    """After the linger time the broker is no longer asked for it; a subscriber in between keeps it."""
     dropped: list[str] = []
     monkeypatch.setattr(house.broker, "unsubscribe", dropped.append)
     one, two = RecordingSubscriber(), RecordingSubscriber()
@@ -302,7 +302,7 @@ async def test_an_empty_channel_is_forgotten_once_and_kept_for_who_comes_back(
 
 
 async def test_what_is_told_of_a_channel_that_nobody_follows_is_dropped(house: House) -> None:
-    """A publication and a presence notice that arrive after the last subscriber left make no channel."""
+    """A publication and a presence notice that arrive after the last subscriber left do not create a channel."""
     house.hub.publication(KEY, Publication(1, b"{}"), "e")
     house.hub.presence(KEY, Member("c1", "ada"), True)
     house.hub.control(Control("ephemeral", {"channel": KEY, "data": "{}"}))
@@ -320,7 +320,7 @@ async def test_a_node_that_was_told_nothing_catches_up_by_comparing(house: House
     await until(subscriber, 1)
     check = StalenessCheck(house.hub, house.broker, grace_s=0.0)
     assert await check.compare() == 0
-    house.broker.unsubscribe(KEY)  # from now on it is told nothing
+    house.broker.unsubscribe(KEY)  # from now on it receives nothing
     for _ in range(3):
         await house.broker.publish(KEY, b"{}")
     assert subscriber.offsets == [1]
@@ -336,7 +336,7 @@ async def test_a_node_that_was_told_nothing_catches_up_by_comparing(house: House
 
 
 async def test_a_log_that_has_less_than_was_told_is_another_log(house: House) -> None:
-    """It ended before our position under our epoch: whoever follows it is told, not left behind it for ever."""
+    """It ended before our position in our epoch: its followers are told instead of staying behind it for ever."""
     subscriber = RecordingSubscriber()
     channel = await house.join(subscriber)
     before = Position(7, channel.epoch)
@@ -350,7 +350,7 @@ async def test_a_log_that_has_less_than_was_told_is_another_log(house: House) ->
 
 
 async def test_only_a_resync_of_everything_doubts_control_messages(house: House) -> None:
-    """A channel that is re-read for its own sake says nothing about what else was missed."""
+    """Re-reading a single channel says nothing about other lost messages."""
     await house.join(RecordingSubscriber())
     house.hub.resync([KEY])
     assert house.doubts == []
@@ -361,7 +361,7 @@ async def test_only_a_resync_of_everything_doubts_control_messages(house: House)
 async def test_a_broker_that_is_away_is_asked_again_after_a_pause(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While it is away: a few tries that get rarer, no busy loop; then everything, and no position is lost."""
+    """While it is down: a few attempts at growing intervals, no busy loop; then everything, and no position is lost."""
     subscriber = RecordingSubscriber()
     await house.join(subscriber)
     real, calls = house.broker.history, [0]
@@ -386,7 +386,7 @@ async def test_a_broker_that_is_away_is_asked_again_after_a_pause(
 async def test_a_bug_while_a_channel_is_read_again_is_said_and_reported(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its subscribers lose their position, and the fault reaches whoever reports bugs."""
+    """Its subscribers lose their position, and the fault is reported as a bug."""
     subscriber = RecordingSubscriber()
     await house.join(subscriber)
 
@@ -403,7 +403,7 @@ async def test_a_bug_while_a_channel_is_read_again_is_said_and_reported(
 async def test_a_read_whose_answer_is_lost_is_made_again(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A gap is re-read within seconds, although the first read's answer never comes."""
+    """A gap is re-read within seconds, although the first read's answer never arrives."""
     monkeypatch.setattr("narthex.app.hub.hub.REREAD_FIRST_S", 0.05)
     subscriber = RecordingSubscriber()
     channel = await house.join(subscriber)
@@ -416,7 +416,7 @@ async def test_a_read_whose_answer_is_lost_is_made_again(
         return await real(*args, **kwargs)
 
     monkeypatch.setattr(house.broker, "history", once)
-    house.broker.unsubscribe(KEY)  # what is published now is not told
+    house.broker.unsubscribe(KEY)  # later publications do not arrive
     await house.broker.publish(KEY, b"1")
     house.hub.resync([KEY])
     await until(subscriber, 1)
@@ -424,7 +424,7 @@ async def test_a_read_whose_answer_is_lost_is_made_again(
 
 
 async def test_a_straggler_of_another_epoch_is_not_shown_to_who_joins(house: House) -> None:
-    """A late publication of a log that was replaced, while the first subscriber reads where the new one stands."""
+    """A late publication of a replaced log arrives while the first subscriber reads the new log's position."""
     subscriber = RecordingSubscriber()
     channel = house.hub.attach(KEY, subscriber)
     house.hub.publication(KEY, Publication(1, b'"old"'), "an older epoch")
@@ -439,7 +439,7 @@ async def test_a_straggler_of_another_epoch_is_not_shown_to_who_joins(house: Hou
 async def test_a_read_that_is_behind_what_was_told_is_made_again(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A replica answers with less than this node was told of: the rest is read after a pause, in order, once."""
+    """A replica answers with less than this node received: the rest is read after a pause, in order, once."""
     subscriber = RecordingSubscriber()
     channel = await house.join(subscriber)
     house.broker.unsubscribe(KEY)
@@ -465,7 +465,7 @@ async def test_a_read_that_is_behind_what_was_told_is_made_again(
 async def test_a_channel_that_everybody_left_is_not_read_for_ever(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the broker is away; whoever comes next reads where the log stands."""
+    """While the broker is down; the next subscriber reads the log's position."""
     subscriber = RecordingSubscriber()
     channel = await house.join(subscriber)
     calls = [0]
@@ -483,7 +483,7 @@ async def test_a_channel_that_everybody_left_is_not_read_for_ever(
 
 
 async def test_a_channel_that_cannot_be_read_again_now_has_lost_its_position(house: House) -> None:
-    """So much else is under way that no task may begin: its subscribers are told at once."""
+    """The limit of concurrent tasks is reached: its subscribers are told at once."""
     subscriber = RecordingSubscriber()
     channel = await house.join(subscriber)
     house.tasks._limit = 0
@@ -492,7 +492,9 @@ async def test_a_channel_that_cannot_be_read_again_now_has_lost_its_position(hou
 
 
 async def test_a_subscriber_that_read_another_epoch_than_its_channel_has_begins_anew(house: House) -> None:
-    """The log was replaced and this node does not know: stragglers of the old one must not follow the new position."""
+    """The log was replaced without this node's knowledge: late publications of the old one must not follow the new
+    position.
+    """
     first, second = RecordingSubscriber(), RecordingSubscriber()
     channel = await house.join(first)
     old = channel.epoch
@@ -502,6 +504,6 @@ async def test_a_subscriber_that_read_another_epoch_than_its_channel_has_begins_
     assert second.pushes == []
     channel.drop(second)  # as its connection does
     await eventually(lambda: not channel.repairing)
-    # The log says that the old epoch holds, so nobody else is lost.
+    # The log reports that the old epoch is current, so no other subscriber is lost.
     assert (channel.epoch, first.lost) == (old, 0)
     assert house.hub.positioned(channel, Position(1, old))

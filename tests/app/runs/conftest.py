@@ -1,4 +1,4 @@
-"""A house of run engines, closed after the test: over the real SQLite engines, and over fakes that can fail."""
+"""Run engines, closed after the test: over the real SQLite engines, and over fakes that can fail."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.app.runs.house import House
 
 
 class RecordingHandler:
-    """A broker handler that passes control messages to the house's engines."""
+    """A broker handler that passes control messages to the engines."""
 
     def __init__(self) -> None:
         self.house: House | None = None

@@ -1,7 +1,7 @@
 """A broker and a store in memory, as small as the run engine's tests need; they keep the ports' guarantees.
 
-The fixture `house` runs the same tests over the real SQLite engines; these are for faults that a real engine
-cannot be told to have (an outage, a zombie, a lost acknowledgement).
+The fixture `house` runs the same tests over the real SQLite engines; these are for faults that a real engine cannot be
+made to show (an outage, a zombie, a lost acknowledgement).
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class FakeBroker:
         return Published(len(log), self.epoch)
 
     def lose(self) -> None:
-        """Every log is gone, as after a power cut without its disk: the epoch is a new one, and no key is known."""
+        """Lose every log, as after a power cut without its disk: the epoch is new, and no key is known."""
         self.logs.clear()
         self.keys.clear()
         self.epoch += "e"
@@ -524,7 +524,7 @@ class FakeThreads:
 
 
 class FakeStore:
-    """Runs and threads in memory; the other ports are not the run engine's."""
+    """Runs and threads in memory; the run engine does not use the other ports."""
 
     durability = "none"
 
@@ -543,7 +543,7 @@ class FakeStore:
 
 
 class FakeMeter:
-    """Remembers what was counted and observed."""
+    """Keeps its counts and observations."""
 
     def __init__(self) -> None:
         self.counts: dict[str, float] = {}

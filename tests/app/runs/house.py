@@ -1,4 +1,4 @@
-"""One or more run engines over one broker and store, and what tests ask of them."""
+"""One or more run engines over one broker and store, and the operations that tests need."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class House:
     async def tell(
         self, tenant: str, thread_id: str, name: str, value: Mapping[str, object], *, key: str = ""
     ) -> None:
-        """Stands for `Chat.notify_members`."""
+        """Replaces `Chat.notify_members`."""
         self.notices.append((name, value))
 
     async def node(
@@ -118,7 +118,7 @@ class House:
     async def say(
         self, engine: RunEngine, thread_id: str, text: str = "hi", *, client: str = "", who: Identity = ALICE
     ) -> Run:
-        """What chat does: store the message, then start a run."""
+        """As chat does: store the message, then start a run."""
         message_id = uuid.uuid4().hex
         message = Message(
             message_id=message_id,
@@ -138,7 +138,7 @@ class House:
         return run
 
     async def events(self, run: Run) -> list[dict[str, Any]]:
-        """The run's events as they are in the log."""
+        """The run's events in the log."""
         key = channel_key(run.tenant, thread_channel(run.thread_id))
         page = await self.broker.history(key)
         found = [json.loads(entry.data) for entry in page.publications]
@@ -156,13 +156,13 @@ class House:
                 await asyncio.sleep(0.005)
 
     async def comes(self, condition: Callable[[], bool]) -> None:
-        """Wait until something inside an engine is so; it has no event of its own to wait for."""
+        """Wait for a condition inside an engine, which has no event to wait for."""
         async with asyncio.timeout(within(10)):
             while not condition():  # noqa: ASYNC110 - a fact of several objects, polled by a test only
                 await asyncio.sleep(0.005)
 
     async def over(self, run: Run) -> Run:
-        """Wait until the store says that the run is over."""
+        """Wait until the store reports that the run is over."""
         async with asyncio.timeout(within(20)):
             while True:
                 row = await self.store.runs.get(run.tenant, run.run_id)
@@ -171,7 +171,7 @@ class House:
                 await asyncio.sleep(0.005)
 
     async def ended(self, run: Run) -> tuple[Run, list[dict[str, Any]]]:
-        """Wait until the run is over; check everything that holds for every run."""
+        """Wait until the run is over; check the invariants of every run."""
         row = await self.over(run)
         events = await self.events(run)
         check(events)
@@ -180,7 +180,7 @@ class House:
 
 
 def check(events: list[dict[str, Any]]) -> None:
-    """What every finished run's events fulfil."""
+    """The invariants of every finished run's events."""
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
     assert events[0]["type"] == "RUN_STARTED"
     assert [e["type"] for e in events if e["type"] in {"RUN_FINISHED", "RUN_ERROR"}] == [events[-1]["type"]]
@@ -194,7 +194,7 @@ def check(events: list[dict[str, Any]]) -> None:
 
 
 def text_of(events: list[dict[str, Any]]) -> str:
-    """The answer text that a client puts together."""
+    """The answer text that a client assembles."""
     text = ""
     for event in events:
         if event.get("name") == "narthex.restarted":
@@ -205,5 +205,5 @@ def text_of(events: list[dict[str, Any]]) -> str:
 
 
 def kinds(events: list[dict[str, Any]]) -> list[str]:
-    """The types, for a glance."""
+    """The types of the events."""
     return [event["type"] for event in events]

@@ -1,4 +1,4 @@
-"""Gateways that claim nothing, workers that do: who runs what, how soon, and how fairly."""
+"""Gateways that claim no runs and workers that do: which node runs what, how soon, and how fairly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from narthex.ports.broker import Control
 from tests.app.runs.house import QUICK, House, agent, text_of
 
 on_sqlite = pytest.mark.parametrize("house", ["sqlite"], indirect=True)
-"""The fakes are neither fair nor know presence."""
+"""The fakes are not fair and have no presence."""
 SELDOM = msgspec.structs.replace(QUICK, poll_s=3_600)
 
 
@@ -27,10 +27,10 @@ async def who(run: RunInput) -> AsyncIterator[Event | str]:
 
 
 async def test_a_gateway_accepts_and_a_worker_runs(house: House) -> None:
-    """The run goes to the worker at once, by control message, and not at its next look."""
+    """The run goes to the worker at once, by control message, and not at its next poll."""
     gateway = await house.node(agent(who), name="n1", claims=False)
     worker = await house.node(agent(who), name="n2", limits=SELDOM)
-    if house.broker is house.fake_broker:  # its fake delivers no control messages by itself
+    if house.broker is house.fake_broker:  # its fake does not deliver control messages itself
         run = await house.say(gateway, await house.thread())
         assert house.fake_broker.controls == [Control("runs_available", {})]
         worker.control(house.fake_broker.controls[0])
@@ -44,7 +44,7 @@ async def test_a_gateway_accepts_and_a_worker_runs(house: House) -> None:
 
 
 async def test_a_lost_announcement_fails_nobody(fake_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run is stored by then: the worker finds it at its next look."""
+    """The run is stored by then: the worker finds it at its next poll."""
     house = fake_house
     gateway = await house.node(agent(who), claims=False)
 
@@ -59,7 +59,7 @@ async def test_a_lost_announcement_fails_nobody(fake_house: House, monkeypatch: 
 
 @on_sqlite
 async def test_a_worker_is_fair_between_tenants(house: House) -> None:
-    """Twenty runs of one tenant wait before two of another: with room for three, both are among the first four."""
+    """Twenty runs of one tenant wait before two of another: with three slots, both are among the first four."""
     gateway = await house.node(agent(who), name="n1", claims=False)
     crowd = [Identity(subject=f"u{n}", tenant="acme") for n in range(20)]
     few = [Identity(subject=f"v{n}", tenant="small") for n in range(2)]
@@ -83,7 +83,7 @@ async def test_a_worker_is_fair_between_tenants(house: House) -> None:
 
 @on_sqlite
 async def test_workers_are_seen_while_they_are_there(house: House) -> None:
-    """Health is degraded as long as nobody runs an agent that is asked for."""
+    """Health is degraded while no worker runs a requested agent."""
     check = workers_check(house.broker, ["bot"])
     with pytest.raises(Degraded, match="no worker runs bot"):
         await check()

@@ -1,4 +1,6 @@
-"""An agent that is not restartable runs once, whatever the log or the store forgot; a run that lost its log says so."""
+"""An agent that is not restartable runs once, whatever the log or the store forgot; a run that lost its log
+reports it.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ Items = AsyncIterator[Event | str]
 
 
 class Counted:
-    """An agent that counts how often it was at work; it talks, then waits for `go_on`."""
+    """An agent that counts its calls; it sends words, then waits for `go_on`."""
 
     def __init__(self) -> None:
         self.times = 0
@@ -51,13 +53,13 @@ async def at_work(house: House, work: Counted, *, restartable: bool = False) -> 
 
 
 async def next_owner(house: House, work: Counted, run: Run, *, restartable: bool = False) -> Run:
-    """What a node that starts now makes of the run."""
+    """The outcome on a node that starts now."""
     await house.node(agent(work.talk, restartable=restartable), name="n2")
     return await house.over(run)
 
 
 async def test_the_log_is_gone_and_the_owner_dead(fake_house: House) -> None:
-    """Its text was shown, its agent was at work: it ends `log_lost` and does not run again."""
+    """Its text was shown and its agent had started: it ends `log_lost` and does not run again."""
     work = Counted()
     run = await at_work(fake_house, work)
     fake_house.fake_broker.lose()
@@ -83,7 +85,7 @@ async def test_the_owner_that_ends_it_dies_too(fake_house: House) -> None:
 
 
 async def test_a_restartable_one_runs_again(fake_house: House) -> None:
-    """And says so; its digest is left out, since nobody has all of its events."""
+    """And reports it; its digest is left out, because no client has all of its events."""
     work = Counted()
     run = await at_work(fake_house, work, restartable=True)
     fake_house.fake_broker.lose()
@@ -94,7 +96,7 @@ async def test_a_restartable_one_runs_again(fake_house: House) -> None:
 
 
 async def test_half_of_the_log_is_gone(fake_house: House) -> None:
-    """Events that are missing before those that are there: `log_lost`, and no digest over the half."""
+    """Earlier events are missing: `log_lost`, and no digest over the rest."""
     work = Counted()
     run = await at_work(fake_house, work)
     (channel,) = fake_house.fake_broker.logs
@@ -104,7 +106,7 @@ async def test_half_of_the_log_is_gone(fake_house: House) -> None:
 
 
 async def test_a_restartable_one_runs_again_behind_half_of_its_log(fake_house: House) -> None:
-    """Its RUN_STARTED is gone, later events are not: the new owner restarts it, and claims no digest."""
+    """Its RUN_STARTED is gone, later events are not: the new owner restarts it, without a digest."""
     work = Counted()
     run = await at_work(fake_house, work, restartable=True)
     (channel,) = fake_house.fake_broker.logs
@@ -118,7 +120,7 @@ async def test_a_restartable_one_runs_again_behind_half_of_its_log(fake_house: H
 
 @pytest.mark.parametrize("state", ["queued", "running"])
 async def test_store_and_log_were_restored_by_the_book(fake_house: House, state: str) -> None:
-    """An older copy of the store, in which the run had not begun or hardly, and no log at all."""
+    """An older copy of the store, in which the run had not or hardly begun, and no log at all."""
     work = Counted()
     run = await at_work(fake_house, work)
     fake_house.fake_broker.lose()
@@ -132,7 +134,7 @@ async def test_store_and_log_were_restored_by_the_book(fake_house: House, state:
 
 
 async def test_the_store_went_back_to_before_the_run_began(house: House) -> None:
-    """The log has the whole run: its row is completed, nothing is published and no agent works again."""
+    """The log has the whole run: its row is completed, nothing is published and no agent runs again."""
     work = Counted()
     work.go_on.set()
 
@@ -156,7 +158,7 @@ async def test_the_store_went_back_to_before_the_run_began(house: House) -> None
 
 
 async def test_the_store_went_back_while_the_run_went_on(fake_house: House) -> None:
-    """A second node claims what is queued again: it reads that the agent was at work, and ends the run."""
+    """A second node claims the run that is queued again: it reads that the agent had started, and ends the run."""
     work = Counted()
     run = await at_work(fake_house, work)
     rows = fake_house.fake_store.fake_runs.rows
@@ -170,7 +172,7 @@ async def test_the_store_went_back_while_the_run_went_on(fake_house: House) -> N
 
 
 async def test_a_queued_run_outlives_a_trim(fake_house: House) -> None:
-    """What was said before it went from the log while it waited: that is no loss, it begins."""
+    """Earlier messages were trimmed while it waited: that is not a loss, it begins."""
     work = Counted()
     work.go_on.set()
 
@@ -188,7 +190,7 @@ async def test_a_queued_run_outlives_a_trim(fake_house: House) -> None:
 
 
 async def test_the_log_is_lost_while_the_owner_lives(fake_house: House) -> None:
-    """Half of the run is in no log any more: it ends as it would have, and claims no digest."""
+    """No log has half of the run any more: it ends as it would have, without a digest."""
     work = Counted()
 
     node = await fake_house.node(agent(work.talk))
@@ -203,7 +205,7 @@ async def test_the_log_is_lost_while_the_owner_lives(fake_house: House) -> None:
 
 
 async def test_the_log_is_lost_before_the_terminal_event(fake_house: House) -> None:
-    """Everything but the end was published: the end finds another log, before and after a failed publish."""
+    """Everything but the end was published: the end meets another log, before and after a failed publish."""
 
     async def brief(run: RunInput) -> Items:
         yield "all of it"
@@ -223,7 +225,7 @@ async def test_the_log_is_lost_before_the_terminal_event(fake_house: House) -> N
 
 
 class LostAtTheEnd(FakeBroker):
-    """Loses every log while the terminal event is on its way, `times` times, also where it keeps the epoch's events."""
+    """Loses every log while the terminal event is in flight, `times` times, also where it keeps the epoch's events."""
 
     def __init__(self, times: int) -> None:
         super().__init__()
@@ -246,7 +248,7 @@ class LostAtTheEnd(FakeBroker):
 
 @pytest.mark.parametrize("times", [1, 3])
 async def test_the_log_is_lost_while_the_terminal_event_is_on_its_way(times: int) -> None:
-    """No look at the log can come late enough: the append itself is refused, and the event claims no digest."""
+    """No check of the log can be late enough: the append itself is refused, and the event has no digest."""
     house = House(broker=LostAtTheEnd(times))
 
     async def brief(run: RunInput) -> Items:
@@ -285,7 +287,7 @@ class Crowded(FakeBroker):
 
 
 async def test_a_crowded_thread_does_not_hold_up_a_run() -> None:
-    """Others are always faster: after a few tries the epoch alone is named, and the run ends with its digest."""
+    """Others are always faster: after a few attempts only the epoch is named, and the run ends with its digest."""
     broker = Crowded()
     house = House(broker=broker)
 
@@ -300,7 +302,7 @@ async def test_a_crowded_thread_does_not_hold_up_a_run() -> None:
 
 
 async def test_a_message_amid_a_run_is_read_once(house: House) -> None:
-    """A person writes while an agent works: the run goes on behind the message, with its digest."""
+    """A user writes while an agent works: the run continues behind the message, with its digest."""
     work = Counted()
     node = await house.node(agent(work.talk))
     run = await house.say(node, await house.thread())
@@ -314,7 +316,7 @@ async def test_a_message_amid_a_run_is_read_once(house: House) -> None:
 
 
 async def test_a_lost_acknowledgement_of_the_end_keeps_its_digest(fake_house: House) -> None:
-    """The first try is in the log with its digest; the repeat is told so, and the row says the same."""
+    """The first attempt is in the log with its digest; the repeat learns that, and the row agrees."""
     go_on = asyncio.Event()
 
     async def brief(run: RunInput) -> Items:
@@ -344,7 +346,7 @@ async def _forget(house: House, run: Run) -> None:
 
 
 async def test_positions_before_an_unknown_log(fake_house: House) -> None:
-    """A run that a version before started names no epoch: its offset alone decides, and it begins."""
+    """A run that a version before started names no epoch: only its offset decides, and it begins."""
     work = Counted()
     work.go_on.set()
 

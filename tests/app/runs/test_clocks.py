@@ -1,4 +1,4 @@
-"""Clocks on the wall that are wrong, step or stand still: no run is lost, none is taken from a healthy owner."""
+"""Wall clocks that are wrong, step or stand still: no run is lost, none is taken from a healthy owner."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ DAY_S = 86_400.0
 STEPS = (1.0, -1.0, 6.0, -6.0, 120.0, -120.0, 3_600.0, -3_600.0, DAY_S, -DAY_S)
 HELD = (
     QUICK.lease_s * 3
-)  # real seconds that a run goes on after a step: every lease would have been judged by then
+)  # real seconds that a run continues after a step: every lease would have been decided by then
 
 
 class WallClock:
-    """A wall clock that somebody sets."""
+    """A wall clock that a test sets."""
 
     def __init__(self, ahead_s: float = 0.0) -> None:
         self.ahead_s = ahead_s
 
     def __call__(self) -> float:
-        """Seconds since the epoch, as this clock has it."""
+        """Seconds since the epoch on this clock."""
         return time.time() + self.ahead_s
 
 
 async def patient(run: RunInput) -> Items:
-    """Talks until it is steered."""
+    """Sends text until it is steered."""
     yield "before "
     talking = asyncio.ensure_future(anext(run.steer))
     while not talking.done():
@@ -47,7 +47,7 @@ async def patient(run: RunInput) -> Items:
 
 async def test_no_clock_ends_or_takes_a_run(house: House) -> None:
     """A node for every skew, each with a run and with a question that another node's user answers; then every clock
-    steps the other way. All runs go on where they began, and every answer reaches its agent.
+    steps the other way. All runs continue where they began, and every answer reaches its agent.
     """
 
     async def asks(run: RunInput) -> Items:
@@ -91,7 +91,7 @@ async def test_no_clock_ends_or_takes_a_run(house: House) -> None:
 
 
 async def test_a_dead_owners_reservation_is_lifted(house: House) -> None:
-    """The node with the waiting coroutine is gone: the answer's run ends, and does not wait for any clock."""
+    """The node with the waiting coroutine is gone: the answer's run ends without waiting for any clock."""
 
     async def asks(run: RunInput) -> Items:
         yield f"answered {await run.ask({'type': 'object'}, 'May I?')}"
@@ -112,15 +112,15 @@ async def test_a_dead_owners_reservation_is_lifted(house: House) -> None:
 
 
 async def test_a_suspension_shows_in_the_wall_clock() -> None:
-    """A monotonic clock that stood still says nothing: until the next renewal nothing is published."""
+    """A monotonic clock that stood still shows nothing: until the next renewal nothing is published."""
     clock = WallClock()
     loop = asyncio.get_running_loop()
     lease = Lease(loop.time() + 60, clock)
     asked = lease.wall_ahead_s()
     await lease.hold()
-    clock.ahead_s += JUMP_S * 2  # the machine slept: the wall went on, the loop's clock did not
+    clock.ahead_s += JUMP_S * 2  # the machine slept: the wall clock advanced, the loop's clock did not
     holding = asyncio.ensure_future(lease.hold())
-    lease.extend(loop.time() + 60, asked)  # the answer to what was asked before the suspension proves nothing
+    lease.extend(loop.time() + 60, asked)  # the answer to a request from before the suspension proves nothing
     await asyncio.sleep(0)
     assert not holding.done()
     lease.extend(loop.time() + 60, lease.wall_ahead_s())
@@ -142,7 +142,7 @@ def seen(run_id: str = "r", *, beat: int = 1, owner: str = "n1", lease_until: fl
 
 
 def test_a_lease_lapses_after_it_was_seen_unchanged() -> None:
-    """For the whole time; any change begins it anew, one of the moment alone too."""
+    """For the whole time; any change starts it again, also a change of the time only."""
     observed = ObservedLeases(8.0, 2.0)
     lapsed = [observed.lapsed([seen()], float(at), float(at), set()) for at in range(9)]
     assert [bool(found) for found in lapsed] == [False] * 8 + [True]
@@ -155,7 +155,9 @@ def test_a_lease_lapses_after_it_was_seen_unchanged() -> None:
 
 
 def test_time_without_looking_does_not_count() -> None:
-    """After an hour of suspension one look counts as two seconds; reading that took long does not count at all."""
+    """After an hour of suspension one observation counts as two seconds; a read that took long does not count at
+    all.
+    """
     observed = ObservedLeases(8.0, 2.0)
     observed.lapsed([seen()], 0.0, 0.0, set())
     assert observed.lapsed([seen()], 3_600.0, 3_607.0, set()) == []  # 2 s
@@ -166,7 +168,7 @@ def test_time_without_looking_does_not_count() -> None:
 
 
 def test_what_is_ours_or_nobodys() -> None:
-    """A node never judges what it holds; what has no owner waits for nobody; what is gone is forgotten."""
+    """A node never decides over its own leases; a run without an owner waits for none; a deleted one is forgotten."""
     observed = ObservedLeases(1.0, 9.0)
     free = seen("free", owner="")
     assert observed.lapsed([seen("ours"), seen("other"), free], 0.0, 0.0, {"ours"}) == [free]
@@ -176,12 +178,12 @@ def test_what_is_ours_or_nobodys() -> None:
 
 
 async def test_a_paused_observer_takes_nothing(fake_house: House) -> None:
-    """A node that stood still for longer than a lease finds the others' runs alive, because it looks again first."""
+    """A node that stood still for longer than a lease finds the others' runs alive, because it observes again first."""
     owner = await fake_house.node(agent(patient), name="n1")
     run = await fake_house.say(owner, await fake_house.thread())
     await fake_house.until(run, lambda events: len(events) > 4)
     watcher = await fake_house.node(agent(patient), name="n2")
-    await asyncio.sleep(QUICK.poll_s * 2)  # the watcher has looked
+    await asyncio.sleep(QUICK.poll_s * 2)  # the watcher has observed
     watcher._loops._tasks[2].cancel()
     now = asyncio.get_running_loop().time()
     observed = watcher._loops._observed

@@ -1,4 +1,4 @@
-"""Runs that are cancelled in the queue: each gets its terminal event, whatever was away or died at that moment."""
+"""Runs that are cancelled in the queue: each gets its terminal event, whatever was down or died at that time."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ async def waits(run: RunInput) -> AsyncIterator[Event | str]:
 
 
 async def queued(house: House) -> Run:
-    """A run that waits, on a node that runs no agents itself."""
+    """A queued run, on a node that runs no agents itself."""
     gateway = await house.node(agent(waits), name="gateway", claims=False)
     return await house.say(gateway, await house.thread())
 
 
 async def closed(house: House, run: Run) -> list[dict[str, Any]]:
-    """Wait until its end is confirmed; its events."""
+    """Wait until its end is confirmed; returns its events."""
     async with asyncio.timeout(within(10)):
         while await house.store.runs.unclosed(9):  # noqa: ASYNC110 - a row of the store, which has no event
             await asyncio.sleep(0.005)
@@ -69,7 +69,7 @@ async def test_the_broker_is_away(fake_house: House, monkeypatch: pytest.MonkeyP
 async def test_one_that_cannot_be_closed_is_in_no_others_way(
     fake_house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A log that holds something unreadable for one run: the runs behind it get their ends."""
+    """One run's log has something unreadable: the runs behind it get their ends."""
     monkeypatch.setattr(requests, "CLOSE_S", 0.05)
     run = await queued(fake_house)
     fake_house.fake_broker.fail_publishes = 1_000_000
@@ -107,7 +107,7 @@ async def test_the_broker_cannot_even_be_asked(fake_house: House, monkeypatch: p
 
 @pytest.mark.parametrize("published", [0, 1, 2])
 async def test_the_node_dies_between_the_steps(house: House, published: int) -> None:
-    """After the store, after the first event, or after the second and before that is noted."""
+    """After the store, after the first event, or after the second and before that is recorded."""
     run = await queued(house)
     if published == 2:
         await house.engines[0].requests.cancel(ALICE, run.run_id)
@@ -124,7 +124,7 @@ async def test_the_node_dies_between_the_steps(house: House, published: int) -> 
 
 
 async def test_many_nodes_close_at_once(house: House) -> None:
-    """Each of six runs has one end, though four workers and the one that cancels see to it."""
+    """Each of six runs has one end, though four workers and the cancelling node close it."""
     gateway = await house.node(agent(waits), name="gateway", claims=False)
     thread = await house.thread()
     runs = [await house.say(gateway, thread) for _ in range(6)]
@@ -137,7 +137,7 @@ async def test_many_nodes_close_at_once(house: House) -> None:
 
 
 async def test_a_deleted_threads_log_does_not_come_back(house: House) -> None:
-    """The thread went between the cancel and its end: nothing of it is published for good."""
+    """The thread was deleted between the cancel and its end: no part of it stays published."""
     run = await queued(house)
     await house.store.runs.request_cancel("acme", run.run_id, "alice", 0.0)
     listed = await house.store.runs.unclosed(9)
@@ -153,7 +153,7 @@ async def test_a_deleted_threads_log_does_not_come_back(house: House) -> None:
 
 
 async def test_a_run_that_the_store_forgot_takes_no_log_with_it(fake_house: House) -> None:
-    """The store went back to before the cancelled run; its thread is there, and so is all that the log holds."""
+    """The store went back to before the cancelled run; its thread is present, and so is the whole log."""
     run = await queued(fake_house)
     await fake_house.store.runs.request_cancel("acme", run.run_id, "alice", 0.0)
     listed = await fake_house.store.runs.unclosed(9)
@@ -165,7 +165,7 @@ async def test_a_run_that_the_store_forgot_takes_no_log_with_it(fake_house: Hous
 
 
 async def _unclose(house: House, run: Run) -> None:
-    """The process died before it noted that the end is in the log."""
+    """The process died before it recorded that the end is in the log."""
     if house.store is house.fake_store:
         house.fake_store.fake_runs.unclosed_ids.add(run.run_id)
         return
@@ -178,7 +178,7 @@ async def _unclose(house: House, run: Run) -> None:
 
 
 async def test_a_run_that_had_ended_before_the_store_went_back(fake_house: House) -> None:
-    """It is queued again, and cancelled: its row says what its log has said all along, and nothing is published."""
+    """It is queued again, and cancelled: its row gets the end that its log has, and nothing is published."""
 
     async def brief(run: RunInput) -> AsyncIterator[Event | str]:
         yield "done"
@@ -199,7 +199,7 @@ async def test_a_run_that_had_ended_before_the_store_went_back(fake_house: House
 async def test_who_reads_the_run_meanwhile_gets_its_end(
     fake_house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No node has closed it: `run.get` does so first. Where the log takes nothing, it says so and shows no part."""
+    """No node has closed it: `run.get` does so first. If the log rejects it, it reports that and shows no part."""
     monkeypatch.setattr(requests, "CLOSE_S", 0.05)
     run = await queued(fake_house)  # its node runs no agents and no loop
     node = fake_house.engines[0]
@@ -217,7 +217,7 @@ async def test_who_reads_the_run_meanwhile_gets_its_end(
 
 
 class Withheld:
-    """A gateway, and a run that was cancelled in its queue and whose end its log does not take yet."""
+    """A gateway, and a run that was cancelled in its queue and whose end its log does not accept yet."""
 
     def __init__(self, running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
         assert running.gateway.parts is not None
@@ -236,7 +236,7 @@ class Withheld:
         monkeypatch.setattr(services.broker, "publish", refusing)
 
     async def cancelled(self, gateway: Gateway) -> str:
-        """Cancel a queued run; its id."""
+        """Cancel a queued run; returns its id."""
         busy = await gateway.start_run("busy")
         run = await gateway.start_run("next", thread_id=busy.thread_id)
         assert run.queued
@@ -245,7 +245,7 @@ class Withheld:
         return run.run_id
 
     def release(self) -> None:
-        """From now on the log takes it."""
+        """From now on the log accepts it."""
         self._refused.clear()
 
 
@@ -259,7 +259,7 @@ async def withheld(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
 async def test_a_program_that_follows_the_run_gets_its_end(
     withheld: Withheld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`follow_run` before any loop came round: the run's two events and their proof, not RunIncomplete."""
+    """`follow_run` before any loop ran: the run's two events and their proof, not RunIncomplete."""
 
     async def later(*_: object) -> None:
         await asyncio.sleep(0)

@@ -28,7 +28,7 @@ YES_NO = {"type": "object", "properties": {"approved": {"type": "boolean"}}, "re
 
 
 async def chatter(run: RunInput) -> Items:
-    """Talks until it is stopped, in the middle of a step and a tool call."""
+    """Sends text until it is stopped, in the middle of a step and a tool call."""
     yield ev.step_started("talk")
     yield ev.tool_call_start("c", "talk")
     for n in range(100_000):
@@ -37,7 +37,7 @@ async def chatter(run: RunInput) -> Items:
 
 
 async def asker(run: RunInput) -> Items:
-    """Asks, and goes on with the answer in the next run."""
+    """Asks, and continues with the answer in the next run."""
     first = run.run_id
     yield "May I?"
     answer = await run.ask(YES_NO, "Delete everything?")
@@ -47,7 +47,7 @@ async def asker(run: RunInput) -> Items:
 
 @pytest.mark.alone
 async def test_cancel_is_acknowledged_at_once_and_stops_the_agent(house: House) -> None:
-    """The answer comes in well under 100 ms, everything open is closed, nothing follows the end."""
+    """The answer takes well under 100 ms, everything open is closed, nothing follows the end."""
     stopped = asyncio.Event()
 
     async def careful(run: RunInput) -> Items:
@@ -81,7 +81,7 @@ async def test_cancel_is_acknowledged_at_once_and_stops_the_agent(house: House) 
 
 
 async def test_an_agent_that_ignores_its_cancellation_is_left_behind(house: House) -> None:
-    """The run ends within the grace; what the agent yields afterwards reaches nobody."""
+    """The run ends within the grace period; later output of the agent is dropped."""
     go = asyncio.Event()
 
     async def stubborn(run: RunInput) -> Items:
@@ -130,7 +130,7 @@ async def test_a_queued_run_is_cancelled_before_it_begins(house: House) -> None:
 async def test_a_queued_runs_cancel_is_told_and_reads_no_more_than_it_must(
     fake_house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every device is notified of its end; its row has all of it, so that looking at it does not read the log."""
+    """Every device is notified of its end; its row is complete, so that reading the run does not read the log."""
     engine = await fake_house.node(agent(chatter))
     thread = await fake_house.thread()
     first = await fake_house.say(engine, thread)
@@ -153,7 +153,7 @@ async def test_a_queued_runs_cancel_is_told_and_reads_no_more_than_it_must(
 
 
 async def test_cancel_reaches_the_owner_on_another_node(fake_house: House) -> None:
-    """By control message, and if that is lost, by the owner's own look into the store."""
+    """By control message, and if that is lost, by the owner's own poll of the store."""
     owner = await fake_house.node(agent(chatter), name="n1")
     other = await fake_house.node(name="n2", limits=msgspec.structs.replace(QUICK, poll_s=60, renew_s=60))
     for lost in (False, True):
@@ -171,7 +171,7 @@ async def test_cancel_reaches_the_owner_on_another_node(fake_house: House) -> No
 async def test_what_is_asked_of_a_run_whose_end_was_seen_is_answered_by_that_end(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the last event and the store's row: steering is 409, cancel says how it ended."""
+    """Between the last event and the store's row: steering is 409, cancel returns how it ended."""
     finish, may_write = house.store.runs.finish, asyncio.Event()
 
     async def slowly(*words: Any, **more: Any) -> Any:
@@ -195,7 +195,7 @@ async def test_what_is_asked_of_a_run_whose_end_was_seen_is_answered_by_that_end
 
 
 async def test_every_member_of_an_end_is_shown_at_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the last event and the store's row `run.get` answers what it answers afterwards, on every node."""
+    """Between the last event and the store's row `run.get` answers as it does afterwards, on every node."""
     finish, may_write = house.store.runs.finish, asyncio.Event()
 
     async def slowly(*words: Any, **more: Any) -> Any:
@@ -223,7 +223,7 @@ async def test_every_member_of_an_end_is_shown_at_once(house: House, monkeypatch
 
 
 async def test_steering_is_seen_by_all_and_heard_by_the_agent(house: House) -> None:
-    """What was said stands in the run's log before the agent hears it."""
+    """The run's log has the message before the agent gets it."""
 
     async def listener(run: RunInput) -> Items:
         yield "ready. "
@@ -250,7 +250,7 @@ async def test_steering_is_seen_by_all_and_heard_by_the_agent(house: House) -> N
 
 
 async def test_a_control_message_cancels_before_the_store_is_looked_at(house: House) -> None:
-    """Another node's cancel is heard at once; the look at the store is for messages that were lost."""
+    """Another node's cancel takes effect at once; the poll of the store is for lost messages."""
     engine = await house.node(agent(chatter))
     run = await house.say(engine, await house.thread())
     await house.until(run, lambda events: len(events) > 3)
@@ -261,7 +261,7 @@ async def test_a_control_message_cancels_before_the_store_is_looked_at(house: Ho
 
 
 async def test_an_agent_whose_question_expired_has_no_run_to_ask_in(house: House) -> None:
-    """It is told so at its next question, while it cleans up."""
+    """It gets an error at its next question, while it cleans up."""
     told: asyncio.Queue[str] = asyncio.Queue()
 
     async def insistent(run: RunInput) -> Items:
@@ -269,7 +269,7 @@ async def test_an_agent_whose_question_expired_has_no_run_to_ask_in(house: House
         for text in ("Delete everything?", "Are you there?"):
             try:
                 await run.ask(YES_NO, text)
-            except Exception as fault:  # whatever it is told
+            except Exception as fault:  # whatever it is sent
                 told.put_nowait(str(fault))
 
     engine = await house.node(agent(insistent), limits=msgspec.structs.replace(QUICK, answer_s=0.05))
@@ -280,7 +280,7 @@ async def test_an_agent_whose_question_expired_has_no_run_to_ask_in(house: House
 
 
 async def test_an_agent_that_does_not_listen_fills_its_queue(house: House) -> None:
-    """Steering is bounded."""
+    """The number of unread steering messages is limited."""
     engine = await house.node(agent(chatter))
     run = await house.say(engine, await house.thread())
     await house.until(run, lambda events: len(events) > 3)
@@ -295,7 +295,7 @@ async def test_an_agent_that_does_not_listen_fills_its_queue(house: House) -> No
 
 
 async def asked(house: House, engine: Any, thread: str) -> tuple[Any, dict[str, Any]]:
-    """A run that asked, and its interrupt."""
+    """A run with a question, and its interrupt."""
     run = await house.say(engine, thread)
     row, events = await house.ended(run)
     assert row.state == "interrupted"
@@ -317,7 +317,7 @@ async def asked(house: House, engine: Any, thread: str) -> tuple[Any, dict[str, 
 async def test_who_may_answer_is_the_questions_own(
     house: House, answerable_by: str, allowed: set[str]
 ) -> None:
-    """By default the person who began the run and the thread's owner; a member who reads along approves nothing."""
+    """By default the user who began the run and the thread's owner; other members approve nothing."""
 
     async def asks(run: RunInput) -> Items:
         await run.ask(YES_NO, "Really?", answerable_by=answerable_by)
@@ -344,7 +344,7 @@ async def test_who_may_answer_is_the_questions_own(
 
 
 async def test_a_question_for_nobody_that_can_be_told_is_refused_when_it_is_asked(house: House) -> None:
-    """A slip in `answerable_by` must not become a question that anybody or nobody may answer."""
+    """A slip in `answerable_by` must not become a question that any member or no member may answer."""
 
     async def asks(run: RunInput) -> Items:
         yield "."
@@ -356,7 +356,7 @@ async def test_a_question_for_nobody_that_can_be_told_is_refused_when_it_is_aske
 
 
 async def test_ask_ends_the_run_and_the_answer_opens_another(house: House) -> None:
-    """The same coroutine goes on, in a run with parentRunId; it is answered once."""
+    """The same coroutine continues, in a run with parentRunId; it is answered once."""
     engine = await house.node(agent(asker))
     thread = await house.thread()
     run, interrupt = await asked(house, engine, thread)
@@ -403,7 +403,7 @@ async def test_an_answer_given_at_another_node_goes_to_the_one_with_the_coroutin
 
 
 async def test_an_answer_whose_coroutine_is_gone_ends_in_owner_lost(house: House) -> None:
-    """The node died between question and answer: the new run says so, once the reservation ended."""
+    """The node died between question and answer: the new run reports it, once the reservation ended."""
     owner = await house.node(agent(asker), name="n1")
     run, interrupt = await asked(house, owner, await house.thread())
     await owner.close()
@@ -417,7 +417,7 @@ async def test_an_answer_whose_coroutine_is_gone_ends_in_owner_lost(house: House
 
 
 async def test_a_restartable_agent_asks_again_when_its_coroutine_is_gone(house: House) -> None:
-    """The new run begins from the start, and says so."""
+    """The new run begins from the start, and reports that."""
     owner = await house.node(agent(asker, restartable=True), name="n1")
     run, interrupt = await asked(house, owner, await house.thread())
     await owner.close()
@@ -456,7 +456,7 @@ async def test_nobody_answers(house: House) -> None:
 async def test_nobody_answers_while_the_store_is_away(
     fake_house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether an answer came is asked again, and the agent that waits is not kept for ever."""
+    """Whether an answer came is checked again, and the waiting agent is not kept for ever."""
     engine = await fake_house.node(agent(asker), limits=msgspec.structs.replace(QUICK, answer_s=0.1))
     looks = 0
     look = fake_house.fake_store.fake_runs.interrupt
@@ -474,7 +474,7 @@ async def test_nobody_answers_while_the_store_is_away(
 
 
 async def test_an_agent_that_waits_no_longer_is_not_kept(house: House) -> None:
-    """Its own time-out is over before the question's: there is no run that it could go on in."""
+    """Its own time-out is over before the question's: no run is left for it to continue in."""
 
     async def hasty(run: RunInput) -> Items:
         yield "?"
@@ -544,7 +544,7 @@ async def open_then_ask(run: RunInput) -> Items:
 
 
 async def ask_a_book(run: RunInput) -> Items:
-    """Asks with more words than an event may hold."""
+    """Asks with a text longer than an event may be."""
     yield "x"
     await run.ask(YES_NO, "?" * 300_000)
 
@@ -565,7 +565,7 @@ async def ask_nonsense(run: RunInput) -> Items:
     ids=["open", "schema", "size"],
 )
 async def test_a_bad_question_fails_the_run(house: House, function: Any, words: str) -> None:
-    """With a sentence that says what was wrong."""
+    """With a sentence that names the fault."""
     engine = await house.node(agent(function))
     row, events = await house.ended(await house.say(engine, await house.thread()))
     assert row.state == "failed"
@@ -573,7 +573,7 @@ async def test_a_bad_question_fails_the_run(house: House, function: Any, words: 
 
 
 async def test_too_many_questions_fail(house: House) -> None:
-    """Coroutines that wait are bounded per node."""
+    """The number of waiting coroutines per node is limited."""
     engine = await house.node(agent(asker), limits=msgspec.structs.replace(QUICK, max_waiting=1))
     await asked(house, engine, await house.thread())
     row, events = await house.ended(await house.say(engine, await house.thread()))
@@ -582,7 +582,7 @@ async def test_too_many_questions_fail(house: House) -> None:
 
 
 async def test_an_answer_that_no_digest_can_hold_is_refused(house: House) -> None:
-    """A number beyond all doubles: once in the log, the run could never be ended, by nobody."""
+    """A number outside the range of a double: with it in the log the run could never be ended."""
 
     async def counts(run: RunInput) -> Items:
         yield "How many?"

@@ -1,4 +1,4 @@
-"""The life of a run: from start to its one terminal event, and every way it can go wrong."""
+"""A run from start to its one terminal event, and every way it can fail."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_the_same_client_message_id_gives_the_same_run(house: House) -> No
 
 
 async def test_a_busy_thread_queues_in_order(house: House) -> None:
-    """Three runs in one thread run one after the other, and the queue's place is told."""
+    """Three runs in one thread run one after the other, and queue positions are announced."""
     gate = asyncio.Event()
 
     async def slow(run: RunInput) -> Items:
@@ -85,7 +85,7 @@ async def test_a_busy_thread_queues_in_order(house: House) -> None:
 
 
 async def test_a_queued_run_sees_the_answer_before_it(house: House) -> None:
-    """The conversation of the second run has the first one's answer, and not the third's question."""
+    """The conversation of the second run has the first one's answer, but not the third's question."""
     seen: list[list[str]] = []
     gate = asyncio.Event()
 
@@ -124,7 +124,7 @@ async def raises(run: RunInput) -> Items:
 
 
 async def speaks_and_fails(run: RunInput) -> Items:
-    """Fails with words for people."""
+    """Fails with a message for users."""
     yield "x"
     raise AgentError("The weather service is closed.", "weather_closed")
 
@@ -136,7 +136,7 @@ async def silent(run: RunInput) -> Items:
 
 
 async def only_empty(run: RunInput) -> Items:
-    """Yields nothing that counts."""
+    """Yields only empty text."""
     yield ""
 
 
@@ -158,12 +158,12 @@ async def presumptuous(run: RunInput) -> Items:
 
 
 async def shapeless(run: RunInput) -> Items:
-    """Yields what is no event."""
+    """Yields a value that is not an event."""
     yield {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m"}
 
 
 async def inexact(run: RunInput) -> Items:
-    """Yields what JSON cannot say."""
+    """Yields a value that JSON cannot represent."""
     yield ev.custom("x", float("nan"))
 
 
@@ -178,7 +178,7 @@ async def huge(run: RunInput) -> Items:
 
 
 async def wordy(run: RunInput) -> Items:
-    """Fails with a megabyte of words, half a surrogate pair and a code that is none."""
+    """Fails with a megabyte of text, half a surrogate pair and an invalid code."""
     yield "x"
     raise AgentError("\ud800" + "y" * 1_000_000, "Not A Code\n")
 
@@ -190,7 +190,7 @@ async def endless(run: RunInput) -> Items:
 
 
 async def hangs(run: RunInput) -> Items:
-    """Says something and waits for ever."""
+    """Sends text and waits for ever."""
     yield "wait"
     await asyncio.Event().wait()
 
@@ -234,7 +234,7 @@ def no_generator(run: RunInput) -> Items:
 async def test_a_bad_agent_ends_in_an_error_that_says_what_it_did(
     house: House, function: object, code: str, words: str
 ) -> None:
-    """One RUN_ERROR with code and sentence, everything closed before it, the digest right."""
+    """One RUN_ERROR with code and sentence, everything closed before it, the right digest."""
     limits = msgspec.structs.replace(QUICK, run_deadline_s=0.3 if function is hangs else 5)
     engine = await house.node(agent(function), limits=limits)  # type: ignore[arg-type]  # one is no generator
     row, events = await house.ended(await house.say(engine, await house.thread()))
@@ -253,7 +253,7 @@ async def test_an_exceptions_words_stay_inside_by_default(house: House) -> None:
 
 
 async def test_a_flood_does_not_stall_the_others(house: House) -> None:
-    """While one agent yields without ever waiting, another run is done in time."""
+    """While one agent yields without ever waiting, another run finishes in time."""
     engine = await house.node(agent(endless, "flood"), agent(hello, "nice"))
     flood = await house.say(engine, await house.thread(), "@flood go")
     await house.until(flood, lambda events: len(events) > 2)
@@ -265,7 +265,7 @@ async def test_a_flood_does_not_stall_the_others(house: House) -> None:
 
 
 async def test_chunks_short_ids_and_whole_agui_streams(house: House) -> None:
-    """Chunks are expanded, ids that repeat from run to run are made the thread's own."""
+    """Chunks are expanded; ids that repeat from run to run are made unique in the thread."""
 
     async def chunky(run: RunInput) -> Items:
         yield {"type": "REASONING_MESSAGE_CHUNK", "messageId": "q", "delta": "hm"}
@@ -289,7 +289,7 @@ async def test_chunks_short_ids_and_whole_agui_streams(house: House) -> None:
 
 
 async def test_ids_fit_an_index(house: House) -> None:
-    """A kilobyte of an id is its hash, the same wherever it is named; so the messages can be kept by every store."""
+    """An id of a kilobyte becomes its hash, the same everywhere; so every store can keep the messages."""
 
     async def caller(run: RunInput) -> Items:
         yield ev.tool_call_start("c" * 5_000, "look")
@@ -310,7 +310,7 @@ async def test_ids_fit_an_index(house: House) -> None:
 
 
 async def test_long_and_broken_text_is_published_whole(house: House) -> None:
-    """A delta beyond the bound is cut, a surrogate pair cut apart by the source is put together."""
+    """A delta beyond the limit is split, a surrogate pair split by the source is joined."""
 
     async def talker(run: RunInput) -> Items:
         yield "é" * 40_000
@@ -328,7 +328,7 @@ async def test_long_and_broken_text_is_published_whole(house: House) -> None:
 
 
 async def test_deltas_are_joined_and_one_publish_is_in_flight(fake_house: House) -> None:
-    """A slow log gets few, longer deltas, never two publishes of a run at once, and the same text."""
+    """A slow log gets fewer, longer deltas, never two publishes of a run at once, and the same text."""
     fake_house.fake_broker.delay_s = 0.02
 
     async def fast(run: RunInput) -> Items:
@@ -345,7 +345,7 @@ async def test_deltas_are_joined_and_one_publish_is_in_flight(fake_house: House)
 
 
 async def test_a_silent_agent_is_said_to_work(house: House) -> None:
-    """A long tool shows a sign of life that is true: the coroutine is still there."""
+    """A long tool call produces a true sign of life: the coroutine still runs."""
     go = asyncio.Event()
 
     async def slow(run: RunInput) -> Items:
@@ -365,7 +365,7 @@ async def test_a_silent_agent_is_said_to_work(house: House) -> None:
 
 
 async def test_runs_in_foreign_threads_are_absent(house: House) -> None:
-    """Another user of the tenant, and another tenant, get the same answer as for an id that is not there."""
+    """Another user of the tenant, and another tenant, get the same answer as for an unknown id."""
     engine = await house.node(agent(hello))
     run = await house.say(engine, await house.thread())
     await house.ended(run)
@@ -417,7 +417,7 @@ async def test_the_queue_of_a_thread_is_bounded(house: House) -> None:
 
 
 async def test_a_node_that_is_busy_beside_its_runs_forgets_none(fake_house: House) -> None:
-    """There is no room for one more task: the run that was claimed begins once there is."""
+    """No further task is allowed: the claimed run begins once one is."""
     engine = await fake_house.node(agent(hello), limits=msgspec.structs.replace(QUICK, max_running=2))
     local_runs, gate = engine._local_runs, asyncio.Event()
 
@@ -434,7 +434,7 @@ async def test_a_node_that_is_busy_beside_its_runs_forgets_none(fake_house: Hous
 
 
 async def test_an_agent_that_cannot_be_closed_keeps_no_other_open(fake_house: House) -> None:
-    """Each gives back what it holds when the node stops."""
+    """Each releases its resources when the node stops."""
     closed: list[str] = []
 
     async def fails() -> None:
@@ -452,7 +452,7 @@ async def test_an_agent_that_cannot_be_closed_keeps_no_other_open(fake_house: Ho
 
 
 async def test_a_broker_that_stutters_costs_nothing(fake_house: House) -> None:
-    """Publishes that fail, and acknowledgements that get lost, are repeated with their key: none twice."""
+    """Publishes that fail, and acknowledgements that get lost, are repeated with their key: none is duplicated."""
 
     async def words(run: RunInput) -> Items:
         for n in range(30):

@@ -1,4 +1,4 @@
-"""`kill -9` of a real process at random points: nothing that was acknowledged is gone, every run ends once."""
+"""`kill -9` of a real process at random points: no acknowledged event is lost, every run ends once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 
 
 async def killed(directory: Path, number: int, alive_s: float) -> list[tuple[str, int]]:
-    """Start the process, let it live for so long, kill it; what it was told is durable."""
+    """Start the process, kill it after this time; its acknowledged events are durable."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -38,7 +38,7 @@ async def killed(directory: Path, number: int, alive_s: float) -> list[tuple[str
             while (await process.stdout.readline()) != b"ready\n":
                 pass
         reading = asyncio.get_running_loop().create_task(process.stdout.read())
-        await asyncio.sleep(alive_s)  # the point of the kill, not a wait for anything
+        await asyncio.sleep(alive_s)  # the point of the kill, not a wait for an event
     finally:
         process.send_signal(signal.SIGKILL)
         await process.wait()
@@ -48,7 +48,7 @@ async def killed(directory: Path, number: int, alive_s: float) -> list[tuple[str
 
 
 async def test_killed_at_twenty_random_points(tmp_path: Path) -> None:
-    """Every acknowledged event is in the log, and every run has one true end within seconds."""
+    """Every acknowledged event is in the log, and every run has exactly one end within seconds."""
     dice = random.Random(5)
     told: list[tuple[str, int]] = []
     for number in range(KILLS):

@@ -1,4 +1,4 @@
-"""The largest runs: what was shown of them is kept through a kill -9 of their owner, with digest."""
+"""The largest runs: their shown events survive a kill -9 of their owner, with digest."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.app.runs.test_takeover import kill
 from tests.app.runs.victim_agents import Deaf
 from tests.timing import within
 
-WORDS = 17_999  # with RUN_STARTED and two TEXT_MESSAGE_START: the 18,002 events that were lost
+WORDS = 17_999  # with RUN_STARTED and two TEXT_MESSAGE_START: the 18,002 events that were once lost
 LONG = msgspec.structs.replace(QUICK, run_deadline_s=120, join_window_s=0.0)
 
 
 async def wordy(run: RunInput) -> AsyncIterator[Event | str]:
-    """As many events as words (in turn of two messages, so that none are joined), then waits to be killed."""
+    """As many events as words (alternating between two messages, so that none are joined), then waits to be killed."""
     yield ev.text_start(f"{run.run_id}-even")
     yield ev.text_start(f"{run.run_id}-odd")
     for number in range(WORDS):
@@ -33,7 +33,7 @@ async def wordy(run: RunInput) -> AsyncIterator[Event | str]:
 
 
 async def whole(broker: SqliteBroker, key: str) -> list[bytes]:
-    """Every publication that a channel's log has."""
+    """Every publication in a channel's log."""
     found: list[bytes] = []
     page: Page = await broker.history(key)
     while page.publications:
@@ -61,7 +61,7 @@ async def test_a_run_of_18_002_events_survives_its_owner(tmp_path: Path) -> None
     assert row.digest != ""
     kept = await store.threads.messages("acme", run.thread_id, before=None, limit=9)
     assert sum(len(message.content) for message in kept) == len("hi") + len(shown)
-    # Then the thread's log is cut to what devices that come back recover from.
+    # Then the thread's log is cut to the part that reconnecting devices recover from.
     assert len(await whole(broker, f"acme/thread:{run.thread_id}")) <= LONG.keep_events + 1_000
     assert heir.active == 0
     await house.close()
@@ -70,7 +70,7 @@ async def test_a_run_of_18_002_events_survives_its_owner(tmp_path: Path) -> None
 
 
 def test_a_log_holds_the_largest_run() -> None:
-    """What a channel keeps, against what a run may publish; what is kept of a thread afterwards is a page."""
+    """A channel's capacity compared with a run's limit; afterwards a page of the thread is kept."""
     limits = RunLimits()
     assert limits.max_run_events + limits.keep_events <= KEPT_PUBLICATIONS
     assert limits.keep_events == MAX_HISTORY_PAGE

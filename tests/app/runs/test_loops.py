@@ -26,7 +26,7 @@ async def brief(run: RunInput) -> AsyncIterator[Event | str]:
 
 
 async def chatter(run: RunInput) -> AsyncIterator[Event | str]:
-    """Talks until it is stopped."""
+    """Sends text until it is stopped."""
     yield ev.step_started("talk")
     await asyncio.Event().wait()
 
@@ -69,7 +69,7 @@ async def test_a_loop_outlives_a_fault_of_its_turn(
 
 
 async def test_a_cancel_whose_message_was_lost_is_found_in_the_store(fake_house: House) -> None:
-    """By the turn that renews the lease."""
+    """By the iteration that renews the lease."""
     engine = await fake_house.node(agent(chatter), limits=PATIENT)
     run = await fake_house.say(engine, await fake_house.thread())
     await fake_house.until(run, lambda events: len(events) > 1)
@@ -81,7 +81,7 @@ async def test_a_cancel_whose_message_was_lost_is_found_in_the_store(fake_house:
 async def test_a_run_whose_message_was_lost_is_claimed_by_the_next_turn(
     fake_house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody wakes the loop that claims."""
+    """No message wakes the claiming loop."""
     engine = await fake_house.node(agent(brief))
     monkeypatch.setattr(engine._loops, "wake", lambda: None)
     run = await fake_house.say(engine, await fake_house.thread())
@@ -89,7 +89,7 @@ async def test_a_run_whose_message_was_lost_is_claimed_by_the_next_turn(
 
 
 async def test_a_node_runs_as_many_at_once_as_it_may(fake_house: House) -> None:
-    """The one that fills its last place runs; the next one waits until there is a place again."""
+    """The run that takes the last slot runs; the next one waits for a free slot."""
     going, may_end = asyncio.Queue[str](), asyncio.Event()
 
     async def held(run: RunInput) -> AsyncIterator[Event | str]:

@@ -1,4 +1,4 @@
-"""A thread's title: from the question and the answer of its first run, where the question says little."""
+"""A thread's title: from the question and the answer of its first run, where the question is short."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def well(run: RunInput) -> AsyncIterator[Event | str]:
 
 
 async def title_after(house: House, *questions: str, title: str = "t") -> str:
-    """The title of a thread that began with `title`, after so many runs."""
+    """The title of a thread that began with `title`, after this many runs."""
     engine = await house.node(agent(well))
     thread_id = await house.thread()
     for number, question in enumerate(questions, 1):
@@ -36,7 +36,7 @@ async def title_after(house: House, *questions: str, title: str = "t") -> str:
 
 
 async def test_a_first_answer_says_what_a_short_question_did_not(house: House) -> None:
-    """Every member's devices are told of the new title."""
+    """Every member's devices are notified of the new title."""
     assert await title_after(house, "t") == TITLE
     assert [value["title"] for name, value in house.notices if "title" in value] == [TITLE]
 
@@ -45,5 +45,5 @@ async def test_a_first_answer_says_what_a_short_question_did_not(house: House) -
 async def test_later_answers_and_other_titles_change_nothing(
     house: House, questions: tuple[str, ...]
 ) -> None:
-    """A title that a person gave stays, and so does every title after the first run."""
+    """A user's title stays, and so does every title after the first run."""
     assert await title_after(house, *questions) == "t"

@@ -1,4 +1,4 @@
-"""Whoever waits hears where they stand, and hears it again when the queue moves."""
+"""A waiting user is notified of their queue position, and again when the queue advances."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.timing import within
 
 
 async def test_places_in_the_queue_are_told_as_they_change(house: House) -> None:
-    """Two wait behind one: 0 and 1; the first is cancelled while it waits: the second is the next."""
+    """Two wait behind one: 0 and 1; the first is cancelled while it waits: the second is next."""
     go = asyncio.Event()
 
     async def busy(run: RunInput) -> AsyncIterator[str]:

@@ -31,7 +31,7 @@ Items = AsyncIterator[Event | str]
 
 
 class Sink:
-    """A journal that takes everything; `log.seq` is what is durable."""
+    """A journal that accepts everything; `log.seq` is the durable position."""
 
     def __init__(self, seq: int) -> None:
         self.log = SimpleNamespace(seq=seq)
@@ -43,14 +43,14 @@ class Sink:
 
 
 def intake(sink: Sink, **limits: Any) -> Intake:
-    """A run's way in, into a sink."""
+    """A run's intake, into a sink."""
     order = EventOrder()
     assert order.check(ev.run_started("t", "r")) is None
     return Intake("r", cast("Journal", sink), order, msgspec.structs.replace(QUICK, **limits))
 
 
 async def test_the_number_of_events_is_bounded() -> None:
-    """So many may be in the log, and one more event is refused, a delta as well."""
+    """The log may have this many events, and one more is refused, also a delta."""
     full, over = Sink(20), Sink(21)
     await intake(full, max_run_events=20).take(ev.custom("x", 1))
     assert len(full.put_events) == 1
@@ -61,7 +61,7 @@ async def test_the_number_of_events_is_bounded() -> None:
 
 
 async def test_an_event_of_the_ag_ui_package_is_taken_by_its_wire_names() -> None:
-    """Agents that use the package yield its objects; of any other object it is said what an agent may yield."""
+    """Agents that use the package yield its objects; for any other object the error lists what an agent may yield."""
     sink = Sink(1)
     way_in = intake(sink)
     await way_in.take(TextMessageStartEvent(message_id="m-0123456789", role="assistant"))
@@ -93,7 +93,7 @@ async def test_a_chunk_of_another_message_closes_the_plain_text_before_it() -> N
 
 
 async def test_the_bytes_of_a_run_are_bounded() -> None:
-    """All of them together, at the bound and one beyond."""
+    """In total, at the limit and one beyond."""
     await intake(Sink(1), max_run_bytes=400).take(ev.custom("x", "y" * 100))
     way_in = intake(Sink(1), max_run_bytes=10_000)
     await way_in.take("a" * 5_000)
@@ -125,7 +125,7 @@ async def test_a_restart_lets_ids_be_used_again(fake_house: House) -> None:
 
 
 async def test_a_message_without_text_is_no_row_and_hides_none(fake_house: House) -> None:
-    """An agent opened one and closed it again; the messages behind it are there after a reload."""
+    """An agent opened one and closed it again; later messages are present after a reload."""
 
     async def opens(run: RunInput) -> Items:
         yield "before"
@@ -141,7 +141,7 @@ async def test_a_message_without_text_is_no_row_and_hides_none(fake_house: House
 
 
 async def test_nothing_is_published_under_a_lost_lease() -> None:
-    """Who waits for a renewal is told, and who asks later as well."""
+    """Waiting and later callers of the renewal get the error."""
     lease = Lease(asyncio.get_running_loop().time() - 1)
     waiting = asyncio.ensure_future(lease.hold())
     await asyncio.sleep(0)
@@ -166,7 +166,7 @@ async def test_the_beginning_and_the_end_bear_their_moment(fake_house: House) ->
 
 
 async def journal_of(house: House, lease: Lease) -> Journal:
-    """Of a run that no node executes."""
+    """The journal of a run that no node executes."""
     node = await house.node(agent(_hello), claims=False)
     run = await house.say(node, await house.thread())
     return Journal(node._services, run, lease, RunLogState())
@@ -189,7 +189,7 @@ async def test_an_event_waits_for_the_lease_and_goes_with_it(fake_house: House) 
 async def test_an_event_that_waits_for_room_ends_with_its_journal(
     fake_house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An agent that is faster than its engine waits in `put`; a run that is given up must not leave it there."""
+    """An agent that is faster than its engine waits in `put`; giving up the run must release it."""
     monkeypatch.setattr("narthex.app.runs.journal.MAX_PENDING", 2)
     journal = await journal_of(fake_house, Lease(asyncio.get_running_loop().time() - 1))
 
@@ -207,7 +207,7 @@ async def test_an_event_that_waits_for_room_ends_with_its_journal(
 
 
 async def test_a_run_that_is_given_up_is_not_tried_again(fake_house: House) -> None:
-    """What could not be ended and then went to another owner is forgotten here."""
+    """A run that could not be ended and then went to another owner is forgotten here."""
     node = await fake_house.node(claims=False)
     run = await fake_house.say(await fake_house.node(agent(_hello), claims=False), await fake_house.thread())
     mine = node._local_runs
@@ -226,7 +226,7 @@ async def _hello(run: RunInput) -> Items:
 async def test_a_run_that_this_node_cannot_claim_is_announced_to_the_others(
     fake_house: House, state: str
 ) -> None:
-    """Else it would wait for their next look; a node that has room claims it without a message."""
+    """Otherwise it would wait for their next poll; a node with a free slot claims it without a message."""
     limits = msgspec.structs.replace(QUICK, max_running=0 if state == "full" else 5)
     node = await fake_house.node(agent(_hello), claims=state != "claims nothing", limits=limits)
     node._local_runs.draining = state == "draining"
@@ -236,7 +236,7 @@ async def test_a_run_that_this_node_cannot_claim_is_announced_to_the_others(
 
 
 async def test_a_bug_is_counted_and_ends_the_run(fake_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not in silence, and not for ever: `internal`, and a metric that an alert can watch."""
+    """It is neither silent nor endless: `internal`, and a metric that an alert can use."""
 
     async def broken(*_: Any) -> Any:
         raise ZeroDivisionError
@@ -249,7 +249,7 @@ async def test_a_bug_is_counted_and_ends_the_run(fake_house: House, monkeypatch:
 
 
 async def test_an_ended_run_is_let_go_before_its_deadline(fake_house: House) -> None:
-    """Its deadline's timer would hold the run, with all its text, for ten minutes."""
+    """Its deadline's timer would keep the run, with all its text, for ten minutes."""
     go_on = asyncio.Event()
 
     async def waits(run: RunInput) -> Items:

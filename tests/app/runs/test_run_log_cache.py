@@ -1,4 +1,4 @@
-"""Asking about a run that is at work on another node: what is told grows, what is read each time does not."""
+"""Queries about a run on another node: the answer grows, the amount read each time does not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.app.runs.test_control import chatter
 async def test_a_question_about_a_run_elsewhere_reads_only_what_is_new(
     fake_house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second question begins where the first ended, and tells the whole text all the same."""
+    """The second query continues where the first ended, and returns the whole text all the same."""
     owner = await fake_house.node(agent(chatter), name="n1")
     looker = await fake_house.node(name="n2")
     thread = await fake_house.thread()
@@ -46,7 +46,7 @@ async def test_a_question_about_a_run_elsewhere_reads_only_what_is_new(
 
 
 async def test_a_log_that_was_cut_is_read_again(fake_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the log does not reach back to what was read, or the broker was away, nothing is told twice."""
+    """If the log no longer has the position, or the broker was down, nothing is returned twice."""
     engine = await fake_house.node(agent(chatter))
     thread = await fake_house.thread()
     run = await fake_house.say(engine, thread)
@@ -75,7 +75,7 @@ async def test_a_log_that_was_cut_is_read_again(fake_house: House, monkeypatch: 
 
 
 async def test_readings_are_bounded(fake_house: House) -> None:
-    """Questions about more runs than are kept forget the one that was not asked about for longest."""
+    """Queries about more runs than the limit drop the one that was unused the longest."""
     engine = await fake_house.node(agent(chatter))
     thread = await fake_house.thread()
     run = await fake_house.say(engine, thread)

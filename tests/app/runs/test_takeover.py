@@ -1,4 +1,4 @@
-"""Owners that die, pause or come back: every run ends once, with a digest that a client can check."""
+"""Owners that die, pause or return: every run ends once, with a digest that a client can check."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Items = AsyncIterator[Event | str]
 
 
 async def chatter(run: RunInput) -> Items:
-    """Talks for a long time in a step, a tool call and a text."""
+    """Sends text for a long time in a step, a tool call and a text."""
     yield ev.step_started("talk")
     yield ev.tool_call_start("c", "talk")
     for n in range(3_000):
@@ -30,7 +30,7 @@ async def chatter(run: RunInput) -> Items:
 
 
 async def short(run: RunInput) -> Items:
-    """Says which attempt it is; hangs in the first one."""
+    """Sends its attempt number; hangs in the first one."""
     yield ev.step_started("try")
     yield f"attempt {run.attempt}"
     if run.attempt == 1:
@@ -39,7 +39,7 @@ async def short(run: RunInput) -> Items:
 
 
 def kill(engine: RunEngine) -> None:
-    """What kill -9 does: every task of the node is gone, nothing is said to anybody."""
+    """The effect of kill -9: every task of the node is gone, without any message."""
     for task in engine._loops._tasks:
         task.cancel()
     for execution in list(engine._local_runs.executions.values()):
@@ -53,14 +53,14 @@ def kill(engine: RunEngine) -> None:
 
 
 async def running(house: House, engine: RunEngine, at_least: int = 8) -> Run:
-    """A run that has so many events."""
+    """A run with this many events."""
     run = await house.say(engine, await house.thread())
     await house.until(run, lambda events: len(events) >= at_least)
     return run
 
 
 async def test_a_dead_owners_run_is_ended(house: House) -> None:
-    """RUN_ERROR owner_lost, after what was open was closed; digest over everything; messages kept."""
+    """RUN_ERROR owner_lost, after everything open was closed; digest over all events; messages kept."""
     dead = await house.node(agent(chatter), name="n1")
     run = await running(house, dead)
     kill(dead)
@@ -86,7 +86,7 @@ async def test_the_same_node_comes_back(house: House) -> None:
 
 
 async def test_a_restartable_run_goes_on(house: House) -> None:
-    """Open things are closed, the restart is said, seq goes on, the earlier text is void."""
+    """Open parts are closed, the restart is announced, seq continues, the earlier text is void."""
     dead = await house.node(agent(short, restartable=True), name="n1")
     run = await running(house, dead, 4)
     kill(dead)
@@ -120,7 +120,7 @@ async def test_restarts_are_bounded(house: House) -> None:
 
 
 async def test_a_cancel_before_the_death_is_honoured(house: House) -> None:
-    """Somebody asked for the end: the new owner gives that end."""
+    """A user asked for the end: the new owner gives that end."""
     dead = await house.node(agent(chatter, restartable=True), name="n1")
     run = await running(house, dead)
     kill(dead)
@@ -132,7 +132,7 @@ async def test_a_cancel_before_the_death_is_honoured(house: House) -> None:
 
 
 async def test_death_between_the_terminal_event_and_the_store(fake_house: House) -> None:
-    """The log says how it ended: the new owner publishes nothing more and completes the rest."""
+    """The log has its end: the new owner publishes nothing more and completes the rest."""
 
     async def hello(run: RunInput) -> Items:
         yield "hello"
@@ -178,11 +178,11 @@ async def test_an_unknown_agent_is_named(house: House) -> None:
 
 async def test_a_zombie_cannot_publish(fake_house: House) -> None:
     """An owner whose lease was taken while it paused stops at the first seq that it loses."""
-    slow = msgspec.structs.replace(QUICK, renew_s=60, poll_s=60)  # it neither renews nor looks
+    slow = msgspec.structs.replace(QUICK, renew_s=60, poll_s=60)  # it neither renews nor polls
     zombie = await fake_house.node(agent(chatter), name="n1", limits=slow)
     run = await running(fake_house, zombie)
     execution = zombie._local_runs.executions[run.run_id]
-    execution.lease.until = float("inf")  # it believes in its lease for ever: only the key is left
+    execution.lease.until = float("inf")  # it trusts its lease for ever: only the key is left
     row = fake_house.fake_store.fake_runs.rows[run.run_id]
     fake_house.fake_store.fake_runs.rows[run.run_id] = msgspec.structs.replace(row, lease_until=0.0)
     await fake_house.node(agent(chatter), name="n2")
@@ -193,14 +193,14 @@ async def test_a_zombie_cannot_publish(fake_house: House) -> None:
 
 
 class NoKeys(dict[tuple[str, str], int]):
-    """The keys of a broker whose window is over whenever it is asked."""
+    """The keys of a broker whose window is always over."""
 
     def __setitem__(self, _: tuple[str, str], __: int) -> None:
         pass
 
 
 async def test_a_zombie_whose_keys_are_forgotten_stops_too(fake_house: House) -> None:
-    """It was frozen for longer than the broker knows keys: it finds the other owner's events, and appends none."""
+    """It was frozen for longer than the broker keeps keys: it finds the other owner's events, and appends none."""
     fake_house.fake_broker.keys = NoKeys()
     slow = msgspec.structs.replace(QUICK, renew_s=60, poll_s=60)
     zombie = await fake_house.node(agent(chatter), name="n1", limits=slow)
@@ -213,11 +213,11 @@ async def test_a_zombie_whose_keys_are_forgotten_stops_too(fake_house: House) ->
     assert ended.error in ("owner_lost", "log_lost")
     await fake_house.comes(lambda: not zombie.active)
     assert kinds(await fake_house.events(run))[-1] == "RUN_ERROR"
-    await fake_house.say(zombie, run.thread_id)  # the thread goes on
+    await fake_house.say(zombie, run.thread_id)  # the thread continues
 
 
 async def test_an_owner_that_lost_its_lease_stops(fake_house: House) -> None:
-    """The renewal says so, before anything is published against the new owner."""
+    """The renewal fails before anything is published against the new owner."""
     first = await fake_house.node(agent(chatter), name="n1")
     run = await running(fake_house, first)
     runs = fake_house.fake_store.fake_runs
@@ -228,7 +228,7 @@ async def test_an_owner_that_lost_its_lease_stops(fake_house: House) -> None:
 
 
 async def test_a_node_that_paused_keeps_what_nobody_took(house: House) -> None:
-    """A process that was stopped for longer than its lease goes on with its runs, and takes none over itself."""
+    """A process that was stopped for longer than its lease continues its runs, and takes none over itself."""
 
     async def blocks(run: RunInput) -> Items:
         yield "before "
@@ -246,7 +246,7 @@ async def test_a_node_that_paused_keeps_what_nobody_took(house: House) -> None:
 
 
 async def test_a_long_outage_of_the_broker(fake_house: House) -> None:
-    """Beyond its patience the run is given up, and ended as soon as the log is back."""
+    """After its time limit the run is given up, and ended as soon as the log is back."""
     limits = msgspec.structs.replace(QUICK, broker_patience_s=0.1)
     engine = await fake_house.node(agent(chatter), limits=limits)
     run = await running(fake_house, engine)
@@ -258,7 +258,7 @@ async def test_a_long_outage_of_the_broker(fake_house: House) -> None:
 
 
 async def test_a_log_that_lost_events_gives_no_digest(fake_house: House) -> None:
-    """A digest that no client could compute is not invented."""
+    """No digest is made up that a client could not compute."""
     dead = await fake_house.node(agent(chatter), name="n1")
     run = await running(fake_house, dead, 12)
     kill(dead)
@@ -274,7 +274,7 @@ async def test_a_log_that_lost_events_gives_no_digest(fake_house: House) -> None
 
 
 async def test_a_drain_ends_with_the_last_run(house: House) -> None:
-    """However long its grace is."""
+    """However long its grace period is."""
     finish = asyncio.Event()
 
     async def held(run: RunInput) -> Items:
@@ -293,7 +293,7 @@ async def test_a_drain_ends_with_the_last_run(house: House) -> None:
 
 
 async def test_drain_lets_runs_finish_hands_over_and_ends(house: House) -> None:
-    """Within the grace a run finishes; then a restartable one goes to another node, others end `draining`."""
+    """Within the grace period a run finishes; then a restartable one moves to another node, others end `draining`."""
 
     async def brief(run: RunInput) -> Items:
         yield "brief"
@@ -323,12 +323,12 @@ async def test_drain_lets_runs_finish_hands_over_and_ends(house: House) -> None:
         ("finished", ""),
     ]
     assert rows[2].text == "attempt 2"
-    # The row comes first: the node gives its lease back after it has told the members' devices.
+    # The row comes first: the node releases its lease after it has notified the members' devices.
     await house.comes(lambda: other.active == 0)
 
 
 async def test_close_leaves_runs_to_others_at_once(house: House) -> None:
-    """The leases are given back, so nobody waits for them to run out."""
+    """The leases are released, so no node waits for them to expire."""
     limits = msgspec.structs.replace(QUICK, lease_s=60)
     first = await house.node(agent(chatter), name="n1", limits=limits)
     run = await running(house, first)
@@ -341,7 +341,7 @@ async def test_close_leaves_runs_to_others_at_once(house: House) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_killed_at_any_point_every_run_ends_once(house: House, seed: int) -> None:
-    """Owners die at many points of several runs; what was in the log stays, each run has one true end."""
+    """Owners die at many points of several runs; logged events stay, each run has exactly one end."""
     agents = (agent(chatter, "plain"), agent(short, "again", restartable=True))
     limits = msgspec.structs.replace(QUICK, run_deadline_s=1)
     node = await house.node(*agents, name="k0", limits=limits)
@@ -362,7 +362,7 @@ async def test_killed_at_any_point_every_run_ends_once(house: House, seed: int) 
 async def test_a_run_whose_claims_answer_got_lost_is_run(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store moved it to us and we never heard: it must not be renewed in our name for ever."""
+    """The store assigned it to this node without our knowledge: it must not be renewed in our name for ever."""
 
     async def waits(run: RunInput) -> Items:
         yield "on it"

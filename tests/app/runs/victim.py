@@ -1,4 +1,4 @@
-"""A process to be killed: SQLite engines, a run engine, a few runs; it tells what was acknowledged.
+"""A process to be killed: SQLite engines, a run engine, a few runs; it prints its acknowledged events.
 
     stdout   `ready`, then one line `channel offset` for each publish that returned
 
@@ -19,7 +19,7 @@ from tests.app.runs.victim_agents import AGENTS, VICTIM_LIMITS, Deaf
 
 
 class Witness(SqliteBroker):
-    """Says what was acknowledged, as soon as it was."""
+    """Prints acknowledged events at once."""
 
     async def publish(
         self,

@@ -1,4 +1,4 @@
-"""The agents of the process that is killed, and of the one that takes over."""
+"""The agents of the killed process, and of its successor."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TEXT: Final = "".join(f"{n} " for n in range(60))
 
 
 class Deaf:
-    """A broker handler that hears nothing."""
+    """A broker handler that ignores everything."""
 
     def publication(self, channel: str, publication: Publication, epoch: str) -> None: ...
     def presence(self, channel: str, member: Member, joined: bool) -> None: ...
