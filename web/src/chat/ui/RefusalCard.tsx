@@ -14,7 +14,7 @@ export function RefusalCard({ refusal }: { refusal: Refusal }): JSX.Element {
       <p class="refusal-title"><Icon name="warn" /> {title}</p>
       {detail && detail !== title && <p>{detail}</p>}
       {remedy && <p class="remedy">{marks(remedy)}</p>}
-      {retryAfter !== null && <p class="remedy">It asks to come back in {retryAfter} s.</p>}
+      {retryAfter !== null && <p class="remedy">The gateway asks to retry in {retryAfter} s.</p>}
       <p class="facts">{facts.join(" · ")}</p>
     </div>
   );

@@ -216,7 +216,7 @@ function Banner({ app }: { app: App }): JSX.Element | null {
   return (
     <div class="banner soft">
       <span class="spinner" aria-hidden="true" />
-      <p role="status">{words} Trying again by itself; what was said is kept.</p>
+      <p role="status">{words} Retrying automatically; all messages are kept.</p>
       <button type="button" class="small" onClick={() => app.retry()}>Try now</button>
     </div>
   );
