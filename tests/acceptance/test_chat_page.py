@@ -535,7 +535,7 @@ async def test_an_address_that_leads_nowhere_is_said(
     async with visitor(browser, gateway.http, "nowhere") as ada:
         await ada.open(address)
         await ada.sign_in("ada@example.org")
-        await expect(ada.page.get_by_role("alert")).to_contain_text("No such thread is visible to you")
+        await expect(ada.page.get_by_role("alert")).to_contain_text("This thread is not visible to you")
         await ada.page.get_by_role("button", name="New thread").click()
         await ada.send("echo all is well")
         await ada.run("finished")
@@ -638,7 +638,7 @@ async def test_a_thread_is_shared_by_a_link_that_asks_before_it_joins(
 
         await ada.page.keyboard.press("Escape")
         await ada.page.get_by_role("button", name="People in this thread").click()
-        await expect(ada.page.locator(".share")).to_contain_text("It was shown when it was made")
+        await expect(ada.page.locator(".share")).to_contain_text("It was shown only when it was created")
         await ada.shot("open")
         await ada.page.get_by_role("button", name="Revoke the link").click()
         await expect(ada.page.get_by_role("button", name="Create a link")).to_be_visible()

@@ -122,7 +122,7 @@ async def test_endings_are_as_visible_after_a_reload_as_live(gateway: Program, b
         await failed.get_by_role("button", name="Verify delivery").click()
         await ada.proven(0)
         await failed.locator(".badge.good").click()
-        await expect(failed.locator(".badge-words")).to_contain_text("it ended early")
+        await expect(failed.locator(".badge-words")).to_contain_text("The run itself ended early")
         assert "missing" not in (await ada.page.locator("main").inner_text()).lower()
         ada.check()
 
