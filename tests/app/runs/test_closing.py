@@ -14,11 +14,13 @@ import pytest
 
 from narthex import client
 from narthex.adapters.stores.sql.operation import Operation
-from narthex.app.runs import loops, requests
+from narthex.app.runs import closing, loops, requests
 from narthex.app.runs.closing import close_cancelled
 from narthex.app.runs.local_runs import LocalRuns
+from narthex.app.runs.run_log_state import read_back
 from narthex.app.runs.services import RunServices
 from narthex.client.gateway import Gateway
+from narthex.domain.channels import channel_key, thread_channel
 from narthex.errors import DependencyError
 from narthex.ports.agents import Event, RunInput
 from narthex.ports.broker import Published
@@ -134,6 +136,31 @@ async def test_many_nodes_close_at_once(house: House) -> None:
     )
     for run in runs[1:]:
         await closed(house, run)
+
+
+async def test_a_closer_whose_log_was_replaced_meanwhile_reads_the_next_one(
+    fake_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another node closed the run in the next log: the one that had read the lost log publishes nothing behind it."""
+    run = await queued(fake_house)
+    node = fake_house.engines[0]
+    await fake_house.store.runs.request_cancel("acme", run.run_id, "alice", 1.0)
+    cancelled = await fake_house.store.runs.get("acme", run.run_id)
+    assert cancelled is not None
+    channel = channel_key("acme", thread_channel(run.thread_id))
+    await fake_house.broker.publish(channel, b"{}")
+    services, local_runs = node._services, node._local_runs
+    lost = await read_back(services, cancelled)
+    fake_house.fake_broker.lose()
+    await close_cancelled(services, local_runs, cancelled)
+    fake_house.fake_broker.keys.clear()
+
+    async def as_it_was(*_: object) -> object:
+        return lost
+
+    monkeypatch.setattr(closing, "read_back", as_it_was)
+    await close_cancelled(services, local_runs, cancelled)
+    assert kinds(await fake_house.events(run)) == ENDED
 
 
 async def test_a_deleted_threads_log_does_not_come_back(house: House) -> None:

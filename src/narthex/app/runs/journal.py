@@ -260,27 +260,29 @@ class Journal:
         return published
 
     async def _read_on(self, end: Position, tried: list[bytes]) -> Published | None:
-        """Read what others appended up to `end`. Returns an earlier try of ours that is there, although its key was
-        forgotten. Raises OwnershipLost: another owner's events are there.
+        """Read what others appended up to `end`, in another log all that it has. Returns an earlier try of ours that is
+        there, although its key was forgotten. Raises OwnershipLost: another owner's events are there.
         """
-        log, found = self.log, None
+        log, found, own = self.log, None, 0
         assert log.top is not None
-        while log.top.epoch == end.epoch and log.top.offset < end.offset:
-            page = await self._services.broker.history(
-                self._channel, since=log.top, limit=end.offset - log.top.offset
-            )
-            if not page.complete or not page.publications:
-                end = page.top
-                break
+        since: Position | None = log.top
+        while since is None or since != end:
+            if since is not None and (since.epoch != end.epoch or since.offset > end.offset):
+                # Another log, without the events that the run had, or with some of them.
+                log.broken, since, own = log.broken or log.seq > 0, None, log.seq
+            left = end.offset - (since.offset if since is not None else 0)
+            page = await self._services.broker.history(self._channel, since=since, limit=max(1, left))
+            if page.top.epoch != end.epoch or (since is not None and not page.complete):
+                since, end = Position(0, ""), page.top  # replaced or trimmed meanwhile
+                continue
             for entry in page.publications:
                 if entry.data in tried:
                     found = Published(entry.offset, end.epoch, duplicate=True)
-                elif event_of(entry.data, self._run.run_id) is not None:
+                elif (event := event_of(entry.data, self._run.run_id)) is not None and event["seq"] > own:
                     raise OwnershipLost
-            log.top = Position(page.publications[-1].offset, end.epoch)
-        if log.top != end:  # the log is another one, without the events that it had
-            log.broken = log.broken or log.seq > 0
-            log.top = end
+            last = page.publications[-1].offset if page.publications else end.offset
+            since = Position(min(last, end.offset), end.epoch)
+        log.top = end
         return found
 
     async def _ours(self, published: Published, tried: list[bytes]) -> bytes:
