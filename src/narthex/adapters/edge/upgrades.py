@@ -153,7 +153,7 @@ def _bug(edge: Edge, head: RequestHead) -> Deny:
 class PendingDecision(Stage):
     """A connection whose upgrade waits for the upgrade handler."""
 
-    __slots__ = ("_early", "_eof", "_gone", "_head", "_task", "_upgrade")
+    __slots__ = ("_cancelled", "_early", "_eof", "_head", "_started", "_task", "_upgrade")
 
     def __init__(self, tcp: TcpConnection, head: RequestHead, upgrade: Upgrade, early: bytes) -> None:
         self.tcp = tcp
@@ -161,7 +161,8 @@ class PendingDecision(Stage):
         self._upgrade = upgrade
         self._early = bytearray(early)
         self._eof = False
-        self._gone = False
+        self._cancelled = False
+        self._started = False
         self._task: asyncio.Task[None] | None = None
 
     def wait(self, decision: Awaitable[Decision | Relayed]) -> None:
@@ -174,12 +175,15 @@ class PendingDecision(Stage):
 
     async def _decide(self, decision: Awaitable[Decision | Relayed]) -> None:
         tcp = self.tcp
+        self._started = True
+        if self._cancelled and self._task is not None:
+            self._task.cancel()  # takes effect at the decision's first wait, where it releases what it holds
         try:
             outcome = await decision
         except Exception:
             log.exception("the upgrade handler failed")
             outcome = _bug(tcp.edge, self._head)
-        if self._gone:
+        if self._cancelled:
             if isinstance(outcome, Accept):
                 self._abandon(outcome)
             elif isinstance(outcome, Joined):
@@ -210,19 +214,21 @@ class PendingDecision(Stage):
     def connection_lost(self, exc: Exception | None) -> None:
         """The peer left: cancel the decision."""
         del exc
-        self._gone = True
-        if self._task is not None:
-            self._task.cancel()
+        self._cancel()
 
     def expired(self) -> None:
         """The handshake's time is over, and the client is not the cause."""
-        if self._task is not None:
-            self._task.cancel()
+        self._cancel()
         slow = Refusal(code="overloaded", detail="The decision took too long.", retry_after_s=1)
         self.tcp.refuse(slow, self._head, eof=self._eof)
 
     def end(self) -> None:
         """The process stops."""
-        if self._task is not None:
-            self._task.cancel()
+        self._cancel()
         super().end()
+
+    def _cancel(self) -> None:
+        """Cancel the decision at its first wait or later: one that never ran could not release its slot."""
+        self._cancelled = True
+        if self._started and self._task is not None:
+            self._task.cancel()
