@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -207,3 +209,113 @@ async def test_a_mount_at_the_root_does_not_take_narthexs_own_socket(tmp_path: P
         async with connect(running.ws, additional_headers=headers, proxy=None) as raw:
             await raw.send('{"id":1,"connect":{}}')
             assert '"client"' in str(await raw.recv())
+
+
+class Opened:
+    """A FastAPI application whose lifespan opens a resource, as teams do with a connection pool."""
+
+    def __init__(self, fault: Exception | None = None) -> None:
+        self.events: list[str] = []
+
+        @contextlib.asynccontextmanager
+        async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, str]]:
+            self.events.append("start")
+            await asyncio.sleep(0)
+            if fault is not None:
+                raise fault
+            yield {"pool": "open"}
+            await asyncio.sleep(0)
+            self.events.append("stop")
+
+        self.app = FastAPI(lifespan=lifespan)
+
+        @self.app.get("/pool")
+        async def pool(request: Request) -> dict[str, str]:
+            return {"pool": request.state.pool}
+
+        @self.app.websocket("/pool")
+        async def pool_socket(socket: WebSocket) -> None:
+            await socket.accept()
+            await socket.send_text(socket.state.pool)
+            await socket.close()
+
+
+async def test_a_mounted_application_s_lifespan_runs(tmp_path: Path) -> None:
+    """Once for all its mounts; HTTP and WebSocket requests get the state that it yields, other applications do not."""
+    opened, other = Opened(), FastAPI()
+
+    @other.get("/state")
+    async def state(request: Request) -> dict[str, bool]:
+        return {"pool": hasattr(request.state, "pool")}
+
+    async def without_lifespan(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        await PlainTextResponse("plain")(scope, receive, send)
+
+    routes = [
+        Mount("/mine", app=opened.app),
+        Mount("/again", app=opened.app),
+        Mount("/other", app=other),
+        Mount("/plain", app=without_lifespan),
+    ]
+    before = [route.app for route in routes]
+    async with gateway(tmp_path, agents=[counter], routes=routes) as running:
+        assert opened.events == ["start"]
+        async with httpx2.AsyncClient(base_url=running.http, trust_env=False) as http:
+            for path in ("/mine/pool", "/again/pool"):
+                assert (await http.get(path)).json() == {"pool": "open"}
+            assert (await http.get("/other/state")).json() == {"pool": False}
+            assert (await http.get("/plain/")).text == "plain"
+        async with connect(f"{running.ws.removesuffix('/ws')}/mine/pool", proxy=None) as raw:
+            assert await raw.recv() == "open"
+    assert opened.events == ["start", "stop"]
+    assert [route.app for route in routes] == before
+
+
+async def test_a_mounted_application_that_does_not_start_ends_the_gateway(tmp_path: Path) -> None:
+    """With its own exception, as under any server."""
+    opened = Opened(RuntimeError("the database of this application is away"))
+    with pytest.raises(RuntimeError, match="of this application"):
+        async with gateway(tmp_path, agents=[counter], routes=[Mount("/mine", app=opened.app)]):
+            raise AssertionError("it must not be ready")
+
+
+async def test_requests_before_a_mounted_application_has_started(tmp_path: Path) -> None:
+    """HTTP and WebSocket requests get 503 `starting`: an application is never called before its start-up."""
+    going_on = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await going_on.wait()
+        yield
+
+    mine = FastAPI(lifespan=lifespan)
+
+    @mine.get("/ready")
+    async def ready() -> str:
+        return "ready"
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    made = narthex.create_gateway(
+        {"port": port, "data_dir": tmp_path, "drain_grace_s": 1.0},
+        agents=[counter],
+        routes=[Mount("/mine", app=mine)],
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        opening = asyncio.create_task(stack.enter_async_context(made.running()))
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
+            async with asyncio.timeout(within(10)):
+                while True:
+                    with contextlib.suppress(httpx2.ConnectError):
+                        early = await http.get("/mine/ready")
+                        break
+                    await asyncio.sleep(0.02)
+            assert (early.status_code, early.json()["code"]) == (503, "starting")
+            with pytest.raises(InvalidStatus) as caught:
+                await connect(f"ws://127.0.0.1:{port}/mine/ready", proxy=None)
+            assert caught.value.response.status_code == 503
+            going_on.set()
+            await opening
+            assert (await http.get("/mine/ready")).json() == "ready"

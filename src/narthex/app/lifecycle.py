@@ -80,9 +80,10 @@ class Lifecycle:
         self.state = LifecycleState.STARTING
         self.fault: tuple[str, Exception] | None = None
 
-    def add(self, components: list[Component]) -> None:
-        """More components, opened after the first ones."""
-        self._components.extend(components)
+    def add(self, components: list[Component], *, first: bool = False) -> None:
+        """More components, opened after the others, or with `first` before them."""
+        at = 0 if first else len(self._components)
+        self._components[at:at] = components
 
     def _enter(self, state: LifecycleState) -> None:
         self.state = state

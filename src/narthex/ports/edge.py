@@ -172,9 +172,10 @@ class UpgradeHandler(Protocol):
     def decide(self, head: RequestHead) -> Later[Decision]:
         """Admit or refuse. Returns without an await when it need not wait for I/O (the hot path).
 
-        The edge awaits an awaitable once and cancels it, at its first wait or later, when the peer leaves or the
-        handshake's time is over: it must then release its resources, those that this call took among them. The edge always opens and closes the receiver of an `Accept`, even when the
-        peer has left meanwhile or the 101 cannot be written.
+        The edge awaits an awaitable once. When the peer leaves or the handshake's time is over, the edge cancels it,
+        at its first wait or later: it must then release its resources, those that this call took among them. The
+        edge always opens and closes the receiver of an `Accept`, even when the peer has left meanwhile or the 101
+        cannot be written.
         """
 
     def refused_early(self, refusal: Refusal, head: RequestHead | None) -> str:

@@ -48,7 +48,8 @@ def create_gateway(
             `"concierge"`, the built-in agent); the first is the default. None: those of the settings, else the
             concierge.
         routes: Starlette routes or mounts, FastAPI applications among them, served beside narthex's own on the
-            same port. They come first; admission does not guard them: they are yours.
+            same port. They come first; admission does not guard them: they are yours. A mounted application's
+            lifespan is run.
         verifier: verifies tokens instead of the configured issuers. It keeps the guarantees of
             `narthex.ports.tokens.TokenVerifier`: never raises for a bad token, answers `Valid`, `Rejected` or
             `Unavailable`, waits only when it must. The gateway calls `start` first and `stop` last.

@@ -35,6 +35,7 @@ from narthex.wiring.agents import load_agents
 from narthex.wiring.announcement import announce
 from narthex.wiring.capacity_log import Evictions, log_capacity
 from narthex.wiring.engines import make_broker, make_store
+from narthex.wiring.mounted_lifespans import with_lifespans
 from narthex.wiring.parts import Parts
 from narthex.wiring.server_process import ServerProcess, edge_limits, make_edge
 from narthex.wiring.web_application import WebApplication
@@ -171,10 +172,10 @@ class GatewayServer:
             reuse_port=reuse_port,
             send_buffer_bytes=edge.limits.send_buffer_bytes,
         )
-        site = self.site = WebApplication(
-            parts, _loopback_of(listeners[0]), edge.connections.__len__, self._routes
-        )
+        routes, applications = with_lifespans(self._routes)
+        site = self.site = WebApplication(parts, _loopback_of(listeners[0]), edge.connections.__len__, routes)
         parts.lifecycle.add(site.components())
+        parts.lifecycle.add(applications, first=True)
         return ServerProcess(
             site.app,
             edge,
