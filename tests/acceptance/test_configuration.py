@@ -59,7 +59,7 @@ def test_production_with_end_to_end_variables_does_not_start(tmp_path: Path, nam
         (PRODUCTION | {"NARTHEX_ALLOWED_HOSTS": ""}, "NARTHEX_ALLOWED_HOSTS"),
     ],
 )
-def test_an_unset_or_wrong_variable_never_opens_a_door(
+def test_an_unset_or_wrong_variable_never_opens_a_port(
     tmp_path: Path, env: dict[str, str], names: str
 ) -> None:
     """Unknown environments, unset ones on a platform, typos, a development gateway on all addresses."""

@@ -28,7 +28,7 @@ TEXT: Final = "".join(f"{number} " for number in range(WORDS))
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Fleet]:
+async def workers(tmp_path: Path) -> AsyncIterator[Fleet]:
     async with fleet(tmp_path, **ENV) as built:
         yield built
 
@@ -58,18 +58,18 @@ async def begin(somebody: Person, agent: str) -> tuple[str, str]:
     return thread_id, run["run_id"]
 
 
-async def test_gateways_accept_and_workers_run(house: Fleet) -> None:
+async def test_gateways_accept_and_workers_run(workers: Fleet) -> None:
     """Without a worker runs stay queued and health gives the reason; the first worker runs them, then drains in
     order.
     """
-    gateway = await house.gateway("--no-agents")
+    gateway = await workers.gateway("--no-agents")
     assert "once" in await until_health(gateway, "degraded")
     async with person(gateway.ws, await gateway.login("ada@example.com")) as ada:
         thread_id = (await ada.rpc("thread.create"))["thread_id"]
         await ada.follow(thread_id)
         run = await ada.start("go", thread_id)
         assert (await ada.rpc("run.get", run_id=run["run_id"]))["state"] == "queued"
-        worker = await house.worker()
+        worker = await workers.worker()
         assert (await worker.get("/livez")).status_code == 200
         terminal = await ada.finished(thread_id, run["run_id"])
         assert terminal["type"] == "RUN_FINISHED"
@@ -88,10 +88,10 @@ async def test_gateways_accept_and_workers_run(house: Fleet) -> None:
     await until_health(gateway, "degraded")
 
 
-async def test_a_killed_worker_costs_the_attempt_and_no_more(house: Fleet) -> None:
+async def test_a_killed_worker_costs_the_attempt_and_no_more(workers: Fleet) -> None:
     """`kill -9`: a restartable run starts again on the other worker and completes; another run ends."""
     gateway, first, second = await asyncio.gather(
-        house.gateway("--no-agents"), house.worker(), house.worker()
+        workers.gateway("--no-agents"), workers.worker(), workers.worker()
     )
     async with person(gateway.ws, await gateway.login("ada@example.com")) as ada:
         runs = [await begin(ada, agent) for agent in ("again", "once")]

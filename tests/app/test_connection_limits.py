@@ -84,7 +84,7 @@ def test_the_process_has_its_own() -> None:
     assert limiter.capacity_refusal("1.2.3.9") is None
 
 
-def test_proof_moves_a_seat_to_its_user() -> None:
+def test_authentication_moves_a_slot_to_its_user() -> None:
     """From the unauthenticated into the user's count and class; the user's limit applies at N+1."""
     meter = Tally()
     limiter = make_limiter(meter=meter)
@@ -111,7 +111,7 @@ def test_proof_moves_a_seat_to_its_user() -> None:
     assert +meter.live == {}
 
 
-def test_a_seat_is_given_back_once() -> None:
+def test_a_slot_is_released_once() -> None:
     """However often it is released; a late authentication counts nothing."""
     limiter = make_limiter()
     one = acquired(limiter.acquire("1.2.3.4", None))
@@ -142,7 +142,7 @@ def test_probes_count_nowhere() -> None:
         max_size=60,
     )
 )
-def test_counts_are_those_of_the_open_seats(steps: list[tuple[int, str, int]]) -> None:
+def test_counts_are_those_of_the_open_slots(steps: list[tuple[int, str, int]]) -> None:
     """In any order of opening, authenticating and closing, nothing is counted twice and nothing is left over."""
     meter = Tally()
     limiter = make_limiter(Limits(max_connections=8, max_connections_unauthenticated=3), meter)
@@ -214,7 +214,7 @@ def test_guests_are_not_closed_and_one_address_has_half() -> None:
     )  # no address has inert ones to spare
 
 
-def test_a_seat_that_was_proved_does_not_make_way() -> None:
+def test_an_authenticated_slot_is_not_evicted() -> None:
     """Only inert ones are closed."""
     limiter = make_limiter(Limits(max_connections_unauthenticated=3))
     taken = [inert(limiter, "6.6.6.6") for _ in range(3)]

@@ -103,7 +103,7 @@ class TestKeyAtTheHandshake:
         assert harness.meter.counted["e2e", "unrecorded"] == 1
         assert harness.meter.counted["e2e", "admitted"] == 0
 
-    async def test_who_leaves_while_it_is_recorded_leaves_no_seat_behind(
+    async def test_a_client_that_leaves_while_it_is_recorded_holds_no_slot(
         self, harness: HandshakeHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The edge cancels the decision."""
@@ -238,7 +238,7 @@ class TestExchange:
         assert isinstance(found, ExchangeAnswer)
         assert found.user["name"] == "n" * length
 
-    async def test_gives_a_token_that_the_front_door_admits(self, harness: HandshakeHarness) -> None:
+    async def test_gives_a_token_that_the_handshake_admits(self, harness: HandshakeHarness) -> None:
         """At the handshake and in-band, as the same confined identity."""
         found = await exchange(
             harness, KEY, body=b'{"email": "Ann@Example.com", "name": "Ann", "test_run": "r1"}'

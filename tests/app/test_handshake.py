@@ -302,7 +302,7 @@ class TestTickets:
         assert isinstance(decision, Deny)
         assert (decision.refusal.code, decision.refusal.retry_after_s) == ("auth_unavailable", 3)
 
-    async def test_probes_hold_no_seat(self, harness: HandshakeHarness) -> None:
+    async def test_probes_hold_no_slot(self, harness: HandshakeHarness) -> None:
         """Health's own handshakes are outside the users' limits."""
         probe = Identity(subject="health", tenant="probe", identity_class=IdentityClass.PROBE)
         context = await harness.seed(head(query=f"ticket={await harness.ticket(probe)}"))
@@ -382,9 +382,7 @@ class TestBroken:
         assert await harness.refused(head("ann")) == "internal"
         assert (len(harness.bugs), harness.limiter.total) == (1, 0)
 
-    async def test_a_receiver_that_cannot_be_made_gives_its_seat_back(
-        self, harness: HandshakeHarness
-    ) -> None:
+    async def test_a_receiver_that_cannot_be_made_releases_its_slot(self, harness: HandshakeHarness) -> None:
         """However far the handshake had come, for users and test identities."""
         harness.receiver_fault = RuntimeError("boom")
         assert await harness.refused(head("ann")) == "internal"
@@ -530,7 +528,7 @@ class TestPreflight:
         }  # fmt: skip
         assert harness.limiter.total == 0
 
-    async def test_tells_of_a_full_house(self, harness: HandshakeHarness) -> None:
+    async def test_reports_a_reached_connection_limit(self, harness: HandshakeHarness) -> None:
         """Free has ten connections; preflight itself takes none."""
         for _ in range(10):
             await harness.seed(head("ann"))

@@ -27,7 +27,7 @@ class Noted(FakeThreads):
         return 0
 
 
-class House:
+class Rig:
     """Owners over a fake, with a clock that tests move."""
 
     def __init__(self) -> None:
@@ -41,29 +41,29 @@ class House:
 
 async def test_a_plan_is_noted_once_an_hour_and_when_it_changes() -> None:
     """The store is called the first time, at a change, and once the entry is old; never in between."""
-    house = House()
+    rig = Rig()
     for _ in range(3):
-        await house.seen("free", 900.0)
-    await house.seen("free", 950.0)
-    await house.seen("enterprise", 960.0)
-    house.time += NOTED_FOR_S - 1
-    await house.seen("enterprise", 960.0)
-    assert house.threads.plans == [("ann", "free", 900.0), ("ann", "enterprise", 960.0)]
-    house.time += 1
-    await house.seen("enterprise", 960.0)
-    assert house.threads.plans[2:] == [("ann", "enterprise", 960.0)]
+        await rig.seen("free", 900.0)
+    await rig.seen("free", 950.0)
+    await rig.seen("enterprise", 960.0)
+    rig.time += NOTED_FOR_S - 1
+    await rig.seen("enterprise", 960.0)
+    assert rig.threads.plans == [("ann", "free", 900.0), ("ann", "enterprise", 960.0)]
+    rig.time += 1
+    await rig.seen("enterprise", 960.0)
+    assert rig.threads.plans[2:] == [("ann", "enterprise", 960.0)]
 
 
 async def test_an_older_token_changes_nothing() -> None:
     """Two devices with two tokens: the later one counts, also when it is stored again."""
-    house = House()
-    await house.seen("enterprise", 960.0)
-    await house.seen("free", 900.0)
-    house.time += NOTED_FOR_S
-    await house.seen("free", 900.0)
-    assert [plan for _, plan, _ in house.threads.plans] == ["enterprise", "enterprise"]
-    await house.seen("free", 961.0)
-    assert house.threads.plans[-1] == ("ann", "free", 961.0)
+    rig = Rig()
+    await rig.seen("enterprise", 960.0)
+    await rig.seen("free", 900.0)
+    rig.time += NOTED_FOR_S
+    await rig.seen("free", 900.0)
+    assert [plan for _, plan, _ in rig.threads.plans] == ["enterprise", "enterprise"]
+    await rig.seen("free", 961.0)
+    assert rig.threads.plans[-1] == ("ann", "free", 961.0)
 
 
 @pytest.mark.parametrize(
@@ -76,26 +76,26 @@ async def test_an_older_token_changes_nothing() -> None:
 )
 async def test_the_plan_is_the_one_whose_limits_hold(identity: Identity, plan: str) -> None:
     """Not the claim's text; and without `iat` it counts as issued now."""
-    house = House()
-    await house.owner_plans.seen(identity)
-    assert house.threads.plans == [(identity.subject, plan, 1_000.0)]
+    rig = Rig()
+    await rig.owner_plans.seen(identity)
+    assert rig.threads.plans == [(identity.subject, plan, 1_000.0)]
 
 
 async def test_what_could_not_be_noted_is_noted_next_time() -> None:
     """A failing store is an error, not a stored plan."""
-    house = House()
-    house.threads.away = True
+    rig = Rig()
+    rig.threads.away = True
     with pytest.raises(DependencyError):
-        await house.seen("free", 900.0)
-    house.threads.away = False
-    await house.seen("free", 900.0)
-    assert len(house.threads.plans) == 1
+        await rig.seen("free", 900.0)
+    rig.threads.away = False
+    await rig.seen("free", 900.0)
+    assert len(rig.threads.plans) == 1
 
 
 async def test_the_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those unseen for the longest are stored again."""
     monkeypatch.setattr("narthex.app.owner_plans.MAX_KNOWN", 2)
-    house = House()
+    rig = Rig()
     for subject in ("a", "b", "c", "a"):
-        await house.seen("free", 900.0, subject)
-    assert [user for user, _, _ in house.threads.plans] == ["a", "b", "c", "a"]
+        await rig.seen("free", 900.0, subject)
+    assert [user for user, _, _ in rig.threads.plans] == ["a", "b", "c", "a"]

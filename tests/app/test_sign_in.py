@@ -14,7 +14,7 @@ from narthex.domain.verdict import Rejected, Unavailable
 from narthex.errors import DependencyError
 from narthex.ports.sign_in import SignedInUser
 from tests.adapters.tokens.memory import as_port
-from tests.app.test_provider import House
+from tests.app.test_provider import Rig
 
 CALLBACK = "https://gw.example/auth/oidc/callback"
 
@@ -47,9 +47,9 @@ class Elsewhere:
         """Nothing runs."""
 
 
-async def house() -> tuple[House, Elsewhere, SignIn]:
+async def rig() -> tuple[Rig, Elsewhere, SignIn]:
     """A provider here, one elsewhere, and the sign-in between them."""
-    here = await House(ProviderPolicy(open_login=True, oidc_issuer=Elsewhere.issuer)).start()
+    here = await Rig(ProviderPolicy(open_login=True, oidc_issuer=Elsewhere.issuer)).start()
     elsewhere = Elsewhere()
     return here, elsewhere, SignIn(here.provider, elsewhere, as_port(here.store), clock=lambda: here.now)
 
@@ -70,7 +70,7 @@ async def finish(sign_in: SignIn, attempt: SignInAttempt | None, **changes: str)
 
 async def test_there_and_back_gives_a_session_of_the_same_subject() -> None:
     """So that the provider's own tokens and the session here belong to one user; PKCE and nonce are passed through."""
-    here, elsewhere, sign_in = await house()
+    here, elsewhere, sign_in = await rig()
     url, cookie = await sign_in.begin(redirect_uri=CALLBACK, next_path="/dashboard")
     assert url.startswith("https://id.example/authorize")
     attempt = sign_in.attempt_of(cookie)
@@ -88,7 +88,7 @@ async def test_there_and_back_gives_a_session_of_the_same_subject() -> None:
 
 async def test_another_browser_or_a_late_one_is_not_signed_in() -> None:
     """No cookie, another state, too late, another issuer, an error instead of a code: no code is redeemed."""
-    here, elsewhere, sign_in = await house()
+    here, elsewhere, sign_in = await rig()
     _, cookie = await sign_in.begin(redirect_uri=CALLBACK, next_path="/")
     attempt = sign_in.attempt_of(cookie)
     assert attempt is not None
@@ -108,7 +108,7 @@ async def test_another_browser_or_a_late_one_is_not_signed_in() -> None:
 @pytest.mark.parametrize("cookie", ["", "x", "e30", "a.b.c", "é", "A" * 5_000])
 async def test_a_cookie_of_somebody_elses_is_none(cookie: str) -> None:
     """No exception is raised."""
-    _, _, sign_in = await house()
+    _, _, sign_in = await rig()
     assert sign_in.attempt_of(cookie) is None
 
 
@@ -116,7 +116,7 @@ async def test_only_we_make_a_journeys_cookie() -> None:
     """An altered one, one of another gateway's keys and an access token are refused; nor is a cookie an access
     token.
     """
-    here, _, sign_in = await house()
+    here, _, sign_in = await rig()
     _, cookie = await sign_in.begin(redirect_uri=CALLBACK, next_path="/")
     head, payload, signature = cookie.split(".")
     text = urlsafe_b64decode(payload + "=" * (-len(payload) % 4)).replace(
@@ -124,7 +124,7 @@ async def test_only_we_make_a_journeys_cookie() -> None:
     )
     forged = urlsafe_b64encode(text).rstrip(b"=").decode()
     assert sign_in.attempt_of(f"{head}.{forged}.{signature}") is None
-    _, _, another = await house()
+    _, _, another = await rig()
     assert another.attempt_of(cookie) is None
     session = await here.provider.login("bob@example.com", "", address="192.0.2.1")
     assert isinstance(session, UserSession)
@@ -134,7 +134,7 @@ async def test_only_we_make_a_journeys_cookie() -> None:
 
 async def test_a_journey_serves_once() -> None:
     """The browser's cookie and the state may leak together, in a shared browser's history: they work once."""
-    here, elsewhere, sign_in = await house()
+    here, elsewhere, sign_in = await rig()
     attempt = await begin(sign_in)
     assert isinstance(await finish(sign_in, attempt), UserSession)
     assert [ends for _, ends in here.store.tickets.values()] == [here.now + STATE_TTL_S], (
@@ -147,7 +147,7 @@ async def test_a_journey_serves_once() -> None:
 
 async def test_a_refused_code_and_an_absent_provider_are_told_apart() -> None:
     """The first is a denial, the second "retry later"."""
-    _, elsewhere, sign_in = await house()
+    _, elsewhere, sign_in = await rig()
     elsewhere.answer = Rejected("token_invalid", "No.")
     found = await finish(sign_in, await begin(sign_in))
     assert isinstance(found, Denied)
@@ -161,7 +161,7 @@ async def test_an_e_mail_alone_takes_nobodys_account() -> None:
     """The same e-mail elsewhere is another user; without a verified one a placeholder is used; both return to their own
     account.
     """
-    here, elsewhere, sign_in = await house()
+    here, elsewhere, sign_in = await rig()
     elsewhere.answer = SignedInUser(identity=Identity(subject="sub-1"), email="bob@example.com")
     bob = await here.provider.login("bob@example.com", "", address="192.0.2.1")
     session = await finish(sign_in, await begin(sign_in))
@@ -181,7 +181,7 @@ async def test_an_e_mail_alone_takes_nobodys_account() -> None:
 
 async def test_a_blocked_user_stays_out_and_test_identities_do_not_come_this_way() -> None:
     """The block applies to sign-in elsewhere too."""
-    here, elsewhere, sign_in = await house()
+    here, elsewhere, sign_in = await rig()
     assert isinstance(await finish(sign_in, await begin(sign_in)), UserSession)
     await here.provider.block_user("acme", "sub-1", blocked=True, reason="abuse")
     found = await finish(sign_in, await begin(sign_in))

@@ -24,7 +24,7 @@ from narthex.web.oidc import OidcRoutes
 from narthex.web.request_rules import RequestFacts, RequestRules
 from tests.adapters.tokens.issuer import hs_token
 from tests.adapters.tokens.memory import as_port
-from tests.app.test_provider import PASSWORD, House
+from tests.app.test_provider import PASSWORD, Rig
 from tests.app.test_sign_in import Elsewhere
 
 OWN = "http://testserver"
@@ -53,19 +53,19 @@ class Web:
     """A site with one account, and a browser."""
 
     def __init__(self, policy: ProviderPolicy, *, keys: tuple[str, ...] = (SERVICE_KEY,)) -> None:
-        self.house = House(policy)
+        self.rig = Rig(policy)
         self.door = OpenDoor()
         site = AuthRoutes(
-            provider=self.house.provider,
-            verifier=self.house.router,
-            revocations=self.house.revocations,
+            provider=self.rig.provider,
+            verifier=self.rig.router,
+            revocations=self.rig.revocations,
             rules=self.door,
             service_keys=keys,
-            clock=lambda: self.house.now,
+            clock=lambda: self.rig.now,
         )
         self.elsewhere = Elsewhere()
         sign_in = SignIn(
-            self.house.provider, self.elsewhere, as_port(self.house.store), clock=lambda: self.house.now
+            self.rig.provider, self.elsewhere, as_port(self.rig.store), clock=lambda: self.rig.now
         )
         oidc = OidcRoutes(sign_in, site, self.door)
         app = Starlette(routes=[*site.routes(), *oidc.routes()], lifespan=self._lifespan)
@@ -73,7 +73,7 @@ class Web:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        await self.house.start()
+        await self.rig.start()
         yield
 
     def sign_in(self, **changes: Any) -> Any:
@@ -224,7 +224,7 @@ def test_a_browser_refreshes_by_its_cookie(web: Web) -> None:
     renewed = web.browser.post("/auth/refresh", headers={"Origin": OWN})
     assert renewed.status_code == 200
     assert renewed.json()["access_token"] != first["access_token"] or renewed.json()["refresh_token"]
-    web.house.store.refresh.clear()
+    web.rig.store.refresh.clear()
     ended = web.browser.post("/auth/refresh", headers={"Origin": OWN})
     assert (ended.status_code, ended.json()["code"]) == (401, "refresh_invalid")
     assert SESSION_COOKIE not in web.browser.cookies
@@ -315,7 +315,7 @@ def test_revocation_is_by_possession(web: Web) -> None:
 
 def test_a_store_that_is_away_is_503(web: Web) -> None:
     """With Retry-After, not 500 and not 401."""
-    web.house.store.away = True
+    web.rig.store.away = True
     response = web.sign_in()
     assert (response.status_code, response.json()["code"]) == (503, "auth_unavailable")
     assert int(response.headers["retry-after"]) >= 1

@@ -185,7 +185,7 @@ class Rules(RequestAuthenticator):
         return self._refusal
 
 
-def house(handler: FixedHandler, origin: Refusal | None = None) -> Fallbacks:
+def stream_routes(handler: FixedHandler, origin: Refusal | None = None) -> Fallbacks:
     return Fallbacks(handler, "node-1", unsent, Rules(origin), message_bytes=100)
 
 
@@ -193,7 +193,7 @@ async def test_a_command_from_another_node_reaches_its_stream() -> None:
     """By its session; a stream that ended has none. The checked head is the request's own."""
     listener = Listener()
     handler = FixedHandler(Accept(receiver=listener))
-    found = house(handler)
+    found = stream_routes(handler)
     aborted: list[bool] = []
     asked = request("/connection/http_stream", b'{"id":1,"connect":{}}', b"a=b")
     asked.scope["extensions"] = {ABORT: {"abort": lambda: aborted.append(True)}}
@@ -235,7 +235,7 @@ async def test_a_stream_that_is_refused_is_answered_with_the_reason() -> None:
     called.
     """
     handler = FixedHandler(Deny(refusal=Refusal(code="overloaded"), trace_id="trace-1"))
-    found = house(handler)
+    found = stream_routes(handler)
     answer = await found.sse(request("/connection/sse", query=b"cf_connect=%7B%7D"))
     assert (answer.status_code, json.loads(bytes(answer.body))["trace_id"]) == (503, "trace-1")
     assert answer.headers["X-Cors"] == "1"
@@ -252,7 +252,7 @@ async def test_a_first_message_is_as_large_as_any(more: int, status: int) -> Non
     message = b'{"id":1,"connect":{"name":"' + b"n" * (100 - 30 + more) + b'"}}'
     assert len(message) == 100 + more
     handler = FixedHandler(Accept(receiver=Listener()))
-    found = house(handler)
+    found = stream_routes(handler)
     posted = await found.http_stream(request("/connection/http_stream", message))
     asked = await found.sse(request("/connection/sse", query=b"cf_connect=" + quote(message).encode()))
     assert [posted.status_code, asked.status_code] == [status, status]
@@ -262,7 +262,7 @@ async def test_a_first_message_is_as_large_as_any(more: int, status: int) -> Non
 @pytest.mark.parametrize(("more", "status"), [(0, 404), (1, 400)])
 async def test_a_command_for_a_stream_is_as_large_as_any(more: int, status: int) -> None:
     """However it is escaped: a character of two bytes may take six in the body."""
-    found = house(FixedHandler(Accept(receiver=Listener())))
+    found = stream_routes(FixedHandler(Accept(receiver=Listener())))
     for data in ("é" * 50 + "x" * more, "x" * (100 + more)):
         body = json.dumps({"session": "s", "node": "node-1", "data": data}).encode()
         assert (await found.emulation(request("/emulation", body))).status_code == status
@@ -270,6 +270,8 @@ async def test_a_command_for_a_stream_is_as_large_as_any(more: int, status: int)
 
 async def test_a_page_that_may_not_use_a_credential_cannot_send_a_command() -> None:
     """The session of a stream is a credential too."""
-    found = house(FixedHandler(Accept(receiver=Listener())), origin=Refusal(code="origin_not_allowed"))
+    found = stream_routes(
+        FixedHandler(Accept(receiver=Listener())), origin=Refusal(code="origin_not_allowed")
+    )
     answer = await found.emulation(request("/emulation", b'{"session":"s","node":"","data":"{}"}'))
     assert (answer.status_code, json.loads(bytes(answer.body))["code"]) == (403, "origin_not_allowed")

@@ -30,7 +30,7 @@ class Counted:
         self.evicted = True
 
 
-class House:
+class Rig:
     """Connections of one table, made by address."""
 
     def __init__(self, limit: int = 10, per_address: int = 5, proxies: frozenset[str] = frozenset()) -> None:
@@ -53,30 +53,30 @@ class House:
 
 def test_an_address_at_its_limit_displaces_itself() -> None:
     """The oldest idle one is evicted; without an idle one the new one is refused."""
-    house = House(per_address=2)
-    first, second = (house.arrive("1.1.1.1")[0] for _ in range(2))
-    third, placed = house.arrive("1.1.1.1")
-    assert (placed, first.evicted, second.evicted, house.told) == (
+    rig = Rig(per_address=2)
+    first, second = (rig.arrive("1.1.1.1")[0] for _ in range(2))
+    third, placed = rig.arrive("1.1.1.1")
+    assert (placed, first.evicted, second.evicted, rig.told) == (
         True,
         True,
         False,
         [("address", "1.1.1.1", 1)],
     )
-    house.table.busy(second)
-    house.table.busy(third)
-    refused, placed = house.arrive("1.1.1.1")
+    rig.table.busy(second)
+    rig.table.busy(third)
+    refused, placed = rig.arrive("1.1.1.1")
     assert not placed
-    assert house.table.of_address("1.1.1.1") == 3  # counted until it is removed
-    house.table.remove(refused)
-    assert house.arrive("2.2.2.2")[1]
+    assert rig.table.of_address("1.1.1.1") == 3  # counted until it is removed
+    rig.table.remove(refused)
+    assert rig.arrive("2.2.2.2")[1]
 
 
 def test_a_full_process_displaces_the_address_with_most() -> None:
     """However old the connections of others are."""
-    house = House(limit=10, per_address=10)
-    old, _ = house.arrive("9.9.9.9")
-    flood = [house.arrive("6.6.6.6")[0] for _ in range(9)]
-    _, placed = house.arrive("1.1.1.1")
+    rig = Rig(limit=10, per_address=10)
+    old, _ = rig.arrive("9.9.9.9")
+    flood = [rig.arrive("6.6.6.6")[0] for _ in range(9)]
+    _, placed = rig.arrive("1.1.1.1")
     assert placed
     assert not old.evicted
     assert [one.evicted for one in flood[:3]] == [True, True, False]  # a quarter of them, the oldest
@@ -84,37 +84,37 @@ def test_a_full_process_displaces_the_address_with_most() -> None:
 
 def test_a_flood_from_everywhere_displaces_the_oldest() -> None:
     """One connection per address: a batch of those that have waited longest."""
-    house = House(limit=200, per_address=5)
-    flood = [house.arrive(f"10.0.{n // 100}.{n % 100}")[0] for n in range(200)]
-    assert house.arrive("1.1.1.1")[1]
+    rig = Rig(limit=200, per_address=5)
+    flood = [rig.arrive(f"10.0.{n // 100}.{n % 100}")[0] for n in range(200)]
+    assert rig.arrive("1.1.1.1")[1]
     assert [one.evicted for one in flood] == [True] * BATCH + [False] * (200 - BATCH)
 
 
 def test_a_process_full_of_busy_connections_refuses() -> None:
     """No connection that is being served is evicted."""
-    house = House(limit=3)
-    busy = [house.arrive(f"1.1.1.{n}", busy=True)[0] for n in range(3)]
-    assert not house.arrive("2.2.2.2")[1]
+    rig = Rig(limit=3)
+    busy = [rig.arrive(f"1.1.1.{n}", busy=True)[0] for n in range(3)]
+    assert not rig.arrive("2.2.2.2")[1]
     assert not any(one.evicted for one in busy)
 
 
 def test_behind_a_trusted_proxy_the_forwarded_address_counts() -> None:
     """Unknown until a request names it; the proxy itself has no limit, and is evicted last."""
-    house = House(limit=20, per_address=2, proxies=frozenset({"10.0.0.1"}))
-    through = [house.arrive("10.0.0.1")[0] for _ in range(4)]
-    assert house.table.of_address(PROXY) == 4
-    placed = [house.table.reassign(one, "7.7.7.7") for one in through[:2]]
+    rig = Rig(limit=20, per_address=2, proxies=frozenset({"10.0.0.1"}))
+    through = [rig.arrive("10.0.0.1")[0] for _ in range(4)]
+    assert rig.table.of_address(PROXY) == 4
+    placed = [rig.table.reassign(one, "7.7.7.7") for one in through[:2]]
     for one in through[:2]:
-        house.table.busy(one)
+        rig.table.busy(one)
     assert placed == [True, True]
-    assert not house.table.reassign(through[2], "7.7.7.7")  # at its limit, without an idle one of its own
-    assert house.table.reassign(through[3], "8.8.8.8")
-    house.table.reassign(through[0], None)
-    assert (house.table.of_address("7.7.7.7"), house.table.of_address(PROXY)) == (2, 1)
+    assert not rig.table.reassign(through[2], "7.7.7.7")  # at its limit, without an idle one of its own
+    assert rig.table.reassign(through[3], "8.8.8.8")
+    rig.table.reassign(through[0], None)
+    assert (rig.table.of_address("7.7.7.7"), rig.table.of_address(PROXY)) == (2, 1)
     for one in through:
-        house.table.remove(one)
-        house.table.remove(one)
-    assert (len(house.table), house.table.of_address("7.7.7.7")) == (0, 0)
+        rig.table.remove(one)
+        rig.table.remove(one)
+    assert (len(rig.table), rig.table.of_address("7.7.7.7")) == (0, 0)
 
 
 def test_the_edge_takes_a_twentieth_more_than_websockets() -> None:
@@ -125,10 +125,10 @@ def test_the_edge_takes_a_twentieth_more_than_websockets() -> None:
 
 def test_an_ipv6_household_is_one_address() -> None:
     """A /64 counts once."""
-    house = House(per_address=2)
+    rig = Rig(per_address=2)
     for n in range(2):
-        house.arrive(f"2001:db8::{n}", busy=True)
-    assert not house.arrive("2001:db8::ffff")[1]
+        rig.arrive(f"2001:db8::{n}", busy=True)
+    assert not rig.arrive("2001:db8::ffff")[1]
 
 
 class Table(RuleBasedStateMachine):
@@ -136,7 +136,7 @@ class Table(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.house = House(limit=12, per_address=4, proxies=frozenset({"9.9.9.9"}))
+        self.rig = Rig(limit=12, per_address=4, proxies=frozenset({"9.9.9.9"}))
         self.all: list[Any] = []
         self.gone: set[int] = set()
 
@@ -147,10 +147,10 @@ class Table(RuleBasedStateMachine):
         address=st.sampled_from(["1.1.1.1", "2.2.2.2", "3.3.3.3", "4.4.4.4", "9.9.9.9"]), busy=st.booleans()
     )
     def arrive(self, address: str, busy: bool) -> None:
-        one, placed = self.house.arrive(address, busy=busy)
+        one, placed = self.rig.arrive(address, busy=busy)
         self.all.append(one)
         if not placed:
-            self.house.table.remove(one)
+            self.rig.table.remove(one)
             self.gone.add(id(one))
 
     @rule(data=st.data(), what=st.sampled_from(["busy", "idle", "remove", "attribute", "between"]))
@@ -159,7 +159,7 @@ class Table(RuleBasedStateMachine):
         if not live:
             return
         one = data.draw(st.sampled_from(live))
-        table = self.house.table
+        table = self.rig.table
         if what == "attribute":
             table.reassign(one, data.draw(st.sampled_from(["1.1.1.1", "5.5.5.5"])))
         elif what == "between":
@@ -171,7 +171,7 @@ class Table(RuleBasedStateMachine):
 
     @invariant()
     def adds_up(self) -> None:
-        table = self.house.table
+        table = self.rig.table
         live = self.live()
         assert len(table) == len(live)
         addresses = ["1.1.1.1", "2.2.2.2", "3.3.3.3", "4.4.4.4", "5.5.5.5", PROXY]

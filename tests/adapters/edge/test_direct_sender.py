@@ -75,7 +75,7 @@ def opened(server: Running) -> WebSocket:
     return receiver.socket
 
 
-def test_a_lane_owns_nothing() -> None:
+def test_a_direct_sender_owns_nothing() -> None:
     """Disabled it fails, enabled it sends, and after its release the descriptor stays with its owner."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -93,7 +93,7 @@ def test_a_lane_owns_nothing() -> None:
         assert theirs.recv(100) == b"onethreefour"
 
 
-def test_a_lane_never_blocks() -> None:
+def test_a_direct_sender_never_blocks() -> None:
     """Not even if an agent in the same process has set a time-out for every new socket."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -115,7 +115,7 @@ def test_a_lane_never_blocks() -> None:
         sender.disable()
 
 
-def test_no_lane_outlives_its_connection(server: Running) -> None:
+def test_no_direct_sender_outlives_its_connection(server: Running) -> None:
     """The next connection gets the same descriptor; the old direct sender does not reach it."""
     with server.websocket():
         old = opened(server)
@@ -175,7 +175,7 @@ def test_nothing_follows_an_end(server: Running) -> None:
             assert peer.rest() == b""
 
 
-def test_who_has_no_lane() -> None:
+def test_connections_without_a_direct_sender() -> None:
     """Deflate: plain frames would go out uncompressed."""
     offer = "Sec-WebSocket-Extensions: permessage-deflate\r\n"
     limits = EdgeLimits(app=MessageLimits(deflate=True))

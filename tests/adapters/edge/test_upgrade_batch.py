@@ -194,7 +194,7 @@ def test_a_crowd_is_answered() -> None:
 
 
 @pytest.mark.parametrize("loop", sorted(LOOPS))
-def test_every_door_is_closed_at_the_end(loop: str) -> None:
+def test_every_listener_is_closed_at_the_end(loop: str) -> None:
     """The listener's copies are closed too: no client connects any more, and no descriptor stays open."""
     with Running(loop=loop):
         pass

@@ -21,7 +21,7 @@ from tests.adapters.tokens.meters import StateMeter
 DISCOVERY = "/.well-known/openid-configuration"
 
 
-class House:
+class Rig:
     """A provider that answers with the ID token of the test."""
 
     def __init__(self, issuer: HttpIssuer, secret: str = "s3cret/with+odd") -> None:
@@ -56,20 +56,18 @@ class House:
 
 
 @pytest.fixture
-async def house() -> AsyncIterator[House]:
+async def rig() -> AsyncIterator[Rig]:
     """With a client secret."""
     async with HttpIssuer() as issuer:
-        found = House(issuer)
+        found = Rig(issuer)
         yield found
         await found.flow.stop()
         await found.fetcher.stop()
 
 
-async def test_the_browser_is_sent_with_pkce(house: House) -> None:
+async def test_the_browser_is_sent_with_pkce(rig: Rig) -> None:
     """Every parameter that the provider needs, beside those of its own."""
-    url = await house.flow.authorization_url(
-        redirect_uri="https://gw/cb", state="s", nonce="n", challenge="c"
-    )
+    url = await rig.flow.authorization_url(redirect_uri="https://gw/cb", state="s", nonce="n", challenge="c")
     query = parse_qs(urlsplit(url).query)
     assert query["a"] == ["b"]
     assert query["client_id"] == ["client"]
@@ -77,25 +75,25 @@ async def test_the_browser_is_sent_with_pkce(house: House) -> None:
     assert (query["state"], query["nonce"], query["code_challenge"]) == (["s"], ["n"], ["c"])
 
 
-async def test_the_issuer_is_named_for_sessions(house: House) -> None:
+async def test_the_issuer_is_named_for_sessions(rig: Rig) -> None:
     """The sign-in binds a session to it, and refuses another issuer's `iss` in the answer."""
-    assert house.flow.issuer == house.issuer.url
+    assert rig.flow.issuer == rig.issuer.url
 
 
-async def test_a_verified_e_mail_comes_along_and_an_unverified_one_does_not(house: House) -> None:
+async def test_a_verified_e_mail_comes_along_and_an_unverified_one_does_not(rig: Rig) -> None:
     """Only the boolean true is a verification."""
-    house.gives(email="ada@example.com", email_verified=True, tenant="acme")
-    person = await house.redeem()
+    rig.gives(email="ada@example.com", email_verified=True, tenant="acme")
+    person = await rig.redeem()
     assert isinstance(person, SignedInUser)
     assert (person.identity.user, person.email) == ("acme/alice", "ada@example.com")
     for claim in (False, "true", 1, None):
-        house.gives(email="ada@example.com", email_verified=claim)
-        person = await house.redeem()
+        rig.gives(email="ada@example.com", email_verified=claim)
+        person = await rig.redeem()
         assert isinstance(person, SignedInUser)
         assert person.email == ""
 
 
-async def test_the_client_names_itself_and_shows_the_verifier(house: House) -> None:
+async def test_the_client_names_itself_and_shows_the_verifier(rig: Rig) -> None:
     """Basic credentials with both parts encoded (RFC 6749 section 2.3.1); without a secret none."""
     seen: list[tuple[str, dict[str, str]]] = []
 
@@ -103,10 +101,10 @@ async def test_the_client_names_itself_and_shows_the_verifier(house: House) -> N
         seen.append((head, dict(parse_qsl(body.decode()))))
         return 400, {"error": "invalid_grant"}
 
-    house.issuer.documents["/token"] = answer
-    await house.redeem()
-    public = House(house.issuer, secret="")
-    house.issuer.documents["/token"] = answer
+    rig.issuer.documents["/token"] = answer
+    await rig.redeem()
+    public = Rig(rig.issuer, secret="")
+    rig.issuer.documents["/token"] = answer
     await public.redeem()
     await public.fetcher.stop()
     assert seen[0][1]["code_verifier"] == "v"
@@ -134,38 +132,38 @@ async def test_the_client_names_itself_and_shows_the_verifier(house: House) -> N
     ],
 )
 async def test_an_id_token_of_another_journey_or_client_signs_nobody_in(
-    house: House, changes: dict[str, Any]
+    rig: Rig, changes: dict[str, Any]
 ) -> None:
     """Nonce, audience, authorised party, issuer, time and claims."""
-    house.gives(**changes)
-    assert isinstance(await house.redeem(), Rejected)
+    rig.gives(**changes)
+    assert isinstance(await rig.redeem(), Rejected)
 
 
-async def test_of_several_audiences_azp_names_the_client(house: House) -> None:
+async def test_of_several_audiences_azp_names_the_client(rig: Rig) -> None:
     """OpenID Connect Core 1.0 section 3.1.3.7; one audience needs no `azp`."""
-    house.gives(aud=["client", "another"], azp="client")
-    assert isinstance(await house.redeem(), SignedInUser)
+    rig.gives(aud=["client", "another"], azp="client")
+    assert isinstance(await rig.redeem(), SignedInUser)
 
 
 @pytest.mark.parametrize(
     "answer", [{}, [], {"id_token": 1}, {"id_token": "a.b.c"}, {"id_token": "x"}, (400, {})]
 )
-async def test_an_answer_without_an_id_token_signs_nobody_in(house: House, answer: Any) -> None:
+async def test_an_answer_without_an_id_token_signs_nobody_in(rig: Rig, answer: Any) -> None:
     """Also a refused code."""
-    house.issuer.documents["/token"] = answer
-    assert isinstance(await house.redeem(), Rejected)
+    rig.issuer.documents["/token"] = answer
+    assert isinstance(await rig.redeem(), Rejected)
 
 
-async def test_a_provider_that_is_away_is_no_refusal(house: House) -> None:
+async def test_a_provider_that_is_away_is_no_refusal(rig: Rig) -> None:
     """5xx and a missing end point: come back."""
-    house.issuer.documents["/token"] = (503, {})
-    assert isinstance(await house.redeem(), Unavailable)
-    house.issuer.documents[DISCOVERY] = (500, {})
-    fresh = House(house.issuer)
-    house.issuer.documents[DISCOVERY] = (500, {})
+    rig.issuer.documents["/token"] = (503, {})
+    assert isinstance(await rig.redeem(), Unavailable)
+    rig.issuer.documents[DISCOVERY] = (500, {})
+    fresh = Rig(rig.issuer)
+    rig.issuer.documents[DISCOVERY] = (500, {})
     with pytest.raises(DependencyError):
         await fresh.flow.authorization_url(redirect_uri="x", state="s", nonce="n", challenge="c")
-    house.issuer.documents[DISCOVERY] = {"issuer": house.issuer.url}
+    rig.issuer.documents[DISCOVERY] = {"issuer": rig.issuer.url}
     with pytest.raises(DependencyError, match="authorization_endpoint"):
         await fresh.flow.authorization_url(redirect_uri="x", state="s", nonce="n", challenge="c")
     await fresh.fetcher.stop()

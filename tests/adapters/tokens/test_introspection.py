@@ -26,7 +26,7 @@ TOKEN = "2YotnFZFEjr1zCsicMWpAA"
 PATH = "/introspect"
 
 
-class House:
+class Rig:
     """An introspection end point and a router that asks it."""
 
     def __init__(self, issuer: HttpIssuer, fetcher: Fetcher, rules: ClaimRules) -> None:
@@ -56,15 +56,15 @@ class House:
 
 
 @pytest.fixture
-async def house() -> AsyncIterator[House]:
+async def rig() -> AsyncIterator[Rig]:
     """With an issuer that must be named."""
     async with HttpIssuer() as issuer:
         fetcher = Fetcher(timeout_s=2)
-        yield House(issuer, fetcher, ClaimRules(issuer="https://as.example"))
+        yield Rig(issuer, fetcher, ClaimRules(issuer="https://as.example"))
         await fetcher.stop()
 
 
-async def test_an_active_token_admits_with_what_the_answer_says(house: House) -> None:
+async def test_an_active_token_admits_with_what_the_answer_says(rig: Rig) -> None:
     """Claims are mapped as those of a JWT; `scope` gives permissions; the caller authenticates with Basic."""
     seen: list[tuple[str, bytes]] = []
 
@@ -79,8 +79,8 @@ async def test_an_active_token_admits_with_what_the_answer_says(house: House) ->
             "aud": "x",
         }
 
-    house.issuer.documents[PATH] = answer
-    verdict = await house.verdict()
+    rig.issuer.documents[PATH] = answer
+    verdict = await rig.verdict()
     assert isinstance(verdict, Valid)
     identity = verdict.identity
     assert (identity.user, identity.permissions, identity.issuer) == (
@@ -93,29 +93,29 @@ async def test_an_active_token_admits_with_what_the_answer_says(house: House) ->
     assert base64.b64encode(b"me:s3cret").decode() in head
 
 
-async def test_a_yes_is_remembered_briefly_and_never_beyond_exp(house: House) -> None:
+async def test_a_yes_is_remembered_briefly_and_never_beyond_exp(rig: Rig) -> None:
     """Within ten seconds no request is repeated; the token's end is a limit of its own."""
-    house.says(active=True, sub="alice", exp=NOW + 4)
-    assert isinstance(await house.verdict(), Valid)
-    outcome = house.router.verify(TOKEN, now=NOW + 3, traffic="user")
+    rig.says(active=True, sub="alice", exp=NOW + 4)
+    assert isinstance(await rig.verdict(), Valid)
+    outcome = rig.router.verify(TOKEN, now=NOW + 3, traffic="user")
     assert isinstance(outcome, Valid), "from memory, without waiting"
-    assert house.issuer.hits[PATH] == 1
-    await house.verdict(now=NOW + 5)
-    assert house.issuer.hits[PATH] == 2
-    house.says(active=True, sub="alice", exp=NOW + 600)
-    await house.verdict(now=NOW + 5)
-    await house.verdict(now=NOW + 5 + POSITIVE_S + 1)
-    assert house.issuer.hits[PATH] == 4
+    assert rig.issuer.hits[PATH] == 1
+    await rig.verdict(now=NOW + 5)
+    assert rig.issuer.hits[PATH] == 2
+    rig.says(active=True, sub="alice", exp=NOW + 600)
+    await rig.verdict(now=NOW + 5)
+    await rig.verdict(now=NOW + 5 + POSITIVE_S + 1)
+    assert rig.issuer.hits[PATH] == 4
 
 
-async def test_a_no_is_final_and_not_remembered(house: House) -> None:
+async def test_a_no_is_final_and_not_remembered(rig: Rig) -> None:
     """Inactive is a rejection; the next request is made again, because a token may become active."""
-    house.says(active=False)
-    verdict = await house.verdict()
+    rig.says(active=False)
+    verdict = await rig.verdict()
     assert isinstance(verdict, Rejected)
     assert verdict.code == "token_invalid"
-    house.says(active=True, sub="alice")
-    verdict = await house.verdict()
+    rig.says(active=True, sub="alice")
+    verdict = await rig.verdict()
     assert isinstance(verdict, Valid)
     assert verdict.identity.expires_at == NOW + NO_EXPIRY_LIFE_S
 
@@ -124,15 +124,15 @@ async def test_a_no_is_final_and_not_remembered(house: House) -> None:
     "answer",
     [{}, {"active": "true"}, {"active": 1}, [], (401, {}), (404, {}), (500, {}), (429, {}), b"<html>"],
 )
-async def test_an_answer_that_says_nothing_is_no_verdict(house: House, answer: Any) -> None:
+async def test_an_answer_that_says_nothing_is_no_verdict(rig: Rig, answer: Any) -> None:
     """Broken answers, our own refused credentials and outages all mean "cannot tell"."""
-    house.issuer.documents[PATH] = answer
-    verdict = await house.verdict()
+    rig.issuer.documents[PATH] = answer
+    verdict = await rig.verdict()
     assert isinstance(verdict, Unavailable)
-    assert [f"{name}: {message}" for name, message in house.faults] == [verdict.cause]
-    assert (await house.source.check()).status == "degraded"
-    house.says(active=True, sub="alice")
-    assert isinstance(await house.verdict(), Valid)
+    assert [f"{name}: {message}" for name, message in rig.faults] == [verdict.cause]
+    assert (await rig.source.check()).status == "degraded"
+    rig.says(active=True, sub="alice")
+    assert isinstance(await rig.verdict(), Valid)
 
 
 @pytest.mark.parametrize(
@@ -146,59 +146,59 @@ async def test_an_answer_that_says_nothing_is_no_verdict(house: House, answer: A
         ({"e2e": True}, "e2e_not_allowed_here"),
     ],
 )
-async def test_an_active_token_still_meets_the_rules(house: House, answer: dict[str, Any], code: str) -> None:
+async def test_an_active_token_still_meets_the_rules(rig: Rig, answer: dict[str, Any], code: str) -> None:
     """The issuer's confirmation does not bypass the rules of claims."""
-    house.says(**{"active": True, "sub": "alice", "exp": NOW + 60, **answer})
-    verdict = await house.verdict()
+    rig.says(**{"active": True, "sub": "alice", "exp": NOW + 60, **answer})
+    verdict = await rig.verdict()
     assert isinstance(verdict, Rejected)
     assert verdict.code == code
 
 
-async def test_junk_is_refused_without_asking(house: House) -> None:
+async def test_junk_is_refused_without_asking(rig: Rig) -> None:
     """Too long, empty or unprintable: no request is sent."""
     for junk in ("x" * 9_000, "", "a b\nc", "tökén"):
-        verdict = await house.verdict(junk)
+        verdict = await rig.verdict(junk)
         assert isinstance(verdict, Rejected)
         assert verdict.code == "token_malformed"
-    assert not house.issuer.hits
+    assert not rig.issuer.hits
 
 
-async def test_a_jwt_that_no_key_source_claims_is_asked_about_too(house: House) -> None:
+async def test_a_jwt_that_no_key_source_claims_is_asked_about_too(rig: Rig) -> None:
     """Introspection accepts any kind of token; the reserved issuer of test identities is not asked about."""
-    house.says(active=True, sub="alice")
-    assert isinstance(await house.verdict(hs_token()), Valid)
-    verdict = await house.verdict(hs_token(iss="narthex-e2e"))
+    rig.says(active=True, sub="alice")
+    assert isinstance(await rig.verdict(hs_token()), Valid)
+    verdict = await rig.verdict(hs_token(iss="narthex-e2e"))
     assert isinstance(verdict, Rejected)
     assert verdict.code == "e2e_not_allowed_here"
 
 
-async def test_health_asks_for_itself(house: House) -> None:
+async def test_health_asks_for_itself(rig: Rig) -> None:
     """Never healthy without a request; an answer counts for half a minute; an outage shows, and its end too."""
-    assert (await house.source.check()).status == "degraded"  # 404: nothing there yet
-    house.says(active=False)
-    assert (await house.source.check()).status == "healthy"
-    asked = house.issuer.hits[PATH]
-    assert (await house.source.check()).status == "healthy"
-    assert house.issuer.hits[PATH] == asked
-    house.issuer.documents[PATH] = (500, {})
-    assert isinstance(await house.verdict(), Unavailable)
-    assert (await house.source.check()).status == "degraded"
-    house.says(active=False)
-    assert (await house.source.check()).status == "healthy"
+    assert (await rig.source.check()).status == "degraded"  # 404: nothing there yet
+    rig.says(active=False)
+    assert (await rig.source.check()).status == "healthy"
+    asked = rig.issuer.hits[PATH]
+    assert (await rig.source.check()).status == "healthy"
+    assert rig.issuer.hits[PATH] == asked
+    rig.issuer.documents[PATH] = (500, {})
+    assert isinstance(await rig.verdict(), Unavailable)
+    assert (await rig.source.check()).status == "degraded"
+    rig.says(active=False)
+    assert (await rig.source.check()).status == "healthy"
 
 
-async def test_memory_is_bounded_and_holds_no_token(house: House) -> None:
+async def test_memory_is_bounded_and_holds_no_token(rig: Rig) -> None:
     """The oldest answers go; keys are hashes."""
-    house.says(active=True, sub="alice")
-    await house.verdict()
-    assert TOKEN not in repr(house.source._kept)
+    rig.says(active=True, sub="alice")
+    await rig.verdict()
+    assert TOKEN not in repr(rig.source._kept)
     for number in range(MAX_KEPT + 5):
-        house.source._read({"active": True, "sub": "a"}, f"hash-{number}", NOW)
-    assert len(house.source._kept) == MAX_KEPT
+        rig.source._read({"active": True, "sub": "a"}, f"hash-{number}", NOW)
+    assert len(rig.source._kept) == MAX_KEPT
 
 
 async def test_questions_are_bounded_and_counted_down_however_they_end(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one above the limit is told to retry; after answers, faults and time-outs requests are possible again."""
     monkeypatch.setattr(introspection, "MAX_AT_ONCE", 2)
@@ -211,46 +211,46 @@ async def test_questions_are_bounded_and_counted_down_however_they_end(
         return {"active": False}
 
     with monkeypatch.context() as patch:
-        patch.setattr(house.source._fetcher, "post_form", hangs)
-        first = asyncio.create_task(house.verdict("one"))
-        second = asyncio.create_task(house.verdict("two"))
+        patch.setattr(rig.source._fetcher, "post_form", hangs)
+        first = asyncio.create_task(rig.verdict("one"))
+        second = asyncio.create_task(rig.verdict("two"))
         await arrived.wait()
         await asyncio.sleep(0)
-        third = await house.verdict("three")
+        third = await rig.verdict("three")
         assert isinstance(third, Unavailable) and "2 requests are in progress" in third.cause
         assert all(
             isinstance(verdict, Unavailable) for verdict in (await first, await second)
         )  # their time is up
         may.set()
-    house.issuer.documents[PATH] = (500, {})
+    rig.issuer.documents[PATH] = (500, {})
     for _ in range(4):
-        assert isinstance(await house.verdict("broken"), Unavailable)
-    assert house.source._asking == 0
+        assert isinstance(await rig.verdict("broken"), Unavailable)
+    assert rig.source._asking == 0
 
 
-async def test_a_token_at_the_bound_is_asked_about_and_a_longer_one_is_not(house: House) -> None:
+async def test_a_token_at_the_bound_is_asked_about_and_a_longer_one_is_not(rig: Rig) -> None:
     """8 KB, as for every token."""
-    house.says(active=True, sub="alice")
-    assert isinstance(await house.verdict("x" * MAX_TOKEN_BYTES), Valid)
-    longer = house.source.verify("x" * (MAX_TOKEN_BYTES + 1), now=NOW, traffic="user")
+    rig.says(active=True, sub="alice")
+    assert isinstance(await rig.verdict("x" * MAX_TOKEN_BYTES), Valid)
+    longer = rig.source.verify("x" * (MAX_TOKEN_BYTES + 1), now=NOW, traffic="user")
     assert isinstance(longer, Rejected) and longer.code == "token_malformed"
-    assert house.issuer.hits[PATH] == 1
+    assert rig.issuer.hits[PATH] == 1
 
 
-async def test_the_longest_unasked_is_forgotten_first(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_longest_unasked_is_forgotten_first(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory is bounded; a token whose answer was renewed is no longer the oldest."""
     assert MAX_KEPT == 10_000
     monkeypatch.setattr(introspection, "MAX_KEPT", 2)
-    house.says(active=True, sub="alice")
+    rig.says(active=True, sub="alice")
     for text, now in (
         ("one", NOW),
         ("two", NOW),
         ("one", NOW + POSITIVE_S + 1),
         ("three", NOW + POSITIVE_S + 1),
     ):
-        assert isinstance(await house.verdict(text, now), Valid)
-    asked = house.issuer.hits[PATH]
-    assert isinstance(await house.verdict("one", NOW + POSITIVE_S + 2), Valid)
-    assert house.issuer.hits[PATH] == asked, "kept"
-    assert isinstance(await house.verdict("two", NOW), Valid)
-    assert house.issuer.hits[PATH] == asked + 1, "forgotten"
+        assert isinstance(await rig.verdict(text, now), Valid)
+    asked = rig.issuer.hits[PATH]
+    assert isinstance(await rig.verdict("one", NOW + POSITIVE_S + 2), Valid)
+    assert rig.issuer.hits[PATH] == asked, "kept"
+    assert isinstance(await rig.verdict("two", NOW), Valid)
+    assert rig.issuer.hits[PATH] == asked + 1, "forgotten"

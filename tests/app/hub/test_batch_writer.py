@@ -151,7 +151,7 @@ async def test_what_is_published_meanwhile_is_the_next_batch() -> None:
     assert [id(road) for road in log[:1_000]] == [id(road) for road in log[1_000:]]
 
 
-def test_what_a_lane_does_not_take_goes_the_other_way() -> None:
+def test_data_that_a_direct_sender_does_not_take_uses_the_socket() -> None:
     """A part: the rest follows. Nothing: the socket gets it. Lagging: it is kept. Other subscribers are not
     affected.
     """

@@ -71,7 +71,7 @@ class RecordingSubscriber:
         return [push["pub"]["offset"] for push in self.pushes if "pub" in push]  # type: ignore[index]  # JSON
 
 
-class House:
+class Rig:
     """A hub on a started broker."""
 
     def __init__(self, broker: Broker, slice_size: int = 500) -> None:
@@ -100,15 +100,15 @@ class House:
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     broker = SqliteBroker(tmp_path / "log.db")
-    house = House(broker, slice_size=3)
-    await broker.start(house.hub, "node")
-    yield house
-    house.hub.stop()
-    await house.tasks.stop()
+    rig = Rig(broker, slice_size=3)
+    await broker.start(rig.hub, "node")
+    yield rig
+    rig.hub.stop()
+    await rig.tasks.stop()
     await broker.stop()
-    assert house.faults == []
+    assert rig.faults == []
 
 
 async def eventually(holds: Callable[[], bool]) -> None:
@@ -123,14 +123,14 @@ async def until(subscriber: RecordingSubscriber, count: int) -> None:
     await eventually(lambda: len(subscriber.offsets) + len(subscriber.late) >= count)
 
 
-async def test_everybody_gets_everything_once_in_order(house: House) -> None:
+async def test_everybody_gets_everything_once_in_order(rig: Rig) -> None:
     """More subscribers than a slice holds, joining while publications flow."""
     subscribers = [RecordingSubscriber() for _ in range(10)]
     for subscriber in subscribers[:5]:
-        await house.join(subscriber)
-    publishing = asyncio.gather(*(house.broker.publish(KEY, b'{"n":%d}' % n) for n in range(200)))
+        await rig.join(subscriber)
+    publishing = asyncio.gather(*(rig.broker.publish(KEY, b'{"n":%d}' % n) for n in range(200)))
     for subscriber in subscribers[5:]:
-        await house.join(subscriber)
+        await rig.join(subscriber)
     await publishing
     for subscriber in subscribers[:5]:
         await until(subscriber, 200)
@@ -142,78 +142,78 @@ async def test_everybody_gets_everything_once_in_order(house: House) -> None:
             assert subscriber.offsets == list(range(subscriber.offsets[0], 201))
 
 
-async def test_who_leaves_hears_nothing_more(house: House) -> None:
+async def test_who_leaves_hears_nothing_more(rig: Rig) -> None:
     """Also when the batch was already being written."""
     stays, leaves = RecordingSubscriber(), RecordingSubscriber()
-    await house.join(stays)
-    channel = await house.join(leaves)
-    await house.broker.publish(KEY, b"{}")
-    house.hub.detach(channel, leaves)
+    await rig.join(stays)
+    channel = await rig.join(leaves)
+    await rig.broker.publish(KEY, b"{}")
+    rig.hub.detach(channel, leaves)
     heard = len(leaves.offsets)
-    await house.broker.publish(KEY, b"{}")
+    await rig.broker.publish(KEY, b"{}")
     await until(stays, 2)
     assert len(leaves.offsets) == heard
 
 
-async def test_a_lagging_subscriber_is_given_its_part_to_keep(house: House) -> None:
+async def test_a_lagging_subscriber_is_given_its_part_to_keep(rig: Rig) -> None:
     """The others are not delayed."""
     slow, quick = RecordingSubscriber(), RecordingSubscriber()
-    await house.join(slow)
-    await house.join(quick)
+    await rig.join(slow)
+    await rig.join(quick)
     slow.lagging = True
     for _ in range(5):
-        await house.broker.publish(KEY, b"{}")
+        await rig.broker.publish(KEY, b"{}")
     await until(quick, 5)
     assert slow.offsets == []
     assert slow.late == [1, 2, 3, 4, 5]
 
 
-async def test_repeats_are_discarded_and_gaps_are_read_again(house: House) -> None:
+async def test_repeats_are_discarded_and_gaps_are_read_again(rig: Rig) -> None:
     """A broker may deliver repeats and gaps; subscribers get each publication exactly once, in order."""
     subscriber = RecordingSubscriber()
-    channel = await house.join(subscriber)
+    channel = await rig.join(subscriber)
     for n in range(3):
-        await house.broker.publish(KEY, b'{"n":%d}' % n)
+        await rig.broker.publish(KEY, b'{"n":%d}' % n)
     await until(subscriber, 3)
     epoch = channel.epoch
-    house.hub.publication(KEY, Publication(2, b'{"n":1}'), epoch)  # a repeat
-    house.broker.unsubscribe(KEY)
+    rig.hub.publication(KEY, Publication(2, b'{"n":1}'), epoch)  # a repeat
+    rig.broker.unsubscribe(KEY)
     for n in range(3, 8):
-        await house.broker.publish(KEY, b'{"n":%d}' % n)  # missed: the hub did not receive it
-    house.broker.subscribe(KEY)
-    await house.broker.publish(KEY, b'{"n":8}')
+        await rig.broker.publish(KEY, b'{"n":%d}' % n)  # missed: the hub did not receive it
+    rig.broker.subscribe(KEY)
+    await rig.broker.publish(KEY, b'{"n":8}')
     await until(subscriber, 9)
     assert subscriber.offsets == list(range(1, 10))
 
 
-async def test_a_position_that_is_gone_is_said(house: House) -> None:
+async def test_a_position_that_is_gone_is_said(rig: Rig) -> None:
     """A log that began anew cannot be continued: the subscriber is told, and nothing is skipped silently."""
     subscriber = RecordingSubscriber()
-    await house.join(subscriber)
-    await house.broker.publish(KEY, b"{}")
+    await rig.join(subscriber)
+    await rig.broker.publish(KEY, b"{}")
     await until(subscriber, 1)
-    await house.broker.remove(KEY)
-    await house.broker.publish(KEY, b"{}")
+    await rig.broker.remove(KEY)
+    await rig.broker.publish(KEY, b"{}")
     await eventually(lambda: subscriber.lost == 1)
     assert subscriber.offsets == [1]
 
 
-async def test_a_straggler_of_another_epoch_changes_nothing(house: House) -> None:
+async def test_a_straggler_of_another_epoch_changes_nothing(rig: Rig) -> None:
     """The log itself decides which epoch is current."""
     subscriber = RecordingSubscriber()
-    await house.join(subscriber)
-    house.hub.publication(KEY, Publication(50, b"{}"), "another-epoch")
-    await house.broker.publish(KEY, b"{}")
+    await rig.join(subscriber)
+    rig.hub.publication(KEY, Publication(50, b"{}"), "another-epoch")
+    await rig.broker.publish(KEY, b"{}")
     await until(subscriber, 1)
     assert subscriber.offsets == [1]
     assert subscriber.lost == 0
 
 
-async def test_a_flood_that_outruns_the_history_read_asks_for_another(house: House) -> None:
+async def test_a_flood_that_outruns_the_history_read_asks_for_another(rig: Rig) -> None:
     """`ready` is false rather than wrong when the subscriber's buffer has a gap."""
     subscriber = RecordingSubscriber()
-    channel = house.hub.attach(KEY, subscriber)
-    house.hub.positioned(channel, Position(3, "e"))
+    channel = rig.hub.attach(KEY, subscriber)
+    rig.hub.positioned(channel, Position(3, "e"))
     joiner = channel.joiners[subscriber]
     joiner.buffer = [Delivery(Prepared(b"{}"), Publication(5, b"{}"))]
     joiner.overflow = True
@@ -223,21 +223,21 @@ async def test_a_flood_that_outruns_the_history_read_asks_for_another(house: Hou
     assert channel.ready(subscriber, 3) is True
 
 
-async def test_presence_and_ephemeral_pushes_have_no_offset(house: House) -> None:
+async def test_presence_and_ephemeral_pushes_have_no_offset(rig: Rig) -> None:
     """They are not in any history."""
     subscriber = RecordingSubscriber()
-    await house.join(subscriber)
-    house.hub.control(Control("ephemeral", {"channel": KEY, "data": '{"type":"CUSTOM"}'}))
+    await rig.join(subscriber)
+    rig.hub.control(Control("ephemeral", {"channel": KEY, "data": '{"type":"CUSTOM"}'}))
     await eventually(lambda: bool(subscriber.pushes))
     assert subscriber.pushes == [{"channel": "thread:one", "pub": {"data": {"type": "CUSTOM"}}}]
 
 
-async def test_a_page_is_what_the_port_says(house: House) -> None:
+async def test_a_page_is_what_the_port_says(rig: Rig) -> None:
     """The fixture's broker is the real one."""
-    assert isinstance(await house.broker.history(KEY, limit=0), Page)
+    assert isinstance(await rig.broker.history(KEY, limit=0), Page)
 
 
-async def test_one_subscribers_bug_does_not_silence_the_channel(house: House) -> None:
+async def test_one_subscribers_bug_does_not_silence_the_channel(rig: Rig) -> None:
     """A subscriber that raises is dropped; the others continue to receive."""
 
     class Broken(RecordingSubscriber):
@@ -245,89 +245,87 @@ async def test_one_subscribers_bug_does_not_silence_the_channel(house: House) ->
             raise RuntimeError("a bug")
 
     broken, fine = Broken(), RecordingSubscriber()
-    await house.join(broken)
-    channel = await house.join(fine)
+    await rig.join(broken)
+    channel = await rig.join(fine)
     for _ in range(3):
-        await house.broker.publish(KEY, b"{}")
+        await rig.broker.publish(KEY, b"{}")
     await until(fine, 3)
     assert broken not in channel.members
     assert not channel.flushing
 
 
-async def test_a_gap_longer_than_a_page_is_read_to_its_end(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_gap_longer_than_a_page_is_read_to_its_end(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when more publications arrived meanwhile than the hub keeps."""
     monkeypatch.setattr("narthex.app.hub.hub.HELD_LIMIT", 3)
-    real = house.broker.history
+    real = rig.broker.history
 
     async def short(channel: str, *, since: Position | None = None, **options: Any) -> Page:
         return await real(channel, since=since, limit=4, **{k: v for k, v in options.items() if k != "limit"})
 
     subscriber = RecordingSubscriber()
-    await house.join(subscriber)
-    monkeypatch.setattr(house.broker, "history", short)
-    house.broker.unsubscribe(KEY)
+    await rig.join(subscriber)
+    monkeypatch.setattr(rig.broker, "history", short)
+    rig.broker.unsubscribe(KEY)
     for _ in range(30):
-        await house.broker.publish(KEY, b"{}")
-    house.broker.subscribe(KEY)
-    await asyncio.gather(*(house.broker.publish(KEY, b"{}") for _ in range(10)))
+        await rig.broker.publish(KEY, b"{}")
+    rig.broker.subscribe(KEY)
+    await asyncio.gather(*(rig.broker.publish(KEY, b"{}") for _ in range(10)))
     await until(subscriber, 40)
     assert subscriber.offsets == list(range(1, 41))
 
 
 async def test_an_empty_channel_is_forgotten_once_and_kept_for_who_comes_back(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the linger time the broker is no longer asked for it; a subscriber in between keeps it."""
     dropped: list[str] = []
-    monkeypatch.setattr(house.broker, "unsubscribe", dropped.append)
+    monkeypatch.setattr(rig.broker, "unsubscribe", dropped.append)
     one, two = RecordingSubscriber(), RecordingSubscriber()
-    channel = await house.join(one)
-    await house.join(two)
-    house.hub.detach(channel, one)
+    channel = await rig.join(one)
+    await rig.join(two)
+    rig.hub.detach(channel, one)
     await asyncio.sleep(0.005)
-    assert (house.hub.keys(), dropped) == ([KEY], [])
-    house.hub.detach(channel, two)
-    house.hub.detach(channel, two)
-    assert len(house.hub._lingering) == 1
+    assert (rig.hub.keys(), dropped) == ([KEY], [])
+    rig.hub.detach(channel, two)
+    rig.hub.detach(channel, two)
+    assert len(rig.hub._lingering) == 1
     back = RecordingSubscriber()
-    assert await house.join(back) is channel
+    assert await rig.join(back) is channel
     await asyncio.sleep(0.005)
-    assert (house.hub.keys(), dropped) == ([KEY], [])
-    house.hub.detach(channel, back)
-    await eventually(lambda: not house.hub.keys())
+    assert (rig.hub.keys(), dropped) == ([KEY], [])
+    rig.hub.detach(channel, back)
+    await eventually(lambda: not rig.hub.keys())
     assert dropped == [KEY]
-    assert not house.hub._lingering
+    assert not rig.hub._lingering
 
 
-async def test_what_is_told_of_a_channel_that_nobody_follows_is_dropped(house: House) -> None:
+async def test_what_is_told_of_a_channel_that_nobody_follows_is_dropped(rig: Rig) -> None:
     """A publication and a presence notice that arrive after the last subscriber left do not create a channel."""
-    house.hub.publication(KEY, Publication(1, b"{}"), "e")
-    house.hub.presence(KEY, Member("c1", "ada"), True)
-    house.hub.control(Control("ephemeral", {"channel": KEY, "data": "{}"}))
-    assert house.hub.channels() == 0
+    rig.hub.publication(KEY, Publication(1, b"{}"), "e")
+    rig.hub.presence(KEY, Member("c1", "ada"), True)
+    rig.hub.control(Control("ephemeral", {"channel": KEY, "data": "{}"}))
+    assert rig.hub.channels() == 0
 
 
-async def test_a_node_that_was_told_nothing_catches_up_by_comparing(house: House) -> None:
+async def test_a_node_that_was_told_nothing_catches_up_by_comparing(rig: Rig) -> None:
     """Positions, comparison and re-reading together, over the real broker; nothing twice afterwards."""
     subscriber, lost = RecordingSubscriber(), RecordingSubscriber()
-    channel = await house.join(subscriber)
-    other = house.hub.attach("t/thread:two", lost)
-    house.hub.positioned(other, (await house.broker.history("t/thread:two", limit=0)).top)
+    channel = await rig.join(subscriber)
+    other = rig.hub.attach("t/thread:two", lost)
+    rig.hub.positioned(other, (await rig.broker.history("t/thread:two", limit=0)).top)
     assert other.ready(lost, 0)
-    await house.broker.publish(KEY, b"{}")
+    await rig.broker.publish(KEY, b"{}")
     await until(subscriber, 1)
-    check = StalenessCheck(house.hub, house.broker, grace_s=0.0)
+    check = StalenessCheck(rig.hub, rig.broker, grace_s=0.0)
     assert await check.compare() == 0
-    house.broker.unsubscribe(KEY)  # from now on it receives nothing
+    rig.broker.unsubscribe(KEY)  # from now on it receives nothing
     for _ in range(3):
-        await house.broker.publish(KEY, b"{}")
+        await rig.broker.publish(KEY, b"{}")
     assert subscriber.offsets == [1]
     assert await check.compare() == 1
     await until(subscriber, 4)
     assert subscriber.offsets == [1, 2, 3, 4]
-    assert house.hub.positions() == {
+    assert rig.hub.positions() == {
         KEY: Position(4, channel.epoch),
         "t/thread:two": Position(0, other.epoch),
     }
@@ -335,36 +333,36 @@ async def test_a_node_that_was_told_nothing_catches_up_by_comparing(house: House
     assert lost.lost == 0
 
 
-async def test_a_log_that_has_less_than_was_told_is_another_log(house: House) -> None:
+async def test_a_log_that_has_less_than_was_told_is_another_log(rig: Rig) -> None:
     """It ended before our position in our epoch: its followers are told instead of staying behind it for ever."""
     subscriber = RecordingSubscriber()
-    channel = await house.join(subscriber)
+    channel = await rig.join(subscriber)
     before = Position(7, channel.epoch)
     channel.last = 7
-    assert house.hub.behind({KEY: before}, {KEY: Position(3, channel.epoch)}) == [KEY]
-    assert house.hub.behind({KEY: Position(6, channel.epoch)}, {KEY: Position(7, channel.epoch)}) == []
-    assert house.hub.behind({KEY: before}, {KEY: Position(8, channel.epoch)}) == [KEY]
-    assert house.hub.behind({KEY: before}, {KEY: Position(7, "another")}) == [KEY]
-    house.hub.resync([KEY])
+    assert rig.hub.behind({KEY: before}, {KEY: Position(3, channel.epoch)}) == [KEY]
+    assert rig.hub.behind({KEY: Position(6, channel.epoch)}, {KEY: Position(7, channel.epoch)}) == []
+    assert rig.hub.behind({KEY: before}, {KEY: Position(8, channel.epoch)}) == [KEY]
+    assert rig.hub.behind({KEY: before}, {KEY: Position(7, "another")}) == [KEY]
+    rig.hub.resync([KEY])
     await eventually(lambda: subscriber.lost == 1)
 
 
-async def test_only_a_resync_of_everything_doubts_control_messages(house: House) -> None:
+async def test_only_a_resync_of_everything_doubts_control_messages(rig: Rig) -> None:
     """Re-reading a single channel says nothing about other lost messages."""
-    await house.join(RecordingSubscriber())
-    house.hub.resync([KEY])
-    assert house.doubts == []
-    house.hub.resync(None)
-    assert house.doubts == [1]
+    await rig.join(RecordingSubscriber())
+    rig.hub.resync([KEY])
+    assert rig.doubts == []
+    rig.hub.resync(None)
+    assert rig.doubts == [1]
 
 
 async def test_a_broker_that_is_away_is_asked_again_after_a_pause(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While it is down: a few attempts at growing intervals, no busy loop; then everything, and no position is lost."""
     subscriber = RecordingSubscriber()
-    await house.join(subscriber)
-    real, calls = house.broker.history, [0]
+    await rig.join(subscriber)
+    real, calls = rig.broker.history, [0]
 
     async def away(channel: str, **options: Any) -> Page:
         calls[0] += 1
@@ -372,11 +370,11 @@ async def test_a_broker_that_is_away_is_asked_again_after_a_pause(
             raise DependencyError("broker", "away")
         return await real(channel, **options)
 
-    monkeypatch.setattr(house.broker, "history", away)
-    house.broker.unsubscribe(KEY)
-    await house.broker.publish(KEY, b"{}")
+    monkeypatch.setattr(rig.broker, "history", away)
+    rig.broker.unsubscribe(KEY)
+    await rig.broker.publish(KEY, b"{}")
     began = asyncio.get_running_loop().time()
-    house.hub.resync([KEY])
+    rig.hub.resync([KEY])
     await until(subscriber, 1)
     assert asyncio.get_running_loop().time() - began >= 0.05 + 0.1
     assert calls == [3]
@@ -384,30 +382,28 @@ async def test_a_broker_that_is_away_is_asked_again_after_a_pause(
 
 
 async def test_a_bug_while_a_channel_is_read_again_is_said_and_reported(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its subscribers lose their position, and the fault is reported as a bug."""
     subscriber = RecordingSubscriber()
-    await house.join(subscriber)
+    await rig.join(subscriber)
 
     async def broken(channel: str, **options: Any) -> Page:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(house.broker, "history", broken)
-    house.hub.resync([KEY])
-    await eventually(lambda: subscriber.lost == 1 and bool(house.faults))
-    assert [str(fault) for fault in house.faults] == ["a bug"]
-    house.faults.clear()
+    monkeypatch.setattr(rig.broker, "history", broken)
+    rig.hub.resync([KEY])
+    await eventually(lambda: subscriber.lost == 1 and bool(rig.faults))
+    assert [str(fault) for fault in rig.faults] == ["a bug"]
+    rig.faults.clear()
 
 
-async def test_a_read_whose_answer_is_lost_is_made_again(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_read_whose_answer_is_lost_is_made_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A gap is re-read within seconds, although the first read's answer never arrives."""
     monkeypatch.setattr("narthex.app.hub.hub.REREAD_FIRST_S", 0.05)
     subscriber = RecordingSubscriber()
-    channel = await house.join(subscriber)
-    real, lost = house.broker.history, asyncio.Event()
+    channel = await rig.join(subscriber)
+    real, lost = rig.broker.history, asyncio.Event()
 
     async def once(*args: Any, **kwargs: Any) -> Page:
         if not lost.is_set():
@@ -415,47 +411,47 @@ async def test_a_read_whose_answer_is_lost_is_made_again(
             await asyncio.Event().wait()
         return await real(*args, **kwargs)
 
-    monkeypatch.setattr(house.broker, "history", once)
-    house.broker.unsubscribe(KEY)  # later publications do not arrive
-    await house.broker.publish(KEY, b"1")
-    house.hub.resync([KEY])
+    monkeypatch.setattr(rig.broker, "history", once)
+    rig.broker.unsubscribe(KEY)  # later publications do not arrive
+    await rig.broker.publish(KEY, b"1")
+    rig.hub.resync([KEY])
     await until(subscriber, 1)
     assert (subscriber.offsets, lost.is_set(), channel.repairing) == ([1], True, False)
 
 
-async def test_a_straggler_of_another_epoch_is_not_shown_to_who_joins(house: House) -> None:
+async def test_a_straggler_of_another_epoch_is_not_shown_to_who_joins(rig: Rig) -> None:
     """A late publication of a replaced log arrives while the first subscriber reads the new log's position."""
     subscriber = RecordingSubscriber()
-    channel = house.hub.attach(KEY, subscriber)
-    house.hub.publication(KEY, Publication(1, b'"old"'), "an older epoch")
-    page = await house.broker.history(KEY, limit=0)
-    house.hub.publication(KEY, Publication(1, b'"new"'), page.top.epoch)
-    house.hub.positioned(channel, page.top)
+    channel = rig.hub.attach(KEY, subscriber)
+    rig.hub.publication(KEY, Publication(1, b'"old"'), "an older epoch")
+    page = await rig.broker.history(KEY, limit=0)
+    rig.hub.publication(KEY, Publication(1, b'"new"'), page.top.epoch)
+    rig.hub.positioned(channel, page.top)
     assert channel.ready(subscriber, page.top.offset)
     await until(subscriber, 1)
     assert subscriber.pushes == [{"channel": "thread:one", "pub": {"data": "new", "offset": 1}}]
 
 
 async def test_a_read_that_is_behind_what_was_told_is_made_again(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A replica answers with less than this node received: the rest is read after a pause, in order, once."""
     subscriber = RecordingSubscriber()
-    channel = await house.join(subscriber)
-    house.broker.unsubscribe(KEY)
+    channel = await rig.join(subscriber)
+    rig.broker.unsubscribe(KEY)
     for _ in range(4):
-        await house.broker.publish(KEY, b"{}")
-    real, calls = house.broker.history, [0]
+        await rig.broker.publish(KEY, b"{}")
+    real, calls = rig.broker.history, [0]
 
     async def replica(key: str, **options: Any) -> Page:
         calls[0] += 1
         page = await real(key, **options)
         return page if calls[0] > 1 else Page(page.publications[:1], Position(1, page.top.epoch), True)
 
-    monkeypatch.setattr(house.broker, "history", replica)
+    monkeypatch.setattr(rig.broker, "history", replica)
     began = asyncio.get_running_loop().time()
     for offset in (3, 4):
-        house.hub.publication(KEY, Publication(offset, b"{}"), channel.epoch)
+        rig.hub.publication(KEY, Publication(offset, b"{}"), channel.epoch)
     await until(subscriber, 4)
     assert (subscriber.offsets, calls) == ([1, 2, 3, 4], [2])
     assert asyncio.get_running_loop().time() - began >= 0.05
@@ -463,47 +459,47 @@ async def test_a_read_that_is_behind_what_was_told_is_made_again(
 
 
 async def test_a_channel_that_everybody_left_is_not_read_for_ever(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the broker is down; the next subscriber reads the log's position."""
     subscriber = RecordingSubscriber()
-    channel = await house.join(subscriber)
+    channel = await rig.join(subscriber)
     calls = [0]
 
     async def away(*args: Any, **options: Any) -> Page:
         calls[0] += 1
-        house.hub.detach(channel, subscriber)
+        rig.hub.detach(channel, subscriber)
         raise DependencyError("broker", "away")
 
-    monkeypatch.setattr(house.broker, "history", away)
-    house.hub.resync([KEY])
-    house.hub.publication(KEY, Publication(1, b"{}"), channel.epoch)
+    monkeypatch.setattr(rig.broker, "history", away)
+    rig.hub.resync([KEY])
+    rig.hub.publication(KEY, Publication(1, b"{}"), channel.epoch)
     await eventually(lambda: not channel.repairing)
     assert (calls, channel.last, channel.held) == ([1], None, [])
 
 
-async def test_a_channel_that_cannot_be_read_again_now_has_lost_its_position(house: House) -> None:
+async def test_a_channel_that_cannot_be_read_again_now_has_lost_its_position(rig: Rig) -> None:
     """The limit of concurrent tasks is reached: its subscribers are told at once."""
     subscriber = RecordingSubscriber()
-    channel = await house.join(subscriber)
-    house.tasks._limit = 0
-    house.hub.resync([KEY])
+    channel = await rig.join(subscriber)
+    rig.tasks._limit = 0
+    rig.hub.resync([KEY])
     assert (subscriber.lost, channel.repairing, channel.last) == (1, False, None)
 
 
-async def test_a_subscriber_that_read_another_epoch_than_its_channel_has_begins_anew(house: House) -> None:
+async def test_a_subscriber_that_read_another_epoch_than_its_channel_has_begins_anew(rig: Rig) -> None:
     """The log was replaced without this node's knowledge: late publications of the old one must not follow the new
     position.
     """
     first, second = RecordingSubscriber(), RecordingSubscriber()
-    channel = await house.join(first)
+    channel = await rig.join(first)
     old = channel.epoch
-    assert house.hub.attach(KEY, second) is channel
-    assert not house.hub.positioned(channel, Position(0, "a newer epoch"))
-    house.hub.publication(KEY, Publication(1, b'"old"'), old)
+    assert rig.hub.attach(KEY, second) is channel
+    assert not rig.hub.positioned(channel, Position(0, "a newer epoch"))
+    rig.hub.publication(KEY, Publication(1, b'"old"'), old)
     assert second.pushes == []
     channel.drop(second)  # as its connection does
     await eventually(lambda: not channel.repairing)
     # The log reports that the old epoch is current, so no other subscriber is lost.
     assert (channel.epoch, first.lost) == (old, 0)
-    assert house.hub.positioned(channel, Position(1, old))
+    assert rig.hub.positioned(channel, Position(1, old))

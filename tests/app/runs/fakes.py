@@ -1,6 +1,6 @@
 """A broker and a store in memory, as small as the run engine's tests need; they keep the ports' guarantees.
 
-The fixture `house` runs the same tests over the real SQLite engines; these are for faults that a real engine cannot be
+The fixture `rig` runs the same tests over the real SQLite engines; these are for faults that a real engine cannot be
 made to show (an outage, a zombie, a lost acknowledgement).
 """
 

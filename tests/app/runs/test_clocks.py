@@ -12,7 +12,7 @@ from narthex.app.runs.lease import JUMP_S, Lease
 from narthex.app.runs.observed import ObservedLeases
 from narthex.ports.agents import Event, RunInput
 from narthex.ports.runs import LeaseSeen
-from tests.app.runs.house import ALICE, QUICK, House, agent
+from tests.app.runs.rig import ALICE, QUICK, Rig, agent
 from tests.timing import within
 
 Items = AsyncIterator[Event | str]
@@ -45,7 +45,7 @@ async def patient(run: RunInput) -> Items:
     yield talking.result()
 
 
-async def test_no_clock_ends_or_takes_a_run(house: House) -> None:
+async def test_no_clock_ends_or_takes_a_run(rig: Rig) -> None:
     """A node for every skew, each with a run and with a question that another node's user answers; then every clock
     steps the other way. All runs continue where they began, and every answer reaches its agent.
     """
@@ -57,57 +57,57 @@ async def test_no_clock_ends_or_takes_a_run(house: House) -> None:
     limits = msgspec.structs.replace(QUICK, run_deadline_s=60)
     clocks = [WallClock(skew_s) for skew_s in STEPS]
     nodes = [
-        await house.node(agent(patient), agent(asks, "asks"), name=f"n{n}", limits=limits, now=clock)
+        await rig.node(agent(patient), agent(asks, "asks"), name=f"n{n}", limits=limits, now=clock)
         for n, clock in enumerate(clocks)
     ]
     talks, questions = [], []
     for number, node in enumerate(nodes):
         user = msgspec.structs.replace(ALICE, subject=f"user-{number}")
-        talks.append(await house.say(node, await house.thread(user), who=user))
-        questions.append(await house.say(node, await house.thread(user), "@asks", who=user))
+        talks.append(await rig.say(node, await rig.thread(user), who=user))
+        questions.append(await rig.say(node, await rig.thread(user), "@asks", who=user))
     for run in talks:
-        await house.until(run, lambda events: len(events) > 4)
-    owners = {lease.run_id: lease.owner for lease in await house.store.runs.leases()}
+        await rig.until(run, lambda events: len(events) > 4)
+    owners = {lease.run_id: lease.owner for lease in await rig.store.runs.leases()}
     assert set(owners) == {run.run_id for run in talks}
     for clock in clocks:
         clock.ahead_s *= -1
     await asyncio.sleep(HELD)  # the time that passes is the test's subject: three leases
-    assert {lease.run_id: lease.owner for lease in await house.store.runs.leases()} == owners
+    assert {lease.run_id: lease.owner for lease in await rig.store.runs.leases()} == owners
     for number, (talk, asked) in enumerate(zip(talks, questions, strict=True)):
         user = msgspec.structs.replace(ALICE, subject=f"user-{number}")
-        await house.ended(asked)
-        [question] = await house.store.runs.open_interrupts("acme", asked.thread_id)
+        await rig.ended(asked)
+        [question] = await rig.store.runs.open_interrupts("acme", asked.thread_id)
         answer = {"by": user.subject}
         resumed = await nodes[number - 1].requests.resume(user, asked.run_id, question.interrupt_id, answer)
-        resumed_run = await house.store.runs.get("acme", resumed["run_id"])
+        resumed_run = await rig.store.runs.get("acme", resumed["run_id"])
         assert resumed_run is not None
-        row, _ = await house.ended(resumed_run)
+        row, _ = await rig.ended(resumed_run)
         assert (row.state, row.text) == ("finished", f"answered {user.subject}")
         await next(node for node in nodes if talk.run_id in node._local_runs.executions).requests.steer(
             user, talk.run_id, "after"
         )
-        row, _ = await house.ended(talk)
+        row, _ = await rig.ended(talk)
         assert (row.state, row.attempt, row.text[-5:]) == ("finished", 1, "after")
 
 
-async def test_a_dead_owners_reservation_is_lifted(house: House) -> None:
+async def test_a_dead_owners_reservation_is_lifted(rig: Rig) -> None:
     """The node with the waiting coroutine is gone: the answer's run ends without waiting for any clock."""
 
     async def asks(run: RunInput) -> Items:
         yield f"answered {await run.ask({'type': 'object'}, 'May I?')}"
 
     # A clock a day ahead would have reserved the answer for a day.
-    dead = await house.node(agent(asks), name="n1", now=WallClock(DAY_S))
-    asked = await house.say(dead, await house.thread())
-    await house.ended(asked)
+    dead = await rig.node(agent(asks), name="n1", now=WallClock(DAY_S))
+    asked = await rig.say(dead, await rig.thread())
+    await rig.ended(asked)
     for task in dead._loops._tasks:
         task.cancel()
-    [question] = await house.store.runs.open_interrupts("acme", asked.thread_id)
-    other = await house.node(agent(asks), name="n2", now=WallClock(DAY_S))
+    [question] = await rig.store.runs.open_interrupts("acme", asked.thread_id)
+    other = await rig.node(agent(asks), name="n2", now=WallClock(DAY_S))
     resumed = await other.requests.resume(ALICE, asked.run_id, question.interrupt_id, {})
-    run = await house.store.runs.get("acme", resumed["run_id"])
+    run = await rig.store.runs.get("acme", resumed["run_id"])
     assert run is not None
-    row, _ = await house.ended(run)
+    row, _ = await rig.ended(run)
     assert row.error == "owner_lost"
 
 
@@ -177,24 +177,24 @@ def test_what_is_ours_or_nobodys() -> None:
     assert observed.lapsed([seen("other")], 6.0, 6.0, set()) == []
 
 
-async def test_a_paused_observer_takes_nothing(fake_house: House) -> None:
+async def test_a_paused_observer_takes_nothing(fake_rig: Rig) -> None:
     """A node that stood still for longer than a lease finds the others' runs alive, because it observes again first."""
-    owner = await fake_house.node(agent(patient), name="n1")
-    run = await fake_house.say(owner, await fake_house.thread())
-    await fake_house.until(run, lambda events: len(events) > 4)
-    watcher = await fake_house.node(agent(patient), name="n2")
+    owner = await fake_rig.node(agent(patient), name="n1")
+    run = await fake_rig.say(owner, await fake_rig.thread())
+    await fake_rig.until(run, lambda events: len(events) > 4)
+    watcher = await fake_rig.node(agent(patient), name="n2")
     await asyncio.sleep(QUICK.poll_s * 2)  # the watcher has observed
     watcher._loops._tasks[2].cancel()
     now = asyncio.get_running_loop().time()
     observed = watcher._loops._observed
-    leases = await fake_house.store.runs.leases()
+    leases = await fake_rig.store.runs.leases()
     assert observed.lapsed(leases, now + 60, now + 60, set()) == []
     await owner.requests.steer(ALICE, run.run_id, "done")
-    row, _ = await fake_house.ended(run)
+    row, _ = await fake_rig.ended(run)
     assert (row.state, row.attempt) == ("finished", 1)
 
 
-async def test_the_agent_sees_the_question_before_the_answer(house: House) -> None:
+async def test_the_agent_sees_the_question_before_the_answer(rig: Rig) -> None:
     """The gateway's clock is behind the worker's by a day, then ahead of it: the conversation keeps its order."""
     heard: list[list[str]] = []
 
@@ -203,11 +203,11 @@ async def test_the_agent_sees_the_question_before_the_answer(house: House) -> No
         yield f"answer {len(heard)}"
 
     worker = WallClock()
-    engine = await house.node(agent(listens), now=worker)
-    thread = await house.thread()
+    engine = await rig.node(agent(listens), now=worker)
+    thread = await rig.thread()
     for number, ahead_s in enumerate((0.0, DAY_S, -DAY_S, 0.3), start=1):
         worker.ahead_s = ahead_s
-        await house.ended(await house.say(engine, thread, f"question {number}"))
+        await rig.ended(await rig.say(engine, thread, f"question {number}"))
     assert heard[-1] == [
         *(f"{kind} {number}" for number in (1, 2, 3) for kind in ("question", "answer")),
         "question 4",

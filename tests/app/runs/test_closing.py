@@ -26,7 +26,7 @@ from narthex.ports.agents import Event, RunInput
 from narthex.ports.broker import Published
 from narthex.ports.runs import Run
 from narthex.testing import Running, gateway
-from tests.app.runs.house import ALICE, House, agent, kinds
+from tests.app.runs.rig import ALICE, Rig, agent, kinds
 from tests.app.runs.test_takeover import kill
 from tests.timing import within
 
@@ -39,47 +39,47 @@ async def waits(run: RunInput) -> AsyncIterator[Event | str]:
     await asyncio.Event().wait()
 
 
-async def queued(house: House) -> Run:
+async def queued(rig: Rig) -> Run:
     """A queued run, on a node that runs no agents itself."""
-    gateway = await house.node(agent(waits), name="gateway", claims=False)
-    return await house.say(gateway, await house.thread())
+    gateway = await rig.node(agent(waits), name="gateway", claims=False)
+    return await rig.say(gateway, await rig.thread())
 
 
-async def closed(house: House, run: Run) -> list[dict[str, Any]]:
+async def closed(rig: Rig, run: Run) -> list[dict[str, Any]]:
     """Wait until its end is confirmed; returns its events."""
     async with asyncio.timeout(within(10)):
-        while await house.store.runs.unclosed(9):  # noqa: ASYNC110 - a row of the store, which has no event
+        while await rig.store.runs.unclosed(9):  # noqa: ASYNC110 - a row of the store, which has no event
             await asyncio.sleep(0.005)
-    row, events = await house.ended(run)
+    row, events = await rig.ended(run)
     assert (row.state, kinds(events), events[-1]["result"]) == ("cancelled", ENDED, {"cancelledBy": "alice"})
     return events
 
 
-async def test_the_broker_is_away(fake_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_broker_is_away(fake_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cancel is acknowledged all the same; once the broker is back, a worker publishes the end."""
     monkeypatch.setattr(requests, "CLOSE_S", 0.05)
-    run = await queued(fake_house)
-    fake_house.fake_broker.fail_publishes = 1_000_000
-    assert (await fake_house.engines[0].requests.cancel(ALICE, run.run_id))["state"] == "cancelled"
-    assert await fake_house.events(run) == []
-    await fake_house.node(agent(waits), name="worker")
-    fake_house.fake_broker.fail_publishes = 0
-    await closed(fake_house, run)
-    assert "narthex.run_ended" in [name for name, _ in fake_house.notices]
+    run = await queued(fake_rig)
+    fake_rig.fake_broker.fail_publishes = 1_000_000
+    assert (await fake_rig.engines[0].requests.cancel(ALICE, run.run_id))["state"] == "cancelled"
+    assert await fake_rig.events(run) == []
+    await fake_rig.node(agent(waits), name="worker")
+    fake_rig.fake_broker.fail_publishes = 0
+    await closed(fake_rig, run)
+    assert "narthex.run_ended" in [name for name, _ in fake_rig.notices]
 
 
 async def test_one_that_cannot_be_closed_is_in_no_others_way(
-    fake_house: House, monkeypatch: pytest.MonkeyPatch
+    fake_rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One run's log has something unreadable: the runs behind it get their ends."""
     monkeypatch.setattr(requests, "CLOSE_S", 0.05)
-    run = await queued(fake_house)
-    fake_house.fake_broker.fail_publishes = 1_000_000
-    await fake_house.engines[0].requests.cancel(ALICE, run.run_id)
-    runs = fake_house.fake_store.fake_runs
+    run = await queued(fake_rig)
+    fake_rig.fake_broker.fail_publishes = 1_000_000
+    await fake_rig.engines[0].requests.cancel(ALICE, run.run_id)
+    runs = fake_rig.fake_store.fake_runs
     runs.rows["0"] = msgspec.structs.replace(runs.rows[run.run_id], run_id="0")
     runs.unclosed_ids.add("0")  # the first by id
-    fake_house.fake_broker.fail_publishes = 0
+    fake_rig.fake_broker.fail_publishes = 0
 
     async def close(services: RunServices, local_runs: LocalRuns, found: Run) -> None:
         if found.run_id == "0":
@@ -87,116 +87,116 @@ async def test_one_that_cannot_be_closed_is_in_no_others_way(
         await close_cancelled(services, local_runs, found)
 
     monkeypatch.setattr(loops, "close_cancelled", close)
-    await fake_house.node(agent(waits), name="worker")
+    await fake_rig.node(agent(waits), name="worker")
     async with asyncio.timeout(within(10)):
         while runs.unclosed_ids != {"0"}:  # noqa: ASYNC110 - a row of the store, which has no event
             await asyncio.sleep(0.005)
 
 
-async def test_the_broker_cannot_even_be_asked(fake_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_broker_cannot_even_be_asked(fake_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading the log fails at once: acknowledged, and closed later."""
-    run = await queued(fake_house)
+    run = await queued(fake_rig)
 
     async def away(*_: Any, **__: Any) -> None:
         raise DependencyError("broker", "It is away.")
 
-    monkeypatch.setattr(fake_house.fake_broker, "history", away)
-    assert (await fake_house.engines[0].requests.cancel(ALICE, run.run_id))["state"] == "cancelled"
+    monkeypatch.setattr(fake_rig.fake_broker, "history", away)
+    assert (await fake_rig.engines[0].requests.cancel(ALICE, run.run_id))["state"] == "cancelled"
     monkeypatch.undo()
-    await fake_house.node(agent(waits), name="worker")
-    await closed(fake_house, run)
+    await fake_rig.node(agent(waits), name="worker")
+    await closed(fake_rig, run)
 
 
 @pytest.mark.parametrize("published", [0, 1, 2])
-async def test_the_node_dies_between_the_steps(house: House, published: int) -> None:
+async def test_the_node_dies_between_the_steps(rig: Rig, published: int) -> None:
     """After the store, after the first event, or after the second and before that is recorded."""
-    run = await queued(house)
+    run = await queued(rig)
     if published == 2:
-        await house.engines[0].requests.cancel(ALICE, run.run_id)
-        await _unclose(house, run)
+        await rig.engines[0].requests.cancel(ALICE, run.run_id)
+        await _unclose(rig, run)
     else:
-        await house.store.runs.request_cancel("acme", run.run_id, "alice", 0.0)
+        await rig.store.runs.request_cancel("acme", run.run_id, "alice", 0.0)
     if published == 1:
         started = b'{"type":"RUN_STARTED","threadId":"%b","runId":"%b","seq":1}'
         data = started % (run.thread_id.encode(), run.run_id.encode())
-        await house.broker.publish(f"acme/thread:{run.thread_id}", data, key=f"{run.run_id}:1")
-    await house.node(agent(waits), name="worker")
-    events = await closed(house, run)
+        await rig.broker.publish(f"acme/thread:{run.thread_id}", data, key=f"{run.run_id}:1")
+    await rig.node(agent(waits), name="worker")
+    events = await closed(rig, run)
     assert [event["seq"] for event in events] == [1, 2]
 
 
-async def test_many_nodes_close_at_once(house: House) -> None:
+async def test_many_nodes_close_at_once(rig: Rig) -> None:
     """Each of six runs has one end, though four workers and the cancelling node close it."""
-    gateway = await house.node(agent(waits), name="gateway", claims=False)
-    thread = await house.thread()
-    runs = [await house.say(gateway, thread) for _ in range(6)]
+    gateway = await rig.node(agent(waits), name="gateway", claims=False)
+    thread = await rig.thread()
+    runs = [await rig.say(gateway, thread) for _ in range(6)]
     await asyncio.gather(
-        *(house.node(agent(waits), name=f"w{n}") for n in range(4)),
+        *(rig.node(agent(waits), name=f"w{n}") for n in range(4)),
         *(gateway.requests.cancel(ALICE, run.run_id) for run in runs[1:]),
     )
     for run in runs[1:]:
-        await closed(house, run)
+        await closed(rig, run)
 
 
 async def test_a_closer_whose_log_was_replaced_meanwhile_reads_the_next_one(
-    fake_house: House, monkeypatch: pytest.MonkeyPatch
+    fake_rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another node closed the run in the next log: the one that had read the lost log publishes nothing behind it."""
-    run = await queued(fake_house)
-    node = fake_house.engines[0]
-    await fake_house.store.runs.request_cancel("acme", run.run_id, "alice", 1.0)
-    cancelled = await fake_house.store.runs.get("acme", run.run_id)
+    run = await queued(fake_rig)
+    node = fake_rig.engines[0]
+    await fake_rig.store.runs.request_cancel("acme", run.run_id, "alice", 1.0)
+    cancelled = await fake_rig.store.runs.get("acme", run.run_id)
     assert cancelled is not None
     channel = channel_key("acme", thread_channel(run.thread_id))
-    await fake_house.broker.publish(channel, b"{}")
+    await fake_rig.broker.publish(channel, b"{}")
     services, local_runs = node._services, node._local_runs
     lost = await read_back(services, cancelled)
-    fake_house.fake_broker.lose()
+    fake_rig.fake_broker.lose()
     await close_cancelled(services, local_runs, cancelled)
-    fake_house.fake_broker.keys.clear()
+    fake_rig.fake_broker.keys.clear()
 
     async def as_it_was(*_: object) -> object:
         return lost
 
     monkeypatch.setattr(closing, "read_back", as_it_was)
     await close_cancelled(services, local_runs, cancelled)
-    assert kinds(await fake_house.events(run)) == ENDED
+    assert kinds(await fake_rig.events(run)) == ENDED
 
 
-async def test_a_deleted_threads_log_does_not_come_back(house: House) -> None:
+async def test_a_deleted_threads_log_does_not_come_back(rig: Rig) -> None:
     """The thread was deleted between the cancel and its end: no part of it stays published."""
-    run = await queued(house)
-    await house.store.runs.request_cancel("acme", run.run_id, "alice", 0.0)
-    listed = await house.store.runs.unclosed(9)
-    if house.store is house.fake_store:
-        del house.fake_store.fake_runs.rows[run.run_id]
-        house.fake_store.fake_runs.unclosed_ids.clear()
-        house.fake_store.fake_threads.threads.clear()
+    run = await queued(rig)
+    await rig.store.runs.request_cancel("acme", run.run_id, "alice", 0.0)
+    listed = await rig.store.runs.unclosed(9)
+    if rig.store is rig.fake_store:
+        del rig.fake_store.fake_runs.rows[run.run_id]
+        rig.fake_store.fake_runs.unclosed_ids.clear()
+        rig.fake_store.fake_threads.threads.clear()
     else:
-        assert await house.store.threads.delete("acme", run.thread_id) == "deleted"
-    engine = house.engines[0]
+        assert await rig.store.threads.delete("acme", run.thread_id) == "deleted"
+    engine = rig.engines[0]
     await close_cancelled(engine._services, engine._local_runs, listed[0])
-    assert await house.events(run) == []
+    assert await rig.events(run) == []
 
 
-async def test_a_run_that_the_store_forgot_takes_no_log_with_it(fake_house: House) -> None:
+async def test_a_run_that_the_store_forgot_takes_no_log_with_it(fake_rig: Rig) -> None:
     """The store went back to before the cancelled run; its thread is present, and so is the whole log."""
-    run = await queued(fake_house)
-    await fake_house.store.runs.request_cancel("acme", run.run_id, "alice", 0.0)
-    listed = await fake_house.store.runs.unclosed(9)
-    del fake_house.fake_store.fake_runs.rows[run.run_id]
-    fake_house.fake_store.fake_runs.unclosed_ids.clear()
-    engine = fake_house.engines[0]
+    run = await queued(fake_rig)
+    await fake_rig.store.runs.request_cancel("acme", run.run_id, "alice", 0.0)
+    listed = await fake_rig.store.runs.unclosed(9)
+    del fake_rig.fake_store.fake_runs.rows[run.run_id]
+    fake_rig.fake_store.fake_runs.unclosed_ids.clear()
+    engine = fake_rig.engines[0]
     await close_cancelled(engine._services, engine._local_runs, listed[0])
-    assert kinds(await fake_house.events(run)) == ENDED
+    assert kinds(await fake_rig.events(run)) == ENDED
 
 
-async def _unclose(house: House, run: Run) -> None:
+async def _unclose(rig: Rig, run: Run) -> None:
     """The process died before it recorded that the end is in the log."""
-    if house.store is house.fake_store:
-        house.fake_store.fake_runs.unclosed_ids.add(run.run_id)
+    if rig.store is rig.fake_store:
+        rig.fake_store.fake_runs.unclosed_ids.add(run.run_id)
         return
-    engine = house.store._engine  # type: ignore[attr-defined]  # a crash between two steps has no port
+    engine = rig.store._engine  # type: ignore[attr-defined]  # a crash between two steps has no port
 
     def undo() -> Operation[None]:
         yield "UPDATE runs SET unclosed = 1 WHERE run_id = ?", (run.run_id,)
@@ -204,40 +204,40 @@ async def _unclose(house: House, run: Run) -> None:
     await engine.write(undo())
 
 
-async def test_a_run_that_had_ended_before_the_store_went_back(fake_house: House) -> None:
+async def test_a_run_that_had_ended_before_the_store_went_back(fake_rig: Rig) -> None:
     """It is queued again, and cancelled: its row gets the end that its log has, and nothing is published."""
 
     async def brief(run: RunInput) -> AsyncIterator[Event | str]:
         yield "done"
 
-    node = await fake_house.node(agent(brief), name="n1")
-    run = await fake_house.say(node, await fake_house.thread())
-    first, events = await fake_house.ended(run)
+    node = await fake_rig.node(agent(brief), name="n1")
+    run = await fake_rig.say(node, await fake_rig.thread())
+    first, events = await fake_rig.ended(run)
     kill(node)
-    rows = fake_house.fake_store.fake_runs.rows
+    rows = fake_rig.fake_store.fake_runs.rows
     rows[run.run_id] = msgspec.structs.replace(run, state="queued", attempt=0, owner="", started_at=0.0)
-    gateway = await fake_house.node(agent(brief), name="n2", claims=False)
+    gateway = await fake_rig.node(agent(brief), name="n2", claims=False)
     await gateway.requests.cancel(ALICE, run.run_id)
-    row, again = await fake_house.ended(run)
+    row, again = await fake_rig.ended(run)
     assert (row.state, row.text, row.digest, row.count) == ("finished", "done", first.digest, first.count)
     assert again == events
 
 
 async def test_who_reads_the_run_meanwhile_gets_its_end(
-    fake_house: House, monkeypatch: pytest.MonkeyPatch
+    fake_rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No node has closed it: `run.get` does so first. If the log rejects it, it reports that and shows no part."""
     monkeypatch.setattr(requests, "CLOSE_S", 0.05)
-    run = await queued(fake_house)  # its node runs no agents and no loop
-    node = fake_house.engines[0]
-    fake_house.fake_broker.fail_publishes = 1_000_000
+    run = await queued(fake_rig)  # its node runs no agents and no loop
+    node = fake_rig.engines[0]
+    fake_rig.fake_broker.fail_publishes = 1_000_000
     assert (await node.requests.cancel(ALICE, run.run_id))["state"] == "cancelled"
     with pytest.raises(DependencyError, match="did not take"):
         await node.requests.get(ALICE, run.run_id)
-    fake_house.fake_broker.fail_publishes = 0
+    fake_rig.fake_broker.fail_publishes = 0
     monkeypatch.setattr(requests, "CLOSE_S", within(5))
     seen = await asyncio.gather(*(node.requests.get(ALICE, run.run_id) for _ in range(5)))
-    events = await closed(fake_house, run)
+    events = await closed(fake_rig, run)
     assert [(one["state"], one["count"], one["digest"]) for one in seen] == [
         ("cancelled", 2, events[-1]["digest"])
     ] * 5

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from narthex.adapters.brokers.sqlite.broker import SqliteBroker
 from narthex.adapters.stores.sqlite import SqliteStore
-from tests.app.runs.house import House, text_of
+from tests.app.runs.rig import Rig, text_of
 from tests.app.runs.victim_agents import AGENTS, TEXT, VICTIM_LIMITS, Deaf
 from tests.timing import within
 
@@ -56,10 +56,10 @@ async def test_killed_at_twenty_random_points(tmp_path: Path) -> None:
     broker, store = SqliteBroker(tmp_path / "log.db"), SqliteStore(tmp_path / "store.db")
     await broker.start(Deaf(), "after")
     await store.start()
-    house = House(broker=broker, store=store)
+    rig = Rig(broker=broker, store=store)
     began = time.perf_counter()
     try:
-        await house.node(*AGENTS, name="after", limits=VICTIM_LIMITS)
+        await rig.node(*AGENTS, name="after", limits=VICTIM_LIMITS)
         ended = {"once": 0, "again": 0}
         offsets: dict[str, set[int]] = {}
         for channel in {channel for channel, _ in told}:
@@ -70,7 +70,7 @@ async def test_killed_at_twenty_random_points(tmp_path: Path) -> None:
                 run = await store.runs.by_client_message("acme", "alice", f"{number}-{agent.name}")
                 if run is None:
                     continue  # killed before the run was accepted
-                row, events = await house.ended(run)
+                row, events = await rig.ended(run)
                 assert row.text == text_of(events)
                 assert (row.state, row.error) in {("finished", ""), ("failed", "owner_lost")}
                 if agent.restartable or row.state == "finished":
@@ -78,7 +78,7 @@ async def test_killed_at_twenty_random_points(tmp_path: Path) -> None:
                 ended[agent.name] += 1
         took_s = time.perf_counter() - began
     finally:
-        await house.close()
+        await rig.close()
         await store.stop()
         await broker.stop()
     assert all(offset in offsets[channel] for channel, offset in told)

@@ -14,7 +14,7 @@ from narthex.app.runs.services import RunLimits
 from narthex.domain import events as ev
 from narthex.ports.agents import Event, RunInput
 from narthex.ports.broker import KEPT_PUBLICATIONS, MAX_HISTORY_PAGE, Page, Position
-from tests.app.runs.house import ALICE, QUICK, House, agent
+from tests.app.runs.rig import ALICE, QUICK, Rig, agent
 from tests.app.runs.test_takeover import kill
 from tests.app.runs.victim_agents import Deaf
 from tests.timing import within
@@ -47,16 +47,16 @@ async def test_a_run_of_18_002_events_survives_its_owner(tmp_path: Path) -> None
     broker, store = SqliteBroker(tmp_path / "log.db"), SqliteStore(tmp_path / "store.db")
     await broker.start(Deaf(), "n")
     await store.start()
-    house = House(broker=broker, store=store)
-    owner = await house.node(agent(wordy), name="n1", limits=LONG)
-    run = await house.say(owner, await house.thread())
+    rig = Rig(broker=broker, store=store)
+    owner = await rig.node(agent(wordy), name="n1", limits=LONG)
+    run = await rig.say(owner, await rig.thread())
     shown = "".join(f"{number % 100} " for number in range(WORDS))
     async with asyncio.timeout(within(60)):
         while (await owner.requests.get(ALICE, run.run_id))["count"] < WORDS + 3:  # noqa: ASYNC110 - asked as a client asks
             await asyncio.sleep(0.05)
     kill(owner)
-    heir = await house.node(agent(wordy), name="n2", limits=LONG)
-    row = await house.over(run)
+    heir = await rig.node(agent(wordy), name="n2", limits=LONG)
+    row = await rig.over(run)
     assert (row.state, row.error, row.count, row.text) == ("failed", "owner_lost", WORDS + 6, shown)
     assert row.digest != ""
     kept = await store.threads.messages("acme", run.thread_id, before=None, limit=9)
@@ -64,7 +64,7 @@ async def test_a_run_of_18_002_events_survives_its_owner(tmp_path: Path) -> None
     # Then the thread's log is cut to the part that reconnecting devices recover from.
     assert len(await whole(broker, f"acme/thread:{run.thread_id}")) <= LONG.keep_events + 1_000
     assert heir.active == 0
-    await house.close()
+    await rig.close()
     await store.stop()
     await broker.stop()
 

@@ -13,7 +13,7 @@ from narthex.domain import events as ev
 from narthex.domain.identity import Identity
 from narthex.errors import DependencyError
 from narthex.ports.agents import Event, RunInput
-from tests.app.runs.house import ALICE, BOB, QUICK, House, agent
+from tests.app.runs.rig import ALICE, BOB, QUICK, Rig, agent
 from tests.timing import within
 
 CAROL = Identity(subject="carol", name="Carol")
@@ -42,12 +42,12 @@ async def chatter(run: RunInput) -> AsyncIterator[Event | str]:
     ],
 )
 async def test_a_loop_outlives_a_fault_of_its_turn(
-    fake_house: House, monkeypatch: pytest.MonkeyPatch, call: str, fault: Exception
+    fake_rig: Rig, monkeypatch: pytest.MonkeyPatch, call: str, fault: Exception
 ) -> None:
     """It is counted, and a later turn does the work."""
-    engine = await fake_house.node(agent(chatter), limits=PATIENT)
-    run = await fake_house.say(engine, await fake_house.thread())
-    await fake_house.until(run, lambda events: len(events) > 1)
+    engine = await fake_rig.node(agent(chatter), limits=PATIENT)
+    run = await fake_rig.say(engine, await fake_rig.thread())
+    await fake_rig.until(run, lambda events: len(events) > 1)
     runs = engine._services.runs
     real, calls = getattr(runs, call), asyncio.Queue[int]()
     failed = 0
@@ -63,32 +63,32 @@ async def test_a_loop_outlives_a_fault_of_its_turn(
     monkeypatch.setattr(runs, call, fails)
     async with asyncio.timeout(within(10)):
         await calls.get()
-    assert fake_house.meter.counts["run_loop_failures"] == 2
+    assert fake_rig.meter.counts["run_loop_failures"] == 2
     await engine.requests.cancel(ALICE, run.run_id)
-    assert (await fake_house.ended(run))[0].state == "cancelled"
+    assert (await fake_rig.ended(run))[0].state == "cancelled"
 
 
-async def test_a_cancel_whose_message_was_lost_is_found_in_the_store(fake_house: House) -> None:
+async def test_a_cancel_whose_message_was_lost_is_found_in_the_store(fake_rig: Rig) -> None:
     """By the iteration that renews the lease."""
-    engine = await fake_house.node(agent(chatter), limits=PATIENT)
-    run = await fake_house.say(engine, await fake_house.thread())
-    await fake_house.until(run, lambda events: len(events) > 1)
-    store = fake_house.fake_store.runs
+    engine = await fake_rig.node(agent(chatter), limits=PATIENT)
+    run = await fake_rig.say(engine, await fake_rig.thread())
+    await fake_rig.until(run, lambda events: len(events) > 1)
+    store = fake_rig.fake_store.runs
     await store.request_cancel(run.tenant, run.run_id, "bob", engine._services.now())
-    assert (await fake_house.ended(run))[0].state == "cancelled"
+    assert (await fake_rig.ended(run))[0].state == "cancelled"
 
 
 async def test_a_run_whose_message_was_lost_is_claimed_by_the_next_turn(
-    fake_house: House, monkeypatch: pytest.MonkeyPatch
+    fake_rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No message wakes the claiming loop."""
-    engine = await fake_house.node(agent(brief))
+    engine = await fake_rig.node(agent(brief))
     monkeypatch.setattr(engine._loops, "wake", lambda: None)
-    run = await fake_house.say(engine, await fake_house.thread())
-    assert (await fake_house.ended(run))[0].state == "finished"
+    run = await fake_rig.say(engine, await fake_rig.thread())
+    assert (await fake_rig.ended(run))[0].state == "finished"
 
 
-async def test_a_node_runs_as_many_at_once_as_it_may(fake_house: House) -> None:
+async def test_a_node_runs_as_many_at_once_as_it_may(fake_rig: Rig) -> None:
     """The run that takes the last slot runs; the next one waits for a free slot."""
     going, may_end = asyncio.Queue[str](), asyncio.Event()
 
@@ -97,12 +97,12 @@ async def test_a_node_runs_as_many_at_once_as_it_may(fake_house: House) -> None:
         await may_end.wait()
         yield "done"
 
-    engine = await fake_house.node(agent(held), limits=msgspec.structs.replace(PATIENT, max_running=2))
-    runs = [await fake_house.say(engine, await fake_house.thread(), who=who) for who in (ALICE, BOB, CAROL)]
+    engine = await fake_rig.node(agent(held), limits=msgspec.structs.replace(PATIENT, max_running=2))
+    runs = [await fake_rig.say(engine, await fake_rig.thread(), who=who) for who in (ALICE, BOB, CAROL)]
     async with asyncio.timeout(within(10)):
         first = {await going.get(), await going.get()}
     await engine._loops._claim()
     assert going.empty()
     assert first < {run.run_id for run in runs}
     may_end.set()
-    assert [(await fake_house.ended(run))[0].state for run in runs] == ["finished"] * 3
+    assert [(await fake_rig.ended(run))[0].state for run in runs] == ["finished"] * 3

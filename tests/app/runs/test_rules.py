@@ -23,7 +23,7 @@ from narthex.app.runs.run_log_state import RunLogState
 from narthex.domain import events as ev
 from narthex.domain.event_order import EventOrder
 from narthex.ports.agents import Event, RunInput
-from tests.app.runs.house import ALICE, QUICK, House, agent
+from tests.app.runs.rig import ALICE, QUICK, Rig, agent
 from tests.app.runs.test_takeover import kill
 from tests.timing import within
 
@@ -101,7 +101,7 @@ async def test_the_bytes_of_a_run_are_bounded() -> None:
         await way_in.take("a" * 5_001)
 
 
-async def test_a_restart_lets_ids_be_used_again(fake_house: House) -> None:
+async def test_a_restart_lets_ids_be_used_again(fake_rig: Rig) -> None:
     """The second attempt calls its tool as the first did, whose call was closed for it."""
 
     async def calls(run: RunInput) -> Items:
@@ -115,16 +115,16 @@ async def test_a_restart_lets_ids_be_used_again(fake_house: House) -> None:
         yield ev.tool_call_result("result-0123456789-abcdef", "call-0123456789-abcdef", "whole")
         yield "done"
 
-    dead = await fake_house.node(agent(calls, restartable=True), name="n1")
-    run = await fake_house.say(dead, await fake_house.thread())
-    await fake_house.until(run, lambda events: "half" in str(events))
+    dead = await fake_rig.node(agent(calls, restartable=True), name="n1")
+    run = await fake_rig.say(dead, await fake_rig.thread())
+    await fake_rig.until(run, lambda events: "half" in str(events))
     kill(dead)
-    await fake_house.node(agent(calls, restartable=True), name="n2")
-    row = await fake_house.over(run)
+    await fake_rig.node(agent(calls, restartable=True), name="n2")
+    row = await fake_rig.over(run)
     assert (row.state, row.error, row.text) == ("finished", "", "done")
 
 
-async def test_a_message_without_text_is_no_row_and_hides_none(fake_house: House) -> None:
+async def test_a_message_without_text_is_no_row_and_hides_none(fake_rig: Rig) -> None:
     """An agent opened one and closed it again; later messages are present after a reload."""
 
     async def opens(run: RunInput) -> Items:
@@ -133,10 +133,10 @@ async def test_a_message_without_text_is_no_row_and_hides_none(fake_house: House
         yield ev.text_end("empty-0123456789-abcdef")
         yield "behind"
 
-    node = await fake_house.node(agent(opens))
-    run = await fake_house.say(node, await fake_house.thread())
-    await fake_house.over(run)
-    rows = await fake_house.store.threads.messages(run.tenant, run.thread_id, before=None, limit=9)
+    node = await fake_rig.node(agent(opens))
+    run = await fake_rig.say(node, await fake_rig.thread())
+    await fake_rig.over(run)
+    rows = await fake_rig.store.threads.messages(run.tenant, run.thread_id, before=None, limit=9)
     assert [row.content for row in rows if row.run_id == run.run_id] == ["before", "behind"]
 
 
@@ -154,44 +154,44 @@ async def test_nothing_is_published_under_a_lost_lease() -> None:
         await held.hold()
 
 
-async def test_the_beginning_and_the_end_bear_their_moment(fake_house: House) -> None:
+async def test_the_beginning_and_the_end_bear_their_moment(fake_rig: Rig) -> None:
     """In milliseconds, as AG-UI has it; so does the beginning of each message."""
-    node = await fake_house.node(agent(_hello), now=lambda: 1_700_000_000.5)
-    run = await fake_house.say(node, await fake_house.thread())
-    await fake_house.over(run)
-    events = await fake_house.events(run)
+    node = await fake_rig.node(agent(_hello), now=lambda: 1_700_000_000.5)
+    run = await fake_rig.say(node, await fake_rig.thread())
+    await fake_rig.over(run)
+    events = await fake_rig.events(run)
     stamps = {event["type"]: event["timestamp"] for event in events if "timestamp" in event}
     assert set(stamps) == {"RUN_STARTED", "TEXT_MESSAGE_START", "RUN_FINISHED"}
     assert set(stamps.values()) == {1_700_000_000_500}
 
 
-async def journal_of(house: House, lease: Lease) -> Journal:
+async def journal_of(rig: Rig, lease: Lease) -> Journal:
     """The journal of a run that no node executes."""
-    node = await house.node(agent(_hello), claims=False)
-    run = await house.say(node, await house.thread())
+    node = await rig.node(agent(_hello), claims=False)
+    run = await rig.say(node, await rig.thread())
     return Journal(node._services, run, lease, RunLogState())
 
 
-async def test_an_event_waits_for_the_lease_and_goes_with_it(fake_house: House) -> None:
+async def test_an_event_waits_for_the_lease_and_goes_with_it(fake_rig: Rig) -> None:
     """The lease has lapsed and is not renewed: another owner may publish by now, so this one must not."""
     lease = Lease(asyncio.get_running_loop().time() - 1)
-    journal = await journal_of(fake_house, lease)
+    journal = await journal_of(fake_rig, lease)
     await journal.put(ev.custom("x", 1))
     flushing = asyncio.create_task(journal.flush())
     await asyncio.sleep(0.05)
     lease.lose()
     with pytest.raises(OwnershipLost):
         await flushing
-    assert "'x'" not in str(fake_house.fake_broker.logs)
+    assert "'x'" not in str(fake_rig.fake_broker.logs)
     await journal.close()
 
 
 async def test_an_event_that_waits_for_room_ends_with_its_journal(
-    fake_house: House, monkeypatch: pytest.MonkeyPatch
+    fake_rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An agent that is faster than its engine waits in `put`; giving up the run must release it."""
     monkeypatch.setattr("narthex.app.runs.journal.MAX_PENDING", 2)
-    journal = await journal_of(fake_house, Lease(asyncio.get_running_loop().time() - 1))
+    journal = await journal_of(fake_rig, Lease(asyncio.get_running_loop().time() - 1))
 
     await journal.put(ev.custom("x", 0))
     await asyncio.sleep(0.05)  # the writer has taken it, and waits for the lease
@@ -206,10 +206,10 @@ async def test_an_event_that_waits_for_room_ends_with_its_journal(
         await putting
 
 
-async def test_a_run_that_is_given_up_is_not_tried_again(fake_house: House) -> None:
+async def test_a_run_that_is_given_up_is_not_tried_again(fake_rig: Rig) -> None:
     """A run that could not be ended and then went to another owner is forgotten here."""
-    node = await fake_house.node(claims=False)
-    run = await fake_house.say(await fake_house.node(agent(_hello), claims=False), await fake_house.thread())
+    node = await fake_rig.node(claims=False)
+    run = await fake_rig.say(await fake_rig.node(agent(_hello), claims=False), await fake_rig.thread())
     mine = node._local_runs
     mine.unfinished[run.run_id] = (run, None)
     mine.leases[run.run_id] = lease = Lease(float("inf"))
@@ -224,31 +224,31 @@ async def _hello(run: RunInput) -> Items:
 
 @pytest.mark.parametrize("state", ["free", "claims nothing", "draining", "full"])
 async def test_a_run_that_this_node_cannot_claim_is_announced_to_the_others(
-    fake_house: House, state: str
+    fake_rig: Rig, state: str
 ) -> None:
     """Otherwise it would wait for their next poll; a node with a free slot claims it without a message."""
     limits = msgspec.structs.replace(QUICK, max_running=0 if state == "full" else 5)
-    node = await fake_house.node(agent(_hello), claims=state != "claims nothing", limits=limits)
+    node = await fake_rig.node(agent(_hello), claims=state != "claims nothing", limits=limits)
     node._local_runs.draining = state == "draining"
-    await fake_house.say(node, await fake_house.thread())
-    announced = [one.kind for one in fake_house.fake_broker.controls if one.kind == "runs_available"]
+    await fake_rig.say(node, await fake_rig.thread())
+    announced = [one.kind for one in fake_rig.fake_broker.controls if one.kind == "runs_available"]
     assert len(announced) == (state != "free")
 
 
-async def test_a_bug_is_counted_and_ends_the_run(fake_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bug_is_counted_and_ends_the_run(fake_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is neither silent nor endless: `internal`, and a metric that an alert can use."""
 
     async def broken(*_: Any) -> Any:
         raise ZeroDivisionError
 
     monkeypatch.setattr(local_runs, "load", broken)
-    node = await fake_house.node(agent(_hello))
-    row = await fake_house.over(await fake_house.say(node, await fake_house.thread()))
+    node = await fake_rig.node(agent(_hello))
+    row = await fake_rig.over(await fake_rig.say(node, await fake_rig.thread()))
     assert (row.state, row.error) == ("failed", "internal")
-    assert fake_house.meter.counts["run_bugs"] == 1
+    assert fake_rig.meter.counts["run_bugs"] == 1
 
 
-async def test_an_ended_run_is_let_go_before_its_deadline(fake_house: House) -> None:
+async def test_an_ended_run_is_let_go_before_its_deadline(fake_rig: Rig) -> None:
     """Its deadline's timer would keep the run, with all its text, for ten minutes."""
     go_on = asyncio.Event()
 
@@ -257,12 +257,12 @@ async def test_an_ended_run_is_let_go_before_its_deadline(fake_house: House) -> 
         await go_on.wait()
 
     limits = msgspec.structs.replace(QUICK, run_deadline_s=600)
-    node = await fake_house.node(agent(waits), limits=limits)
-    run = await fake_house.say(node, await fake_house.thread())
-    await fake_house.until(run, lambda events: len(events) >= 3)
+    node = await fake_rig.node(agent(waits), limits=limits)
+    run = await fake_rig.say(node, await fake_rig.thread())
+    await fake_rig.until(run, lambda events: len(events) >= 3)
     seen: weakref.ref[Execution] = weakref.ref(node._local_runs.executions[run.run_id])
     assert seen() is not None
     go_on.set()
-    await fake_house.ended(run)
-    await fake_house.comes(lambda: gc.collect() >= 0 and seen() is None)
+    await fake_rig.ended(run)
+    await fake_rig.comes(lambda: gc.collect() >= 0 and seen() is None)
     assert (await node.requests.get(ALICE, run.run_id))["state"] == "finished"

@@ -10,51 +10,51 @@ import pytest
 from narthex.app.runs.run_log_cache import MAX_CACHED, RunLogCache
 from narthex.errors import DependencyError
 from narthex.ports.broker import Page, Position
-from tests.app.runs.house import ALICE, House, agent
+from tests.app.runs.rig import ALICE, Rig, agent
 from tests.app.runs.test_control import chatter
 
 
 async def test_a_question_about_a_run_elsewhere_reads_only_what_is_new(
-    fake_house: House, monkeypatch: pytest.MonkeyPatch
+    fake_rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second query continues where the first ended, and returns the whole text all the same."""
-    owner = await fake_house.node(agent(chatter), name="n1")
-    looker = await fake_house.node(name="n2")
-    thread = await fake_house.thread()
-    run = await fake_house.say(owner, thread)
-    await fake_house.until(run, lambda events: len(events) > 5)
+    owner = await fake_rig.node(agent(chatter), name="n1")
+    looker = await fake_rig.node(name="n2")
+    thread = await fake_rig.thread()
+    run = await fake_rig.say(owner, thread)
+    await fake_rig.until(run, lambda events: len(events) > 5)
     asked: list[Any] = []
-    history = fake_house.fake_broker.history
+    history = fake_rig.fake_broker.history
 
     async def noted(channel: str, *, since: Position | None = None, **rest: Any) -> Page:
         asked.append(since)
         return await history(channel, since=since, **rest)
 
-    monkeypatch.setattr(fake_house.fake_broker, "history", noted)
+    monkeypatch.setattr(fake_rig.fake_broker, "history", noted)
     first = await looker.requests.get(ALICE, run.run_id)
     read_first, asked[:] = list(asked), []
     assert read_first[0].offset == run.start_offset
-    await fake_house.until(run, lambda events: len(events) > first["count"] + 3)
+    await fake_rig.until(run, lambda events: len(events) > first["count"] + 3)
     asked.clear()
     second = await looker.requests.get(ALICE, run.run_id)
     assert asked[0].offset >= first["count"]
     assert second["count"] > first["count"]
     assert second["text"].startswith(first["text"])
     await owner.requests.cancel(ALICE, run.run_id)
-    await fake_house.ended(run)
+    await fake_rig.ended(run)
     assert (await looker.requests.get(ALICE, run.run_id))["state"] == "cancelled"
 
 
-async def test_a_log_that_was_cut_is_read_again(fake_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_log_that_was_cut_is_read_again(fake_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the log no longer has the position, or the broker was down, nothing is returned twice."""
-    engine = await fake_house.node(agent(chatter))
-    thread = await fake_house.thread()
-    run = await fake_house.say(engine, thread)
-    await fake_house.until(run, lambda events: len(events) > 3)
+    engine = await fake_rig.node(agent(chatter))
+    thread = await fake_rig.thread()
+    run = await fake_rig.say(engine, thread)
+    await fake_rig.until(run, lambda events: len(events) > 3)
     await engine.requests.cancel(ALICE, run.run_id)
-    await fake_house.ended(run)
+    await fake_rig.ended(run)
     log_cache = RunLogCache(engine._services)
-    broker = fake_house.fake_broker
+    broker = fake_rig.fake_broker
     whole = await log_cache.of(run)
     assert not log_cache._kept, "of a run that has ended the store's row tells as much"
     history = broker.history
@@ -74,15 +74,15 @@ async def test_a_log_that_was_cut_is_read_again(fake_house: House, monkeypatch: 
     assert (again.seq, again.transcript.text, again.broken) == (whole.seq, whole.transcript.text, False)
 
 
-async def test_readings_are_bounded(fake_house: House) -> None:
+async def test_readings_are_bounded(fake_rig: Rig) -> None:
     """Queries about more runs than the limit drop the one that was unused the longest."""
-    engine = await fake_house.node(agent(chatter))
-    thread = await fake_house.thread()
-    run = await fake_house.say(engine, thread)
+    engine = await fake_rig.node(agent(chatter))
+    thread = await fake_rig.thread()
+    run = await fake_rig.say(engine, thread)
     log_cache = RunLogCache(engine._services)
     for number in range(MAX_CACHED + 10):
         other = msgspec.structs.replace(run, run_id=f"r-{number}")
         await log_cache.of(other)
     assert len(log_cache._kept) == MAX_CACHED
     await engine.requests.cancel(ALICE, run.run_id)
-    await fake_house.ended(run)
+    await fake_rig.ended(run)

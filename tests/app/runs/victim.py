@@ -14,7 +14,7 @@ from pathlib import Path
 from narthex.adapters.brokers.sqlite.broker import SqliteBroker
 from narthex.adapters.stores.sqlite import SqliteStore
 from narthex.ports.broker import Position, Published
-from tests.app.runs.house import House
+from tests.app.runs.rig import Rig
 from tests.app.runs.victim_agents import AGENTS, VICTIM_LIMITS, Deaf
 
 
@@ -41,12 +41,12 @@ async def main(directory: Path, number: str) -> None:
     broker, store = Witness(directory / "log.db"), SqliteStore(directory / "store.db")
     await broker.start(Deaf(), "victim")
     await store.start()
-    house = House(broker=broker, store=store)
-    engine = await house.node(*AGENTS, name="victim", limits=VICTIM_LIMITS)
+    rig = Rig(broker=broker, store=store)
+    engine = await rig.node(*AGENTS, name="victim", limits=VICTIM_LIMITS)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     for agent in AGENTS:
-        await house.say(engine, await house.thread(), f"@{agent.name}", client=f"{number}-{agent.name}")
+        await rig.say(engine, await rig.thread(), f"@{agent.name}", client=f"{number}-{agent.name}")
     await asyncio.Event().wait()
 
 

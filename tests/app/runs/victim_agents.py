@@ -11,7 +11,7 @@ import msgspec
 from narthex.domain import events as ev
 from narthex.ports.agents import Event, RunInput
 from narthex.ports.broker import Control, Member, Publication
-from tests.app.runs.house import QUICK, agent
+from tests.app.runs.rig import QUICK, agent
 
 VICTIM_LIMITS: Final = msgspec.structs.replace(QUICK, max_attempts=100)
 

@@ -49,7 +49,7 @@ def agent(
     return Agent(name=name, function=function, restartable=restartable)
 
 
-class House:
+class Rig:
     """See the module."""
 
     def __init__(self, *, broker: Broker | None = None, store: Store | None = None) -> None:
