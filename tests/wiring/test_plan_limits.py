@@ -430,5 +430,5 @@ def test_the_page_says_what_the_plans_are() -> None:
 
 async def test_the_testing_gateway_gives_no_token_of_an_unknown_plan(running: Running) -> None:
     """Its test would run on the limits of `free` and not of the plan that it names."""
-    with pytest.raises(ClientError, match="no plan 'gold'"):
+    with pytest.raises(ClientError, match="No plan is named 'gold'"):
         running.token("ada", plan="gold")
