@@ -31,7 +31,7 @@ from narthex.protocol.codes import Disconnect
 
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+Application = Callable[[Any, Any, Any], Awaitable[None]]  # frameworks annotate it with types of their own
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 _RAISES_SINCE: Final = "2.4"  # of the ASGI specification: `send` on a closed connection raises OSError
