@@ -156,10 +156,14 @@ class SystemUnderTest:
 
     async def check_proof(self) -> None:
         """Find out before the first scenario whether the proof is accepted. Raises ConfigError, DependencyError."""
-        if self.proof.token:
-            return
+        if not self.proof.token:
+            await self.proved()
+
+    async def proved(self, who: str = "") -> tuple[str, float, str]:
+        """The token of a new identity, its life in seconds, and its test run. Raises ConfigError, DependencyError."""
+        run = self._run_of(who)
         try:
-            answer = await self._exchange(self.test_run)
+            answer = await self._exchange(run)
         except httpx2.HTTPError as fault:
             raise DependencyError(
                 "target",
@@ -187,6 +191,8 @@ class SystemUnderTest:
                 "Set E2E_OAUTH_SIMULATION_KEY on the system under test, and let proxies in front of it forward "
                 "/auth/e2e/test-auth; see docs/testing.md.",
             )
+        body = answer.json()
+        return str(body["access_token"]), float(body["expires_in"]), run
 
     def leave_production_alone(self) -> None:
         """Refuse to test production unless production was requested. Raises ConfigError."""
