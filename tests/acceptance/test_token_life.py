@@ -6,31 +6,29 @@ import asyncio
 import base64
 import contextlib
 import json
-import os
 import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-from joserfc.jwk import RSAKey
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from narthex.adapters.stores.sqlite import SqliteStore
-from narthex.domain.refusals import TABLE
 from narthex.ports.credentials import Revocation
 from narthex.testing import Running, gateway
 from tests.acceptance.program import clean_environment
 from tests.adapters.tokens import issuer
-from tests.adapters.tokens.forgeries import HMAC_ISSUER, OTHER_ISSUER, forgeries, good
+from tests.adapters.tokens.forgeries import forgeries
 from tests.adapters.tokens.http_issuer import HttpIssuer
-from tests.adapters.tokens.issuer import AUDIENCE, ISSUER, SECRET, ec_key, ed_key, rsa_key, token
+from tests.adapters.tokens.issuer import AUDIENCE, ISSUER, rsa_key, token
 from tests.fault_proxy import FaultProxy, Mode
+from tests.guard.matrices import NOT_IN_A_HEADER
+from tests.guard.targets import Answer, handshake
 from tests.timing import within
 
 JWKS = "/jwks.json"
@@ -92,89 +90,9 @@ async def line(running: Running, text: str) -> AsyncIterator[Line]:
         yield found
 
 
-async def upgrade(running: Running, text: str) -> tuple[int, dict[str, str], dict[str, Any]]:
-    """One handshake over a raw socket: status, headers, problem body."""
-    parts = urlsplit(running.http)
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-    try:
-        key = base64.b64encode(os.urandom(16)).decode()
-        head = [
-            "GET /ws HTTP/1.1",
-            f"Host: {parts.netloc}",
-            "Upgrade: websocket",
-            "Connection: Upgrade",
-            "Sec-WebSocket-Version: 13",
-            f"Sec-WebSocket-Key: {key}",
-            f"Authorization: Bearer {text}",
-        ]
-        writer.write(("\r\n".join(head) + "\r\n\r\n").encode("latin-1"))
-        raw = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), within(5))).decode("latin-1")
-        status, *lines = raw.split("\r\n")
-        headers = {
-            name.lower(): value.strip() for name, _, value in (item.partition(":") for item in lines) if name
-        }
-        body = await reader.readexactly(int(headers.get("content-length", "0")))
-        return int(status.split()[1]), headers, json.loads(body) if body else {}
-    finally:
-        writer.close()
-
-
-# -- forgeries ---------------------------------------------------------------------------------------------
-
-
-@contextlib.asynccontextmanager
-async def matrix_gateway(directory: Path) -> AsyncIterator[Running]:
-    """A gateway with the three issuers of the forgery matrix, from narthex.toml."""
-    ours = json.dumps({"keys": [key.as_dict(private=False) for key in (rsa_key(), ec_key(), ed_key())]})
-    theirs = RSAKey.import_key({**rsa_key(2).as_dict(private=False), "kid": "rsa-1"})
-    config = directory / "narthex.toml"
-    config.write_text(
-        f"""
-        [[issuers]]
-        name = "ours"
-        issuer = "{ISSUER}"
-        audience = ["{AUDIENCE}"]
-        algorithms = ["RS256", "ES256", "EdDSA"]
-        public_key = '{ours}'
-        [[issuers]]
-        name = "theirs"
-        issuer = "{OTHER_ISSUER}"
-        audience = ["{AUDIENCE}"]
-        public_key = '{json.dumps(theirs.as_dict(private=False))}'
-        [[issuers]]
-        name = "hmac"
-        issuer = "{HMAC_ISSUER}"
-        audience = ["{AUDIENCE}"]
-        secret = "{SECRET}"
-        """
-    )
-    async with gateway(directory / "data", environ={"NARTHEX_CONFIG": str(config)}) as running:
-        yield running
-
-
-# A header cannot carry these unchanged; HTTP defines what happens to them.
-NOT_IN_A_HEADER = {"empty", "line break at the end", "not ASCII", "white space inside"}
-
-
-async def test_every_forgery_is_refused_before_the_upgrade(tmp_path: Path) -> None:
-    """The status and code of the table, as problem+json; a verified but expired token is upgraded inert."""
-    canary_hits: list[str] = []
-    async with HttpIssuer() as canary, matrix_gateway(tmp_path) as running:
-        for name, (build, code) in forgeries(canary.url + JWKS).items():
-            if name in NOT_IN_A_HEADER:
-                continue
-            issuer.NOW = time.time()  # some are refused because of a second credential
-            status, headers, body = await upgrade(running, build())
-            if code == "token_expired":
-                assert status == 101, name
-                continue
-            assert (status, body["code"]) == (TABLE[code].http, code), (name, body)
-            assert headers["content-type"] == "application/problem+json"
-            assert ("www-authenticate" in headers) == (status == 401)
-        for name, build_good in good().items():
-            assert (await upgrade(running, build_good()))[0] == 101, name
-        canary_hits += canary.hits
-    assert canary_hits == []
+async def upgrade(running: Running, text: str) -> Answer:
+    """One handshake over a raw socket."""
+    return await handshake(running.http, [("Authorization", f"Bearer {text}")])
 
 
 # -- an issuer that fails ----------------------------------------------------------------------------------

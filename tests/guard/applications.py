@@ -168,7 +168,17 @@ MAKERS = {
     "channels": make_channels,
 }
 
+
+def first_message(message: str | bytes) -> tuple[str, None]:
+    """The token in a client's first message, for a guard with in-band proof."""
+    return json.loads(message)["token"], None
+
+
 bare = MAKERS[KIND]() if "NARTHEX_TEST_REACHED" in os.environ else None
 app = (
-    narthex.Guard(bare, paths=["/ws"]) if bare is not None and "NARTHEX_TEST_BARE" not in os.environ else bare
+    narthex.Guard(
+        bare, paths=["/ws"], in_band=first_message if "NARTHEX_TEST_IN_BAND" in os.environ else None
+    )
+    if bare is not None and "NARTHEX_TEST_BARE" not in os.environ
+    else bare
 )

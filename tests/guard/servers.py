@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests.acceptance.program import clean_environment
 from tests.guard.cores import SECRET
 from tests.timing import within
 
@@ -72,7 +72,7 @@ class Running:
 
 @asynccontextmanager
 async def serving(
-    server: str, application: str, directory: Path, environ: dict[str, str] | None = None, app: str = APP
+    server: str, application: str, directory: Path, environ: Mapping[str, str] | None = None, app: str = APP
 ) -> AsyncIterator[Running]:
     """Start a server, wait until its port answers, and end it with SIGTERM."""
     port = free_port()
@@ -88,7 +88,9 @@ async def serving(
     }
     process = await asyncio.create_subprocess_exec(
         *[word.replace(APP, app) for word in command(server, port)],
-        env={**os.environ, **variables, **(environ or {})},
+        env=clean_environment(
+            {name: value for name, value in (variables | dict(environ or {})).items() if value}
+        ),
     )
     try:
         await answers(port, process)

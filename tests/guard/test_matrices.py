@@ -1,0 +1,175 @@
+"""The gateway's own upgrade and guarded applications decide alike: one suite over both, each a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import httpx2
+import pytest
+import pytest_asyncio
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
+
+from narthex.domain.refusals import TABLE
+from tests.adapters.tokens import issuer
+from tests.adapters.tokens.forgeries import good
+from tests.adapters.tokens.http_issuer import HttpIssuer
+from tests.guard.cores import token
+from tests.guard.matrices import ATTEMPTS, KEY, ROWS, UNPROVEN, Row, attempted, bearer, forged, issuers
+from tests.guard.targets import EVERY, GATEWAY, Target, handshake, target
+from tests.timing import within
+
+pytestmark = pytest.mark.acceptance
+LIGHT = "uvicorn-websockets/starlette"
+ENVIRON = {"E2E_OAUTH_SIMULATION_KEY": KEY, "E2E_TESTING": "1", "NARTHEX_MAX_CONNECTIONS_PER_USER": "2"}
+
+
+@pytest_asyncio.fixture(params=EVERY, scope="module", loop_scope="module")
+async def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Target]:
+    """A target with a shared secret, an end-to-end key, and two connections a user."""
+    async with target(request.param, tmp_path_factory.mktemp("matrix"), ENVIRON) as found:
+        yield found
+
+
+def opened(server: Target, subject: str, *offered: str, **headers: str) -> connect:
+    """A connection attempt of a client library."""
+    return connect(
+        server.ws,
+        additional_headers=headers or bearer(token(subject)),
+        subprotocols=[Subprotocol(name) for name in offered] or None,
+        proxy=None,
+        open_timeout=within(10),
+    )
+
+
+@pytest.mark.parametrize("name", EVERY)
+async def test_forged_tokens(name: str, tmp_path: Path) -> None:
+    """Each gets its code and reaches nothing; nothing that one names is fetched; good tokens are admitted."""
+    async with HttpIssuer() as canary, target(name, tmp_path, issuers(tmp_path)) as server:
+        assert await forged(server, f"{canary.url}/jwks.json") > 90
+        before = server.reached
+        for kind, build in good().items():
+            issuer.NOW = time.time() + (20 if kind == "expired within leeway" else 0)
+            answer = await handshake(server.http, list(bearer(build()).items()))
+            assert answer.status == 101, kind
+        if name != GATEWAY:  # the application that counts does count
+            async with asyncio.timeout(within(5)):
+                while server.reached < before + len(good()):  # noqa: ASYNC110 - a file has no event
+                    await asyncio.sleep(0.02)
+        assert not canary.hits
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_attempts(server: Target) -> None:
+    """Credentials, cookies, pages, keys, tickets and claimed identities: each with its code, before the upgrade."""
+    await attempted(server)
+    assert await server.outcome(bearer(token()), path="/elsewhere") == (
+        "no_route" if server.carries_refusals else ""
+    )
+    before = server.reached
+    if server.carries_refusals:
+        assert await server.outcome(bearer(token()), host="evil.example") == "bad_request"
+    assert server.reached == before
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_browser_gets_the_close_code_of_each(server: Target) -> None:
+    """A client that offers `narthex.explain` is closed with the code of the table."""
+    before = server.reached
+    for name, (code, headers, query) in ATTEMPTS.items():
+        if server.inert and code in UNPROVEN:
+            continue
+        given = {key: value for key, value in headers.items() if key != "Sec-WebSocket-Protocol"}
+        protocols = headers.get("Sec-WebSocket-Protocol", "").split(", ")
+        offered = [Subprotocol(one) for one in (*protocols, "narthex.explain") if one]
+        async with connect(
+            server.ws + query, additional_headers=given, subprotocols=offered, proxy=None
+        ) as socket:
+            with pytest.raises(ConnectionClosed):
+                await asyncio.wait_for(socket.recv(), within(5))
+        assert socket.close_code == TABLE[code].close, name
+        if server.carries_refusals:
+            assert str(socket.close_reason).partition(":")[0] == code
+    assert server.reached == before
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_who_gets_in(server: Target) -> None:
+    """A token by header, subprotocol and cookie of an own page; a key's proof; a ticket once."""
+    own = {"Origin": server.http}
+    async with httpx2.AsyncClient(base_url=server.http, trust_env=False) as client:
+        ticket = (await client.post("/ws/ticket", headers=bearer(token("tess")))).json()["ticket"]
+    for headers, query in (
+        (bearer(token("a")), ""),
+        (own | bearer(token("b")), ""),
+        ({"Sec-WebSocket-Protocol": f"jwt-auth, jwt.{token('c')}"}, ""),
+        (own | {"Cookie": f"theme=dark; narthex_session={token('d')}"}, ""),
+        ({"X-E2E-Bypass-Key": KEY, "X-E2E-Test-Run": "run-7"}, ""),
+        ({}, f"?ticket={ticket}"),
+    ):
+        assert await server.outcome(headers, query) == "upgraded", (headers, query)
+    assert await server.outcome({}, f"?ticket={ticket}") == "ticket_invalid"
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_limits_of_a_user(server: Target) -> None:
+    """The third connection of a user is refused `connection_limit`; another user, and a later one, gets in."""
+    async with AsyncExitStack() as stack:
+        held: list[ClientConnection] = [
+            await stack.enter_async_context(opened(server, "lima")) for _ in range(2)
+        ]
+        assert await server.outcome(bearer(token("lima"))) == "connection_limit"
+        assert await server.outcome(bearer(token("mike"))) == "upgraded"
+        await held[0].close()
+        async with asyncio.timeout(within(5)):
+            while await server.outcome(bearer(token("lima"))) != "upgraded":  # noqa: ASYNC110 - no event
+                await asyncio.sleep(0.05)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_wrong_keys_are_limited(server: Target) -> None:
+    """After ten in a minute, of handshakes and preflight together, the right key is refused `rate_limited` too."""
+    for number in range(10):
+        wrong = {"X-E2E-Bypass-Key": f"wrong-{number}-0123456789abcdefghijklmnop"}
+        assert (await handshake(server.http, list(wrong.items()))).status != 101
+    assert await server.outcome({"X-E2E-Bypass-Key": KEY}) == "rate_limited"
+    assert await server.outcome(bearer(token("quebec"))) == "upgraded"
+
+
+@pytest.mark.parametrize(
+    ("name", "in_band"),
+    [(GATEWAY, ""), (LIGHT, ""), (LIGHT, "1")],
+    ids=["gateway", "guard", "guard with in-band proof"],
+)
+async def test_environments(name: str, in_band: str, tmp_path: Path) -> None:
+    """Every row of the table: who gets in, and that health says so. Without in-band proof no row upgrades nothing."""
+
+    async def check(case: str, row: Row) -> None:
+        directory = tmp_path / case
+        directory.mkdir()
+        extra = {"NARTHEX_TEST_IN_BAND": in_band} if in_band else {}
+        async with target(name, directory, row.environ | extra) as server:
+            required = row.required or not server.inert
+            async with httpx2.AsyncClient(base_url=server.http, trust_env=False) as client:
+                health = (await client.get("/ws/health")).json()
+            assert health["config"]["pre_connection_auth_required"] is required, case
+            assert health["e2e_testing"]["auth_bypass_active"] is row.bypass, case
+            for headers, expected in (
+                ({}, row.nothing if required else "upgraded"),
+                ({"X-E2E-Bypass-Key": "wrong-key-0123456789abcdefghijklmnop"}, row.wrong_key),
+            ):
+                assert await server.outcome(headers) == expected, (case, headers)
+            assert server.reached == 0
+            assert await server.outcome({"X-E2E-Bypass-Key": KEY}) == row.key, case
+            assert await server.outcome(bearer(token())) == row.user, case
+
+    cases = list(ROWS.items())
+    for first in range(0, len(cases), 2):
+        await asyncio.gather(*(check(case, row) for case, row in cases[first : first + 2]))
