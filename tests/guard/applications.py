@@ -174,10 +174,19 @@ def first_message(message: str | bytes) -> tuple[str, None]:
     return json.loads(message)["token"], None
 
 
+async def probe(socket: Any) -> None:
+    """Use the endpoint as a client does."""
+    await socket.send("ping")
+    assert await socket.recv() == os.environ["NARTHEX_TEST_PROBE"]
+
+
 bare = MAKERS[KIND]() if "NARTHEX_TEST_REACHED" in os.environ else None
 app = (
     narthex.Guard(
-        bare, paths=["/ws"], in_band=first_message if "NARTHEX_TEST_IN_BAND" in os.environ else None
+        bare,
+        paths=["/ws"],
+        probe=probe if "NARTHEX_TEST_PROBE" in os.environ else None,
+        in_band=first_message if "NARTHEX_TEST_IN_BAND" in os.environ else None,
     )
     if bare is not None and "NARTHEX_TEST_BARE" not in os.environ
     else bare

@@ -36,6 +36,9 @@ LogLevel = Annotated[Literal["debug", "info", "warning", "error"] | None, Parame
 
 Agents = Annotated[list[str] | None, Parameter(consume_multiple=False, negative_iterable=())]
 DataDir = Annotated[Path | None, Parameter(help="Data directory of the server.")]
+OfGuard = Annotated[
+    bool, Parameter(name="--guard", negative=(), help="For a guard (its file is guard.db), not a gateway.")
+]
 Config = Annotated[Path | None, Parameter(help="Settings file; default: narthex.toml here.")]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -20,12 +19,11 @@ from cyclopts import App, Parameter
 from narthex.adapters.tokens.claims import ClaimRules
 from narthex.adapters.tokens.router import E2E_ISSUER, PROVIDER_ISSUER
 from narthex.adapters.tokens.signing import KeyRing
-from narthex.cli.flags import Config, DataDir
-from narthex.cli.token import with_store
+from narthex.cli.flags import Config, DataDir, OfGuard
+from narthex.cli.token import settings_of, with_store
 from narthex.errors import EXIT_OK
 from narthex.ports.credentials import SigningKey
 from narthex.ports.store import Store
-from narthex.settings import load
 
 app = App(name="keys", help="Signing keys: list, generate, rotate.")
 
@@ -35,13 +33,15 @@ Json = Annotated[bool, Parameter(name="--json", help="For machines.")]
 
 
 @app.command(name="list")
-def list_(*, json_: Json = False, data_dir: DataDir = None, config: Config = None) -> int:
+def list_(
+    *, json_: Json = False, guard: OfGuard = False, data_dir: DataDir = None, config: Config = None
+) -> int:
     """List the keys that the store keeps."""
 
     async def work(store: Store) -> list[SigningKey]:
         return [key for purpose in ("provider", "e2e") for key in await store.credentials.keys(purpose)]
 
-    return _show(work, data_dir, config, as_json=json_)
+    return _show(work, data_dir, config, guard=guard, as_json=json_)
 
 
 @app.command
@@ -50,6 +50,7 @@ def generate(
     purpose: Purpose = "provider",
     algorithm: Annotated[Algorithm, Parameter(help="For a new key.")] = "ES256",
     json_: Json = False,
+    guard: OfGuard = False,
     data_dir: DataDir = None,
     config: Config = None,
 ) -> int:
@@ -60,7 +61,7 @@ def generate(
         await ring.load_or_create()
         return await store.credentials.keys(purpose)
 
-    return _show(work, data_dir, config, as_json=json_)
+    return _show(work, data_dir, config, guard=guard, as_json=json_)
 
 
 @app.command
@@ -72,6 +73,7 @@ def rotate(
         bool, Parameter(help="Withdraw the old keys at once, after a leak. All users must sign in again.")
     ] = False,
     json_: Json = False,
+    guard: OfGuard = False,
     data_dir: DataDir = None,
     config: Config = None,
 ) -> int:
@@ -81,7 +83,7 @@ def rotate(
         await _ring(store, purpose, algorithm).rotate(immediately=now)
         return await store.credentials.keys(purpose)
 
-    return _show(work, data_dir, config, as_json=json_)
+    return _show(work, data_dir, config, guard=guard, as_json=json_)
 
 
 def _ring(store: Store, purpose: Literal["provider", "e2e"], algorithm: Algorithm) -> KeyRing:
@@ -94,10 +96,11 @@ def _show(
     data_dir: Path | None,
     config: Path | None,
     *,
+    guard: bool,
     as_json: bool,
 ) -> int:
     """Do `work` with the store, and print the keys that it returns."""
-    keys = asyncio.run(with_store(load({"data_dir": data_dir}, os.environ, config), work))
+    keys = asyncio.run(with_store(settings_of(data_dir, config, guard=guard), work, guard=guard))
     now = time.time()
     rows = [
         {

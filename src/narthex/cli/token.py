@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import App, Parameter
@@ -21,7 +22,7 @@ from narthex.adapters.tokens.compact import Compact, take_apart
 from narthex.adapters.tokens.keys import key_from_secret, sign_compact
 from narthex.app.revocations import Revocations
 from narthex.cli.arguments import seconds_of, usage
-from narthex.cli.flags import Config, DataDir
+from narthex.cli.flags import Config, DataDir, OfGuard
 from narthex.domain.identity import E2E_TENANT, PROBE_TENANT, Identity
 from narthex.domain.ids import ID_RULE, valid_id
 from narthex.domain.moments import valid_moment
@@ -54,18 +55,19 @@ def token(
     permission: Annotated[
         tuple[str, ...], Parameter(help="Permission; repeat for more.")
     ] = DEFAULT_PERMISSIONS,
+    guard: OfGuard = False,
     data_dir: DataDir = None,
     config: Config = None,
 ) -> int:
-    """Print a token that `narthex serve` with the same data directory admits."""
+    """Print a token that `narthex serve`, or with --guard a guard, on the same data directory admits."""
     try:
         ttl_s = _checked(ttl, tenant, sub)
     except ClientError as error:
         return usage(error)
-    settings = load({"data_dir": data_dir}, os.environ, config)
+    settings = settings_of(data_dir, config, guard=guard)
     identity = Identity(subject=sub, tenant=tenant, plan=plan, name=name or sub, permissions=permission)
     try:
-        print(asyncio.run(mint(settings, identity, ttl_s)))
+        print(asyncio.run(mint(settings, identity, ttl_s, guard=guard)))
     except ClientError as error:
         return usage(error)
     return EXIT_OK
@@ -93,7 +95,26 @@ def _checked(ttl: str, tenant: str, sub: str) -> float:
     return ttl_s
 
 
-async def mint(settings: Settings, identity: Identity, ttl_s: float) -> str:
+def settings_of(data_dir: Path | None, config: Path | None, *, guard: bool) -> Settings:
+    """The settings of the server. Raises ConfigError, also where only a guard has a store in the data directory."""
+    if guard:
+        from narthex.guard.core import guard_settings
+
+        return guard_settings({"data_dir": data_dir}, config)
+    from narthex.wiring.engines import SHARED_FILE, STORE_FILE
+
+    settings = load({"data_dir": data_dir}, os.environ, config)
+    directory = settings.data_dir
+    if (
+        not settings.store_url
+        and not (directory / STORE_FILE).exists()
+        and (directory / SHARED_FILE).exists()
+    ):
+        raise ConfigError([f"{directory} is the data directory of a guard, not of a gateway. Add --guard."])
+    return settings
+
+
+async def mint(settings: Settings, identity: Identity, ttl_s: float, *, guard: bool = False) -> str:
     """A token for `identity` that a server with these settings admits, with the plan and the rights that it names.
 
     Raises:
@@ -117,7 +138,7 @@ async def mint(settings: Settings, identity: Identity, ttl_s: float) -> str:
         await ring.load_or_create()
         return ring.mint(identity, ttl_s=ttl_s, now=time.time())
 
-    return await with_store(settings, work)
+    return await with_store(settings, work, guard=guard)
 
 
 def _tokens(settings: Settings, store: Store) -> Tokens:
@@ -128,14 +149,14 @@ def _tokens(settings: Settings, store: Store) -> Tokens:
     return make_tokens(settings, store.credentials, PrometheusMeter(), time.time)
 
 
-async def with_store(settings: Settings, work: Callable[[Store], Awaitable[T]]) -> T:
-    """Do `work` with the store, opened beside a server that may be running."""
+async def with_store(settings: Settings, work: Callable[[Store], Awaitable[T]], *, guard: bool = False) -> T:
+    """Do `work` with the store of a gateway or of a guard, opened beside a server that may be running."""
     from narthex.adapters.telemetry.logging import configure_logging
-    from narthex.wiring.engines import make_store
+    from narthex.wiring.engines import make_shared_store, make_store
 
     # standard output is for the answer, which contains every failure too
     configure_logging(level="error", secrets=settings.secret_values(), hooks=False)
-    store = make_store(settings, beside=True)
+    store = make_shared_store(settings) if guard else make_store(settings, beside=True)
     await store.start()
     try:
         return await work(store)
@@ -210,21 +231,22 @@ def inspect(
     /,
     *,
     json_: Annotated[bool, Parameter(name="--json", help="For machines.")] = False,
+    guard: OfGuard = False,
     data_dir: DataDir = None,
     config: Config = None,
 ) -> int:
     """Show the content of a token, whether it would be admitted here, and if not, why."""
     text = (sys.stdin.read() if source == "-" else source).strip()
     text = text.removeprefix("Bearer ").strip()
-    settings = load({"data_dir": data_dir}, os.environ, config)
-    report = asyncio.run(_report(settings, text))
+    settings = settings_of(data_dir, config, guard=guard)
+    report = asyncio.run(_report(settings, text, guard=guard))
     print(json.dumps(report) if json_ else _in_words(report))
     if report["verdict"] == "unavailable":
         return EXIT_UNREACHABLE
     return EXIT_OK if report["admitted"] else EXIT_FINDINGS
 
 
-async def _report(settings: Settings, text: str) -> dict[str, Any]:
+async def _report(settings: Settings, text: str, *, guard: bool) -> dict[str, Any]:
     async def work(store: Store) -> dict[str, Any]:
         now = time.time()
         tokens = _tokens(settings, store)
@@ -235,7 +257,7 @@ async def _report(settings: Settings, text: str) -> dict[str, Any]:
         await revocations.reload()
         return _judged(take_apart(text), verdict, revocations, now)
 
-    return await with_store(settings, work)
+    return await with_store(settings, work, guard=guard)
 
 
 def _judged(
@@ -303,4 +325,4 @@ def _in_words(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["app", "inspect", "mint", "token", "with_store"]
+__all__ = ["app", "inspect", "mint", "settings_of", "token", "with_store"]

@@ -11,6 +11,7 @@ import os
 import time
 import uuid
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -52,22 +53,23 @@ MAX_TASKS: Final = 100_000  # closes under way: at most one a socket
 log = get_logger("narthex.guard")
 
 
-def guard_settings(settings: Settings | Mapping[str, Any] | None) -> Settings:
+def guard_settings(settings: Settings | Mapping[str, Any] | None, config: Path | None = None) -> Settings:
     """The settings of a guard: as for `narthex serve`, except that a guard has no broker.
 
     Args:
         settings: from `narthex.settings.load`, or options by name that go before the environment; None: the
             environment and narthex.toml only.
+        config: file instead of ./narthex.toml.
 
     Raises:
         ConfigError: with every problem.
     """
     if not isinstance(settings, Settings):
         flags = dict(settings or {})
-        settings = load(flags, os.environ, parts={"store"})
+        settings = load(flags, os.environ, config, parts={"store"})
         if settings.all_issuers() and settings.source("embedded_provider") == "default":
             # A guard has no sign-in of its own: with an issuer, the embedded provider would be a source without use.
-            settings = load(flags | {"embedded_provider": "off"}, os.environ, parts={"store"})
+            settings = load(flags | {"embedded_provider": "off"}, os.environ, config, parts={"store"})
     require(*requirements(settings, {"store"}))
     mask_records(settings.secret_values())
     return settings

@@ -130,6 +130,7 @@ class GuardRoutes:
             metrics_type=CONTENT_TYPE,
             access=access,
             rules=self._http,
+            wire="application",
         )
         made = [
             *pages.routes(),

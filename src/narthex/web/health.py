@@ -25,8 +25,8 @@ from narthex.web.request_rules import RequestRules
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
 PROBE_PATHS: Final = ("/livez", "/readyz", "/metrics")
-BEACON: Final = {"beacon": "narthex", "wire": "centrifuge-json-v2"}
-"""The same bytes from every instance and version: a client that reads them has reached a narthex, not a cache."""
+WIRE: Final = "centrifuge-json-v2"
+"""Of the gateway's own WebSocket; a guard's is its application's."""
 RETRY_AFTER_S: Final = 2  # results are cached for so long; an earlier request gets the same
 
 
@@ -107,6 +107,7 @@ class HealthPages(ProbePages):
         metrics_type: see `ProbePages`.
         access: authorises `/ws/stats` and `/metrics`.
         rules: which origins' pages may read an answer.
+        wire: of the WebSocket behind, for `/ws/beacon`.
     """
 
     def __init__(
@@ -119,8 +120,10 @@ class HealthPages(ProbePages):
         metrics_type: str,
         access: Access,
         rules: RequestRules,
+        wire: str = WIRE,
     ) -> None:
         super().__init__(health, metrics=metrics, metrics_type=metrics_type, access=access)
+        self._beacon = {"beacon": "narthex", "wire": wire}
         self._config = config
         self._stats = stats
         self._rules = rules
@@ -151,8 +154,8 @@ class HealthPages(ProbePages):
         return self._json(request, self._config(request))
 
     async def beacon(self, request: Request) -> Response:
-        """See `BEACON`."""
-        return self._options(request) if request.method == "OPTIONS" else self._json(request, BEACON)
+        """The same bytes from every instance and version: a client that reads them has reached a narthex."""
+        return self._options(request) if request.method == "OPTIONS" else self._json(request, self._beacon)
 
     async def stats(self, request: Request) -> Response:
         """Statistics, for operators."""
@@ -192,7 +195,7 @@ def client_config(
         "service": "narthex",
         "version": version,
         "environment": environment,
-        "protocol": BEACON["wire"],
+        "protocol": WIRE,
         "paths": {
             "websocket": endpoints.WEBSOCKET,
             "http_stream": endpoints.HTTP_STREAM,
