@@ -168,6 +168,8 @@ class MemoryCredentials:
 
     async def revocation_changes(self, after: int, limit: int) -> RevocationChanges:
         self._reach()
+        if after > self.changes:
+            return RevocationChanges(position=0, changed=[], more=True)
         found = [key for key in self.kept_revocations if self.change_of[key] > after][:limit]
         return RevocationChanges(
             position=self.change_of[found[-1]] if found else after,
