@@ -24,6 +24,9 @@ from narthex.ports.broker import LogMoved, Position, Published
 
 REDIS: Final = EngineErrors("Redis", "Redis")
 MAX_PENDING: Final = 20_000  # as the embedded broker's
+REFUSED_S: Final = (
+    5.0  # health names a full memory or disk for this long after the last append that was refused
+)
 BATCH_ENTRIES: Final = 128  # the server is busy with nothing else for about 2 ms
 BATCH_BYTES: Final = 4 << 20
 _MOVED: Final = 2  # the script's outcome of a publication that was not appended
@@ -75,6 +78,7 @@ class RedisAppender:
         self._task: asyncio.Task[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._accepting = False
+        self._refused: tuple[float, DependencyError] | None = None  # the last time, on the loop's clock
 
     @property
     def pending(self) -> int:
@@ -84,6 +88,11 @@ class RedisAppender:
     def open(self) -> None:
         """Accept publications."""
         self._accepting = True
+
+    def check_room(self) -> None:
+        """Small writes may succeed where larger ones do not. Raises DependencyError for `REFUSED_S` after a refusal."""
+        if self._refused is not None and asyncio.get_running_loop().time() - self._refused[0] < REFUSED_S:
+            raise self._refused[1]
 
     def submit(
         self,
@@ -136,7 +145,8 @@ class RedisAppender:
                     await self._try_attach()
                 except ResponseError as error:
                     if not _passing(error):
-                        self._fail(batch, refused(error))
+                        self._refused = asyncio.get_running_loop().time(), refused(error)
+                        self._fail(batch, self._refused[1])
                         continue
                     await asyncio.sleep(wait)
                 except FAULTS:

@@ -277,6 +277,7 @@ class RedisBroker:
             raise refused(fault)
         if fault is not None and not isinstance(fault, TimeoutError | RedisTimeoutError):
             raise REDIS.silent(self._address.shown, type(fault).__name__)
+        self._appender.check_room()
         published = await self.publish(PING_CHANNEL, b"{}")
         page = await self.history(
             PING_CHANNEL, since=Position(published.offset - 1, published.epoch), limit=1
