@@ -55,7 +55,7 @@ async def test_the_exit_codes() -> None:
     assert run("ws://127.0.0.1:1/", "--timeout", "soon").returncode == 2
     nowhere = run("ws://127.0.0.1:1/", "--junit", "no-such-folder/report.xml")
     assert nowhere.returncode == 2
-    assert "no folder no-such-folder" in nowhere.stderr
+    assert "The folder no-such-folder for a report does not exist" in nowhere.stderr
     done = run(f"ws://127.0.0.1:{free_port()}/ws")
     assert done.returncode == 69
     assert done.stdout.startswith("nothing_listens: ")

@@ -63,7 +63,7 @@ async def test_a_narthex_that_demands_a_token(tmp_path: Path) -> None:
     async with running(tmp_path, env=env) as program:
         diagnosis, _ = await examined(program.ws, **PATIENT)
         assert not diagnosis.findings, diagnosis.first_line
-        assert any("give --token" in note for note in diagnosis.notes)
+        assert any("Give --token" in note for note in diagnosis.notes)
         assert "resume too" in await healthy(program.ws, token=program.token("ada"))
 
 
