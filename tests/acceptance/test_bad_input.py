@@ -157,10 +157,16 @@ async def test_the_message_limit_is_the_same_on_every_transport(tmp_path: Path, 
         stream = f"{program.http}/connection/http_stream"
         large = json.dumps({"id": 1, "connect": {"name": "x" * limit}}).encode()
         refused = await http.post(stream, content=large, headers=headers)
-        assert (refused.status_code, refused.json()["detail"]) == (400, f"A message may have at most {limit} bytes.")
+        assert (refused.status_code, refused.json()["detail"]) == (
+            400,
+            f"A message may have at most {limit} bytes.",
+        )
         if limit == 4_096:  # a URL is limited by the size of the request head
             sse = await http.get(f"{program.http}/connection/sse", params={"cf_connect": large.decode()})
-            assert (sse.status_code, sse.json()["detail"]) == (400, f"A message may have at most {limit} bytes.")
+            assert (sse.status_code, sse.json()["detail"]) == (
+                400,
+                f"A message may have at most {limit} bytes.",
+            )
         async with http.stream("POST", stream, content=b'{"id":1,"connect":{}}', headers=headers) as answer:
             lines = answer.aiter_lines()
             connect = json.loads(await anext(lines))["connect"]

@@ -56,7 +56,7 @@ def test_an_open_database_is_named_by_check_and_closed_by_the_command_line(tmp_p
 
 
 def test_a_file_that_cannot_be_closed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It belongs to another user: nothing is written to it, and the message names who must act."""
+    """It only its owner, another user, can change: nothing is written to it, and the message names who must act."""
     store = tmp_path / "narthex.db"
     connect(store).close()
     store.chmod(0o644)
@@ -65,5 +65,5 @@ def test_a_file_that_cannot_be_closed_is_refused(tmp_path: Path, monkeypatch: py
         raise PermissionError(1, "Operation not permitted", str(self), mode)
 
     monkeypatch.setattr(Path, "chmod", refused)
-    with pytest.raises(ConfigError, match="belongs to another user"):
+    with pytest.raises(ConfigError, match="only its owner, another user, can change"):
         connect(store)
