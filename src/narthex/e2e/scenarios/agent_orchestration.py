@@ -78,7 +78,7 @@ async def steering_reaches_a_running_agent(system: SystemUnderTest) -> None:
             lambda: ada.terminal(thread, run) is not None, "the early end: the agent did not receive `enough`"
         )
         events = await ada.whole(thread, run)
-        assert "I sum up" in text_of(events)
+        assert "Enough" in text_of(events)
         assert any(event.get("name") == "narthex.steered" for event in events)
 
 
