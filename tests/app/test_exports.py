@@ -17,7 +17,7 @@ def test_as_many_exports_as_the_plan_allows_and_not_one_more() -> None:
     """Counted per user; the refusal has the limit."""
     slots = ExportSlots(lambda _: msgspec.structs.replace(PLANS["free"], exports=2))
     first, _ = slots.take(ANN), slots.take(ANN)
-    with pytest.raises(ClientError, match="allows 2 exports") as caught:
+    with pytest.raises(ClientError, match="allows 2 concurrent exports") as caught:
         slots.take(ANN)
     assert (caught.value.code, caught.value.number) == ("exports_limit", 429)
     slots.take(BOB).release()
