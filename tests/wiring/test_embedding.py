@@ -280,7 +280,9 @@ async def test_a_mounted_application_that_does_not_start_ends_the_gateway(tmp_pa
             raise AssertionError("it must not be ready")
 
 
-async def test_requests_before_a_mounted_application_has_started(tmp_path: Path) -> None:
+async def test_requests_before_a_mounted_application_has_started(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """HTTP and WebSocket requests get 503 `starting`: an application is never called before its start-up."""
     going_on = asyncio.Event()
 
@@ -316,6 +318,7 @@ async def test_requests_before_a_mounted_application_has_started(tmp_path: Path)
             with pytest.raises(InvalidStatus) as caught:
                 await connect(f"ws://127.0.0.1:{port}/mine/ready", proxy=None)
             assert caught.value.response.status_code == 503
+            assert "without completing" not in caplog.text
             going_on.set()
             await opening
             assert (await http.get("/mine/ready")).json() == "ready"

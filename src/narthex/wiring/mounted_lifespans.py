@@ -50,7 +50,11 @@ class MountedLifespan:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI. Before the start-up is complete requests are refused `starting`."""
         if not self._started:
-            return await problem(_STARTING)(scope, receive, send)
+            await problem(_STARTING)(scope, receive, send)
+            # uvicorn logs an error for a WebSocket's call that returns before it has noticed the end of its connection.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            return None
         if self._state:
             scope["state"] = {**scope.get("state", {}), **self._state}
         return await self.app(scope, receive, send)
