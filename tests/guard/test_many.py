@@ -74,12 +74,14 @@ async def crowd(port: int, count: int, subject: str, ttl_s: float = 3600) -> lis
     """Connections of many users, `subject` and a number, or of one user where the subject ends in no colon."""
     slots = asyncio.Semaphore(50)
 
-    async def one(number: int) -> Held:
+    async def one(number: int, text: str) -> Held:
         async with slots:
-            name = f"{subject}{number}" if subject.endswith(":") else subject
-            return await held(port, number, token(name, ttl_s=ttl_s))
+            return await held(port, number, text)
 
-    return await asyncio.gather(*(one(number) for number in range(count)))
+    # All are made first, so that they expire in the same second however long the connections take.
+    names = [f"{subject}{number}" if subject.endswith(":") else subject for number in range(count)]
+    texts = [token(name, ttl_s=ttl_s) for name in names]
+    return await asyncio.gather(*(one(number, text) for number, text in enumerate(texts)))
 
 
 def codes(found: Sequence[Held]) -> dict[int, int]:
