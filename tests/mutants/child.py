@@ -40,6 +40,6 @@ def run_tests(tests: Sequence[str], mutant: str, output: str) -> None:
     sys.dont_write_bytecode = True
     import pytest
 
-    options = ["-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider"]
-    # hypothesis is imported already, so that pytest cannot rewrite its assertions, and says so.
-    os._exit(pytest.main([*options, "-W", "ignore::pytest.PytestAssertRewriteWarning", *tests]))
+    # Plain assertions: pytest's import hook would stand before the mutant's, since narthex brings a pytest plugin.
+    options = ["-x", "-q", "--no-header", "--tb=no", "--assert=plain", "-p", "no:cacheprovider"]
+    os._exit(pytest.main([*options, *tests]))
