@@ -10,19 +10,22 @@ import asyncio
 import json
 import shlex
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from cyclopts import Parameter
 
 from narthex.cli.arguments import given_headers, given_token, seconds_of, usage, writable
 from narthex.doctor import baseline
-from narthex.doctor.gate import GateOptions, GateReport, examine_gate
+from narthex.doctor.endpoint_gate import MAX_HOLD_S, examine_endpoint
+from narthex.doctor.gate import GateOptions, GateReport, Progress, examine_gate
 from narthex.doctor.reports import harmless
 from narthex.doctor.target import Target, parse_target
 from narthex.errors import EXIT_FINDINGS, EXIT_OK, EXIT_UNREACHABLE, ClientError
 
+Examine = Callable[[Target, GateOptions, Progress], Coroutine[Any, Any, GateReport]]
 Flag = Parameter(negative=(), show_default=False)
 
 
@@ -32,7 +35,12 @@ def gate(
     token: Annotated[str, Parameter(env_var="NARTHEX_TOKEN", allow_leading_hyphen=True)] = "",
     header: tuple[str, ...] = (),
     expect_bypass: Literal["true", "false"] = "false",
+    profile: Literal["chat", "endpoint"] = "chat",
     text: str = "hello",
+    send: str = "",
+    expect: str = "",
+    hold: str = "10s",
+    prefix: str = "",
     save: Path | None = None,
     against: Path | None = None,
     slower: float = 1.5,
@@ -41,7 +49,7 @@ def gate(
     ca_file: str = "",
     as_json: Annotated[bool, Parameter(name="--json", negative=(), show_default=False)] = False,
 ) -> int:
-    """Check a deployed narthex before it takes traffic. Under 60 s.
+    """Check a deployed narthex, or an endpoint behind its guard, before it takes traffic. Under 60 s.
 
     Exits 0 when every check passed, 1 when one did not, 69 when nothing answers.
 
@@ -50,7 +58,12 @@ def gate(
         token: of a user that may chat; `-` reads it from stdin, `@FILE` from a file.
         header: one more header, `Name: value`, such as X-E2E-Bypass-Key; repeat it for more.
         expect_bypass: required value of auth_bypass_active.
-        text: message to the default agent, sent twice.
+        profile: chat for a narthex; endpoint for an application's own WebSocket behind a guard.
+        text: chat: message to the default agent, sent twice.
+        send: endpoint: text message to send once.
+        expect: endpoint: text that a message of the endpoint must contain.
+        hold: endpoint: how long sockets must stay open, at most 30s; 0 skips the check.
+        prefix: endpoint: path of the guard's own routes; default /ws, beside a path that ends in /ws.
         save: write the latencies as a baseline.
         against: compare the latencies with this baseline.
         slower: how many times slower than the baseline is too slow.
@@ -72,12 +85,27 @@ def gate(
             ca_file=ca_file,
             against=baseline.load(against) if against else None,
             factor=slower,
+            hold_s=seconds_of("hold", hold),
+            send=send,
+            expect=expect,
+            prefix=prefix,
         )
+        if options.hold_s > MAX_HOLD_S:
+            raise ClientError(
+                "bad_time", f"--hold: {hold} is longer than 30s.", "narthex doctor --hold holds longer."
+            )
+        if profile == "chat" and (send or expect or prefix):
+            raise ClientError(
+                "bad_profile",
+                "--send, --expect and --prefix need --profile endpoint.",
+                "Add it, or leave them out.",
+            )
         if not options.token and not options.headers:
             raise ClientError(
                 "no_credential", "The gate needs a credential.", "Give --token, NARTHEX_TOKEN, or --header."
             )
-        report = _examined(target, options, quiet=as_json)
+        examine = examine_endpoint if profile == "endpoint" else examine_gate
+        report = _examined(examine, target, options, quiet=as_json)
         if save is not None and report.ok:
             baseline.save(save, report.url, report.version, report.figures)
     except ClientError as error:
@@ -88,12 +116,12 @@ def gate(
     return EXIT_OK if report.ok else EXIT_FINDINGS
 
 
-def _examined(target: Target, options: GateOptions, *, quiet: bool) -> GateReport:
+def _examined(examine: Examine, target: Target, options: GateOptions, *, quiet: bool) -> GateReport:
     def progress(step: str) -> None:
         if not quiet and sys.stderr.isatty():
             print(f"\r\x1b[K{step} …", end="", file=sys.stderr, flush=True)
 
-    report = asyncio.run(examine_gate(target, options, progress))
+    report = asyncio.run(examine(target, options, progress))
     if not quiet and sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     return report

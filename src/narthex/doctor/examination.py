@@ -290,7 +290,9 @@ class _Examination:
             health=_part(
                 health, ("status", "version", "environment", "checks", "errors", "e2e_testing", "config")
             ),
-            config=_part(config, ("version", "environment", "url", "paths", "carriers", "guests", "limits")),
+            config=_part(
+                config, ("version", "environment", "url", "protocol", "paths", "carriers", "guests", "limits")
+            ),
             preflight=_part(verdict, VERDICT),
             preflight_bad=_part(bad, VERDICT),
         )
@@ -304,17 +306,21 @@ class _Examination:
                 Attempt(name="upgrade with the token as subprotocol", presents="good", carrier="subprotocol")
             )
 
-    def _may_talk(self) -> bool:
-        """A conversation needs a narthex that admitted the user's credential."""
+    def _admitted(self) -> bool:
+        """Whether a narthex admitted the user's credential."""
         admitted = any(made.opened and made.attempt.presents == "good" for made in self.seen.exchanges)
         return self.seen.gateway is not None and admitted
+
+    def _may_talk(self) -> bool:
+        """A conversation needs a chat: the messages behind a guard are another application's."""
+        gateway = self.seen.gateway
+        return gateway is not None and gateway.config.get("protocol") != "application" and self._admitted()
 
     async def _hold(self) -> None:
         opened = next((made for made in self.seen.exchanges if _holdable(made)), None)
         if opened is None or self.options.hold_s <= 0:
             return
-        good = self._may_talk()
-        attempt = Attempt(name="hold", presents="good" if good else "none")
+        attempt = Attempt(name="hold", presents="good" if self._admitted() else "none")
         seconds = self.options.hold_s
 
         def tick(held_s: float) -> None:
@@ -322,7 +328,9 @@ class _Examination:
 
         self._note(
             holds=tuple(
-                await hold(self.line, self.address, attempt, seconds=seconds, connect=good, tick=tick)
+                await hold(
+                    self.line, self.address, attempt, seconds=seconds, connect=self._may_talk(), tick=tick
+                )
             )
         )
 

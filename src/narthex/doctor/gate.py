@@ -1,8 +1,8 @@
 """The deploy gate: decides whether a new deployment may take traffic. Checks of a narthex, each with a reason.
 
-Not here: printing (`narthex.cli.gate`), the cause of a fault (`diagnosis`; the gate points to `narthex doctor`).
-Rules: every check is about an answer of the deployed system; all of them end within one deadline under 60 s; a check
-that could not be made has failed.
+Not here: the checks of an application's own endpoint (`endpoint_gate`), printing (`narthex.cli.gate`), the cause of a
+fault (`diagnosis`; the gate points to `narthex doctor`). Rules: every check is about an answer of the deployed system;
+all of them end within one deadline under 60 s; a check that could not be made has failed.
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ from narthex.doctor.runs import follow_run
 from narthex.doctor.target import Target
 from narthex.domain import endpoints
 
+APPLICATION: Final = "application"  # `protocol` of a guard's config (`guard/routes.py`)
 DEADLINE_S: Final = 55.0  # under the minute that pipelines are promised
 ECHOES: Final = 20
 HANDSHAKES: Final = 3
 
 Progress = Callable[[str], None]
+Checks = tuple[tuple[str, Callable[[], Awaitable[tuple[bool, str]]]], ...]
+"""Names, and functions that return whether the check passed and what was observed."""
 
 
 class GateOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +43,10 @@ class GateOptions(msgspec.Struct, frozen=True, kw_only=True):
         text: message to the agent.
         allow_degraded: whether health `degraded` passes.
         factor: how many times slower than the baseline is too slow.
+        hold_s: how long sockets of an endpoint must stay open; 0: not checked.
+        send: text to send to an endpoint; empty: nothing.
+        expect: text that one of its messages must contain afterwards; empty: any.
+        prefix: path of the guard's own routes; empty: derived from the path of the endpoint.
     """
 
     token: str = ""
@@ -51,6 +58,10 @@ class GateOptions(msgspec.Struct, frozen=True, kw_only=True):
     ca_file: str = ""
     against: baseline.Baseline | None = None
     factor: float = 1.5
+    hold_s: float = 10.0
+    send: str = ""
+    expect: str = ""
+    prefix: str = ""
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,20 +91,25 @@ class GateReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def examine_gate(
-    target: Target, options: GateOptions, progress: Progress = lambda _: None
+    target: Target,
+    options: GateOptions,
+    progress: Progress = lambda _: None,
+    gate: type[Gate] | None = None,
 ) -> GateReport:
-    """Run every check; never raises, whatever the deployed system does."""
-    gate = _Gate(target, options, progress)
+    """Run every check of a chat, or those of `gate`; never raises, whatever the deployed system does."""
+    checks = (gate or Gate)(target, options, progress)
     began = time.perf_counter()
     try:
         async with asyncio.timeout(DEADLINE_S):
-            await gate.run()
+            await checks.run()
     except TimeoutError:
-        gate.note("deadline", False, f"not done within {DEADLINE_S:g} s")
-    return gate.report(round(time.perf_counter() - began, 2))
+        checks.note("deadline", False, f"not done within {DEADLINE_S:g} s")
+    return checks.report(round(time.perf_counter() - began, 2))
 
 
-class _Gate:
+class Gate:
+    """The checks of a chat, and what every gate has in common."""
+
     def __init__(self, target: Target, options: GateOptions, progress: Progress) -> None:
         if not target.path_given:
             target = msgspec.structs.replace(target, path=endpoints.WEBSOCKET)
@@ -107,16 +123,17 @@ class _Gate:
             ca_file=options.ca_file,
         )
         self.address = ""
-        self.checks: list[Check] = []
+        self.done: list[Check] = []
         self.figures: dict[str, float] = {}
         self.health: dict[str, Any] = {}
         self._began = time.perf_counter()
 
     def report(self, seconds: float) -> GateReport:
+        """The checks so far."""
         return GateReport(
             url=self.target.shown,
             reachable=bool(self.address),
-            checks=tuple(self.checks),
+            checks=tuple(self.done),
             figures=self.figures,
             version=str(self.health.get("version", "")),
             environment=str(self.health.get("environment", "")),
@@ -124,25 +141,34 @@ class _Gate:
         )
 
     def note(self, name: str, ok: bool, detail: str) -> None:
-        self.checks.append(
+        """Add the result of a check."""
+        self.done.append(
             Check(
                 name=name, ok=ok, detail=self.line.secrets.scrub(detail), ms=dialing.elapsed_ms(self._began)
             )
         )
         self._began = time.perf_counter()
 
-    async def run(self) -> None:
-        if not await self._reach():
-            return
-        for name, check in (
-            ("health", self._health),
-            ("auth_bypass_active", self._bypass),
-            ("refused without a token", self._refused),
-            ("bad token refused", self._bad_token),
+    def checks(self) -> Checks:
+        """The checks, in order."""
+        return (
+            ("health", self.healthy),
+            ("auth_bypass_active", self.bypass),
+            ("refused without a token", self.refused),
+            ("bad token refused", self.bad_token),
             ("admitted with the token", self._admitted),
             ("run", partial(self._followed, drop=False)),
             ("drop and resume", partial(self._followed, drop=True)),
-        ):
+        )
+
+    async def run(self) -> None:
+        """Run them."""
+        if not await self._reach():
+            return
+        if await self.application():
+            self.note("profile", False, "the socket is an application's own: give --profile endpoint")
+            return
+        for name, check in self.checks():
             self.progress(name)
             await self._checked(name, check)
         self._compare()
@@ -171,13 +197,25 @@ class _Gate:
 
     # -- health -------------------------------------------------------------------------------------------------
 
-    async def _get(self, name: str) -> tuple[HttpExchange, dict[str, Any]]:
-        path = self.target.beside(name)
-        made = await exchange(self.line, self.address, Attempt(name=name, upgrade=False, path=path))
+    def route(self, name: str) -> str:
+        """The path of one of the system's own routes."""
+        return self.target.beside(name)
+
+    async def get(self, name: str, attempt: Attempt | None = None) -> tuple[HttpExchange, dict[str, Any]]:
+        """One of these routes, asked as `attempt` asks for a socket; its answer as JSON."""
+        asked = attempt or Attempt(name=name)
+        asked = msgspec.structs.replace(asked, upgrade=False, path=self.route(name))
+        made = await exchange(self.line, self.address, asked)
         return made, json_object(made.body) or {}
 
-    async def _health(self) -> tuple[bool, str]:
-        made, self.health = await self._get("health")
+    async def application(self) -> bool:
+        """Whether the messages on the socket are another application's (docs/guard.md)."""
+        _, config = await self.get("config")
+        return config.get("protocol") == APPLICATION
+
+    async def healthy(self) -> tuple[bool, str]:
+        """Health, and its failing checks."""
+        made, self.health = await self.get("health")
         status = self.health.get("status")
         failing = [
             name
@@ -190,7 +228,8 @@ class _Gate:
         good = status == "healthy" or (status == "degraded" and self.options.allow_degraded)
         return made.status == 200 and good, detail
 
-    async def _bypass(self) -> tuple[bool, str]:
+    async def bypass(self) -> tuple[bool, str]:
+        """`auth_bypass_active` is as expected."""
         e2e = member(self.health, "e2e_testing")
         active = e2e.get("auth_bypass_active")
         if not isinstance(active, bool):
@@ -202,13 +241,14 @@ class _Gate:
 
     # -- admission ----------------------------------------------------------------------------------------------
 
-    async def _refused(self) -> tuple[bool, str]:
+    async def refused(self) -> tuple[bool, str]:
+        """A socket without a credential is refused, or can do nothing."""
         made = await exchange(self.line, self.address, Attempt(name="no token"), settle_s=0.2)
         if made.status in (401, 403):
             return True, f"HTTP {made.status}"
         if not made.accepted:
             return False, f"expected a refusal with a reason, got {made.status or made.end}"
-        _, config = await self._get("config")
+        _, config = await self.get("config")
         if config.get("guests") is True and config.get("environment") in ("development", "testing"):
             return True, "guests are admitted here by configuration"
         return await self._inert()
@@ -225,7 +265,8 @@ class _Gate:
             await socket.leave()
         return False, "a socket without a credential was connected"
 
-    async def _bad_token(self) -> tuple[bool, str]:
+    async def bad_token(self) -> tuple[bool, str]:
+        """A made-up token is refused as such."""
         made = await exchange(self.line, self.address, Attempt(name="bad token", presents="bad"))
         if made.status == 401:
             return True, "HTTP 401"
