@@ -62,7 +62,7 @@ async def served(app: Any) -> AsyncIterator[int]:
 
 
 async def tried(folder: Path, port: int, headers: str = "") -> str:
-    """What try.py of the page prints at this port; `headers` replaces its line of headers."""
+    """The output of the page's client at this port; `headers` replaces its line of headers."""
     text = block_of("# try.py").text.replace("127.0.0.1:8000", f"127.0.0.1:{port}")
     if headers:
         text = "\n".join(headers if line.startswith("headers = ") else line for line in text.splitlines())

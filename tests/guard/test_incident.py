@@ -87,7 +87,7 @@ async def test_the_command_notices_a_chat_that_admits_everybody(tmp_path: Path) 
 
 
 def test_three_lines_are_the_whole_difference() -> None:
-    """Beside its docstring, after.py has three lines that before.py has not; README shows them."""
+    """Beside its docstring, the guarded chat has three lines that the old one has not; README shows them."""
     before, after = (
         re.sub(r'^"""[^"]*"""', "", (EXAMPLE / name).read_text()).splitlines()
         for name in ("before.py", "after.py")
