@@ -29,7 +29,7 @@ class HandshakeRequest(msgspec.Struct, kw_only=True):
         fresh_id: 32 random hex digits.
         started_at: monotonic seconds: when the request began.
         deadline: monotonic seconds: when a waiting client is refused because no verdict came.
-        local: whether it comes from this machine by a loopback name, with no proxy between.
+        head: as received.
         probe: whether it is health's own attempt without a credential, which is local.
         tests: whether test identities are admitted here: elsewhere no client counts as a test.
     """
@@ -41,9 +41,14 @@ class HandshakeRequest(msgspec.Struct, kw_only=True):
     fresh_id: str
     started_at: float
     deadline: float
-    local: bool
+    head: RequestHead
     probe: bool
     tests: bool
+
+    @property
+    def local(self) -> bool:
+        """Whether it comes from this machine by a loopback name, with no proxy between."""
+        return _local(self.head, self.facts.host)
 
     @property
     def traffic(self) -> str:
@@ -95,8 +100,6 @@ def read_request(
     origin = claimed_origin(
         origin, headers.get("sec-fetch-site", ()), scheme=client.scheme, host=host, upgrade=upgrade
     )
-    # Loopback names are few, so that the rest costs other requests nothing.
-    local = served_to_probes(host, head.peer[0], (name for name, _ in head.headers))
     random = ENTROPY.take(32).hex()
     traces = headers.get("traceparent")
     started_at = head.received_at or now
@@ -115,7 +118,11 @@ def read_request(
         fresh_id=random[:32],
         started_at=started_at,
         deadline=min(now + wait_s, started_at + handshake_timeout_s),
-        local=local,
-        probe=local and head.query == PROBE_QUERY and not carriers.credentials,
+        head=head,
+        probe=head.query == PROBE_QUERY and not carriers.credentials and _local(head, host),
         tests=tests,
     )
+
+
+def _local(head: RequestHead, host: str) -> bool:
+    return served_to_probes(host, head.peer[0], (name for name, _ in head.headers))

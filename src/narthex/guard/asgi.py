@@ -109,7 +109,16 @@ class Guard:
         """See ASGI."""
         kind = scope["type"]
         if kind == "websocket":
-            await self._websocket(scope, receive, send)
+            # In this frame, and no deeper: each frame of a socket's life is memory that an idle socket holds.
+            socket = await self._admitted(scope, receive, send)
+            if socket is None:
+                return
+            try:
+                own = await self._begun(socket, scope, receive, send)
+                if own is not None:
+                    await self.app(own, socket.receive, socket.send)
+            finally:
+                await socket.detach()
         elif kind == "lifespan":
             await Lifespan(self).run(scope, receive, send)
         elif kind == "http":
@@ -204,24 +213,17 @@ class Guard:
 
     # -- WebSockets ----------------------------------------------------------------------------------------
 
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> GuardedSocket | None:
+        """The socket of an admitted handshake; None: it was refused, or has passed unguarded."""
         path = route_path(scope)
-        if self._public.match(scope["path"]) and not self._paths.match(path):
-            return await self.app(scope, receive, send)
+        if self._public.patterns and self._public.match(scope["path"]) and not self._paths.match(path):
+            await self.app(scope, receive, send)
+            return None
         core = self._begin()
         if core.state() == "starting":
             core = await self.start()
         if (await receive())["type"] != "websocket.connect":
             return None
-        socket = await self._admitted(core, scope, path, send)
-        if socket is None:
-            return None
-        if self._in_band is None or socket.context.identity is not None:
-            return await socket.serve(self.app, scope, receive, send)
-        return await self._inert(core, socket, self._in_band, scope, receive, send)
-
-    async def _admitted(self, core: GuardCore, scope: Scope, path: str, send: Send) -> GuardedSocket | None:
-        """The socket of an admitted handshake; None: it was refused. Its head is not kept for the socket's life."""
         head = head_of(scope)
         head.path = path
         problem = head_problem(head, self._rules, core.limits.max_head_bytes, core.limits.max_headers)
@@ -234,12 +236,12 @@ class Guard:
             return None
         return cast("GuardedSocket", decision.receiver)
 
-    async def _inert(
-        self, core: GuardCore, socket: GuardedSocket, hook: InBand, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        """A connection that must prove itself before the application runs."""
+    async def _begun(self, socket: GuardedSocket, scope: Scope, receive: Receive, send: Send) -> Scope | None:
+        """The application's scope, once the user is known; None: the connection was closed before."""
         socket.attach(scope, receive, send)
-        try:
+        hook = self._in_band
+        if hook is not None and socket.context.identity is None:
+            core = self._begin()
             offered = scope.get("subprotocols") or ()
             chosen = self._subprotocol if self._subprotocol in offered else socket.context.admit.subprotocol
             await socket.accept(chosen)
@@ -250,10 +252,12 @@ class Guard:
                 first = Refusal(code="internal")
             if isinstance(first, Refusal):
                 socket.life.refuse(first)
-            elif first is not None:
-                await socket.run(self.app, first)
-        finally:
-            await socket.detach()
+                return None
+            if first is None:
+                return None
+            if first:
+                socket.put_first(first)
+        return socket.application_scope()
 
 
 async def _refuse(

@@ -35,7 +35,7 @@ def without_claims(headers: RawHeaders) -> RawHeaders:
     return headers
 
 
-def without_credentials(headers: RawHeaders, subprotocols: Iterable[str]) -> RawHeaders:
+def without_credentials(headers: Iterable[tuple[bytes, bytes]], subprotocols: Iterable[str]) -> RawHeaders:
     """The headers of an upgrade for the application.
 
     Args:
@@ -52,7 +52,10 @@ def without_credentials(headers: RawHeaders, subprotocols: Iterable[str]) -> Raw
                     kept.append((name, value))
             else:
                 kept.append(header)
-        elif name.replace(b"_", b"-") not in _DROPPED and not _claims(name):
+            continue
+        if b"_" in name:
+            name = name.replace(b"_", b"-")
+        if name not in _DROPPED and not name.startswith(CLAIMS):
             kept.append(header)
     offered = ", ".join(subprotocols)
     if offered:

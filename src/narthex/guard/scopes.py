@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 import msgspec
-from starlette.authentication import AuthCredentials
 
 from narthex.app.connection_context import ConnectionContext
 from narthex.domain.carriers import EXPLAIN, JWT_AUTH
@@ -61,17 +60,14 @@ def application_scope(scope: Scope, context: ConnectionContext, socket: object) 
         socket: the guard's socket, which `identity` and `refresh` read.
     """
     offered = own_subprotocols(scope.get("subprotocols") or ())
-    permissions = context.identity.permissions if context.identity is not None else ()
-    return {
-        "scheme": "ws",  # daphne leaves it out, and Quart reads it
-        **scope,
-        "headers": without_credentials(list(scope["headers"]), offered),
-        "query_string": without_ticket(scope.get("query_string", b"")),
-        "subprotocols": offered,
-        "user": User(context),
-        "auth": AuthCredentials(("authenticated", *permissions)),
-        SCOPE_KEY: socket,
-    }
+    own = scope.copy()
+    own.setdefault("scheme", "ws")  # daphne leaves it out, and Quart reads it
+    own["headers"] = without_credentials(scope["headers"], offered)
+    own["query_string"] = without_ticket(scope.get("query_string", b""))
+    own["subprotocols"] = offered
+    own["user"] = own["auth"] = User(context)
+    own[SCOPE_KEY] = socket
+    return own
 
 
 def refusal_messages(refusal: Refusal, trace_id: str) -> tuple[Message, Message]:

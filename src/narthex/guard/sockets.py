@@ -10,6 +10,7 @@ sent.
 from __future__ import annotations
 
 import asyncio
+from asyncio import current_task
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
@@ -36,6 +37,7 @@ Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 _RAISES_SINCE: Final = "2.4"  # of the ASGI specification: `send` on a closed connection raises OSError
 _BROKEN: Final = 1006
+_CONNECT: Final[Message] = {"type": "websocket.connect"}
 _NONE: Final[dict[asyncio.Task[Any], int]] = {}
 _REFUSED: Final = "permission_denied: refused by the application"
 
@@ -45,7 +47,8 @@ class ClosedByGuard(OSError):
 
 
 class GuardedSocket:
-    """See the module. The handshake makes it, `serve` runs the application on it.
+    """See the module. The handshake makes it; then `attach`, the application with `receive` and `send`,
+    and `detach`.
 
     Attributes:
         context: the handshake's outcome, with the current user.
@@ -58,11 +61,13 @@ class GuardedSocket:
         "_closing",
         "_cut",
         "_first",
+        "_loop",
+        "_others",
         "_receive",
         "_scope",
         "_send",
         "_spawn",
-        "_tasks",
+        "_task",
         "context",
         "life",
     )
@@ -76,31 +81,33 @@ class GuardedSocket:
         self._accepted = False
         self._closed: Disconnect | None = None  # set: the application is told that the connection has ended
         self._closing: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()  # of the application, inside a call of the server
+        # The application's tasks inside a call of the server: nearly always at most one.
+        self._loop = lives.loop
+        self._task: asyncio.Task[Any] | None = None
+        self._others: set[asyncio.Task[Any]] | None = None
         self._cut: dict[asyncio.Task[Any], int] = _NONE
-        self._first: list[Message] = []  # events that the guard has taken from the server, the next one last
+        self._first: tuple[Message, ...] = ()  # events that the guard has taken from the server
         self.life: SocketLife = lives.begin(context, self._close)
 
-    async def serve(self, app: Application, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the application until it returns. The caller has taken `websocket.connect` from the server."""
-        self.attach(scope, receive, send)
-        try:
-            await self.run(app)
-        finally:
-            await self.detach()
+    def application_scope(self) -> Scope | None:
+        """The application's scope, when it may run; None: the connection was closed before.
 
-    async def run(self, app: Application, first: Message | None = None) -> None:
-        """Run the application; `first` is an event that comes before the client's next one."""
+        The caller has taken `websocket.connect` from the server.
+        """
         assert self._scope is not None
         if self._closed is not None:
-            return
+            return None
         scope = application_scope(self._scope, self.context, self)
         if self._accepted:  # there is no HTTP response any more
             scope["extensions"] = {
                 name: it for name, it in scope.get("extensions", {}).items() if name != RESPONSE
             }
-        self._first = [*([first] if first else []), {"type": "websocket.connect"}]
-        await app(scope, self.receive, self.send)
+        self._first = (_CONNECT, *self._first)
+        return scope
+
+    def put_first(self, message: Message) -> None:
+        """An event that comes before the client's next one."""
+        self._first = (message,)
 
     # -- the server's side ---------------------------------------------------------------------------------
 
@@ -127,8 +134,9 @@ class GuardedSocket:
         self._closed = disconnect
         if self._send is not None:
             self._closing = self._spawn(self._send_close(disconnect))
-        self._cut = {task: task.cancelling() for task in self._tasks}
-        for task in self._tasks:
+        tasks = [*(self._others or ()), *([self._task] if self._task is not None else [])]
+        self._cut = {task: task.cancelling() for task in tasks}
+        for task in tasks:
             task.cancel()
 
     async def _send_close(self, disconnect: Disconnect) -> None:
@@ -155,13 +163,17 @@ class GuardedSocket:
     async def receive(self) -> Message:
         """ASGI's `receive` for the application: events that the guard has taken from the server, then the server's."""
         if self._first:
-            return self._first.pop()
+            message, *rest = self._first
+            self._first = tuple(rest)
+            return dict(message)
         assert self._receive is not None
         if self._closed is not None:
             return self._disconnect()
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+        task = current_task(self._loop)
+        if self._task is None:
+            self._task = task
+        else:
+            self._enter(task)
         try:
             message = await self._receive()
         except asyncio.CancelledError:
@@ -169,21 +181,26 @@ class GuardedSocket:
                 return self._disconnect()
             raise
         finally:
-            self._tasks.discard(task)
+            if self._task is task:
+                self._task = None
+            else:
+                self._leave(task)
         if message["type"] == "websocket.disconnect":
             self.life.ended(message.get("code") or _BROKEN)
         return message
 
     async def send(self, message: Message) -> None:
         """ASGI's `send` for the application."""
-        assert self._send is not None
         if self._closed is not None:
             return self._refuse_to_send()
         if message["type"] != "websocket.send":
             return await self._control(message)
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+        assert self._send is not None
+        task = current_task(self._loop)
+        if self._task is None:
+            self._task = task
+        else:
+            self._enter(task)
         try:
             await self._send(message)
         except asyncio.CancelledError:
@@ -191,7 +208,10 @@ class GuardedSocket:
                 return self._refuse_to_send()
             raise
         finally:
-            self._tasks.discard(task)
+            if self._task is task:
+                self._task = None
+            else:
+                self._leave(task)
         return None
 
     async def _control(self, message: Message) -> None:
@@ -217,8 +237,21 @@ class GuardedSocket:
             return None
         return await self._send(message)
 
-    def _was_cut(self, task: asyncio.Task[Any]) -> bool:
+    def _enter(self, task: asyncio.Task[Any] | None) -> None:
+        """A second task is inside a call of the server."""
+        assert task is not None
+        if self._others is None:
+            self._others = set()
+        self._others.add(task)
+
+    def _leave(self, task: asyncio.Task[Any] | None) -> None:
+        if self._others is not None and task is not None:
+            self._others.discard(task)
+
+    def _was_cut(self, task: asyncio.Task[Any] | None) -> bool:
         """Take the guard's own cancellation back. False: someone else cancelled the task, too."""
+        if task is None:
+            return False
         before = self._cut.pop(task, None)
         return before is not None and task.uncancel() <= before
 

@@ -21,7 +21,7 @@ SCOPE_KEY: Final = "narthex"
 
 
 class User:
-    """`scope["user"]`: the attributes that Channels, Django and Starlette read of a user.
+    """`scope["user"]` and `scope["auth"]`: the attributes that Channels, Django and Starlette read.
 
     Attributes:
         is_active: always.
@@ -53,6 +53,11 @@ class User:
     def is_anonymous(self) -> bool:
         """Whether it is a guest."""
         return not self.is_authenticated
+
+    @property
+    def scopes(self) -> list[str]:
+        """What `@requires` compares (Starlette's `AuthCredentials`): the permissions, and `authenticated`."""
+        return ["authenticated", *self._identity.permissions]
 
     @property
     def identity(self) -> str:
