@@ -204,6 +204,33 @@ async def test_the_log_is_lost_while_the_owner_lives(fake_rig: Rig) -> None:
     assert (last["type"], "digest" in last) == ("RUN_FINISHED", False)
 
 
+async def test_another_owner_ended_it_in_the_next_log_and_the_store_forgot(fake_rig: Rig) -> None:
+    """A restored store names the frozen owner again: it finds the end in the log and publishes nothing behind it."""
+    work = Counted()
+    node = await fake_rig.node(agent(work.talk))
+    run = await fake_rig.say(node, await fake_rig.thread())
+    await fake_rig.until(run, lambda events: len(events) >= 7)
+    (channel,) = fake_rig.fake_broker.logs
+    fake_rig.fake_broker.lose()
+    ends: list[Event] = [
+        {"type": "RUN_STARTED", "runId": run.run_id, "seq": 1},
+        {
+            "type": "RUN_ERROR",
+            "runId": run.run_id,
+            "seq": 2,
+            "code": "log_lost",
+            "message": "lost",
+            "count": 2,
+        },
+    ]
+    for event in ends:
+        await fake_rig.broker.publish(channel, msgspec.json.encode(event), key=f"{run.run_id}:{event['seq']}")
+    work.go_on.set()
+    row = await fake_rig.over(run)
+    assert (row.state, row.error) == ("failed", "log_lost")
+    assert kinds(await fake_rig.events(run)) == ["RUN_STARTED", "RUN_ERROR"]
+
+
 async def test_the_log_is_lost_before_the_terminal_event(fake_rig: Rig) -> None:
     """Everything but the end was published: the end meets another log, before and after a failed publish."""
 

@@ -21,7 +21,7 @@ from narthex.app.runs.lease import Lease, OwnershipLost
 from narthex.app.runs.run_log_state import RunLogState, event_of
 from narthex.app.runs.services import RunServices
 from narthex.domain.channels import channel_key, thread_channel
-from narthex.domain.events import Event, is_delta
+from narthex.domain.events import Event, is_delta, is_terminal
 from narthex.domain.merging import MAX_JOINED_CHARS, joins
 from narthex.errors import DependencyError
 from narthex.ports.broker import ANY_OFFSET, LogMoved, Position, Published
@@ -278,7 +278,10 @@ class Journal:
             for entry in page.publications:
                 if entry.data in tried:
                     found = Published(entry.offset, end.epoch, duplicate=True)
-                elif (event := event_of(entry.data, self._run.run_id)) is not None and event["seq"] > own:
+                elif (event := event_of(entry.data, self._run.run_id)) is not None and (
+                    # In another log a next owner numbers from 1; an end that is not in `tried` is never this node's.
+                    event["seq"] > own or is_terminal(event)
+                ):
                     raise OwnershipLost
             last = page.publications[-1].offset if page.publications else end.offset
             since = Position(min(last, end.offset), end.epoch)
