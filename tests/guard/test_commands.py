@@ -66,6 +66,9 @@ async def test_the_commands_find_the_guard_s_store(tmp_path: Path) -> None:
             assert (code, before > 0) == (0, True), errors
             code, out, errors = await run(narthex("keys", "rotate", "--guard", "--json"), environ)
             assert (code, len(json.loads(out)) > 0) == (0, True), errors
+            command = narthex("keys", "rotate", "--guard", "--purpose", "guard", "--json")
+            code, out, errors = await run(command, environ)
+            assert (code, {key["purpose"] for key in json.loads(out)}) == (0, {"guard"}), errors
             code, out, errors = await run(narthex("drain", guard.http, "--wait", "0"), environ)
             assert code == 0, errors
             with pytest.raises(ConnectionClosed):

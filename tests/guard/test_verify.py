@@ -156,6 +156,25 @@ async def test_refusals_as_403(guard: Program) -> None:
     assert (await guard.get("/ws/verify")).status_code == 401
 
 
+async def test_two_hosts_that_differ_are_not_believed(guard: Program) -> None:
+    """A proxy sets one of the headers and passes the other on, which may be the client's own: neither counts."""
+    headers = {"Authorization": f"Bearer {token()}", "X-Original-URI": "/ws", "X-Original-Host": "127.0.0.1"}
+    assert (await guard.get("/ws/verify", headers=headers)).status_code == 204
+    answer = await guard.get("/ws/verify", headers=headers | {"X-Forwarded-Host": "elsewhere.example"})
+    assert answer.status_code in (400, 403), answer.text
+    assert "narthex-subject" not in answer.headers
+
+
+async def test_two_uris_that_differ_are_not_believed(guard: Program) -> None:
+    """The ticket of a URI counts only where no second header names another."""
+    headers = {"Authorization": f"Bearer {token()}"}
+    ticket = (await guard.post("/ws/ticket", headers=headers)).json()["ticket"]
+    asked = {"X-Original-URI": f"/ws?ticket={ticket}"}
+    answer = await guard.get("/ws/verify", headers=asked | {"X-Forwarded-Uri": "/ws?ticket=another"})
+    assert (answer.status_code, answer.json()["code"]) == (401, "auth_required")
+    assert (await guard.get("/ws/verify", headers=asked)).status_code == 204
+
+
 async def test_a_client_s_own_words_do_not_count_from_others_than_proxies(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

@@ -179,7 +179,7 @@ class HandshakeHandler:
     async def identify(self, head: RequestHead) -> PreflightResult:
         """The requesting user, by the upgrade's own rules (`POST /ws/ticket` and others). Uses up nothing."""
         request = self._read_request(head, sees_refusal=True, upgrade=False)
-        outcome, verdicts = await self._judge(request, consume=False)
+        outcome, verdicts = await self._decision(request, consume=False)
         self._record(outcome, request, verdicts, count=False)
         return PreflightResult(outcome=outcome, trace_id=request.trace_id, address=request.client.address)
 
@@ -189,7 +189,7 @@ class HandshakeHandler:
         It counts as a handshake; a connection without proof is refused, because nothing could ask for it later.
         """
         request = self._read_request(head, sees_refusal=True)
-        outcome, verdicts = await self._judge(request, consume=True)
+        outcome, verdicts = await self._decision(request, consume=True)
         if not isinstance(outcome, Refusal):
             outcome = await self._proven(request, outcome) or outcome
         self._record(outcome, request, verdicts, count=True)
@@ -210,7 +210,9 @@ class HandshakeHandler:
             wait_s=request.deadline - self._monotonic(),
         )
 
-    async def _judge(self, request: HandshakeRequest, *, consume: bool) -> tuple[Admit | Refusal, Verdicts]:
+    async def _decision(
+        self, request: HandshakeRequest, *, consume: bool
+    ) -> tuple[Admit | Refusal, Verdicts]:
         screened = self._screen(request, consume=False)
         if isinstance(screened, Refusal):
             return screened, ()

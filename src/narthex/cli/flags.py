@@ -7,7 +7,7 @@ count; `settings/groups.py` and this module describe each one, once.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
@@ -15,7 +15,6 @@ from typing import Annotated, Any, Final, Literal, get_args
 from cyclopts import Parameter, Token
 
 from narthex.settings import Settings, load
-from narthex.settings.requirements import ALL_PARTS, Part
 
 
 def any_case(type_: object, tokens: Sequence[Token]) -> str:
@@ -92,8 +91,6 @@ def serving_settings(
     flags: Mapping[str, Any],
     config: Path | None,
     default_port: int | None = None,
-    *,
-    parts: Collection[Part] = ALL_PARTS,
 ) -> Settings:
     """The settings of a command that serves, after its log was configured and its warnings were written.
 
@@ -101,20 +98,24 @@ def serving_settings(
         flags: as for `narthex.settings.load`.
         config: the settings file.
         default_port: the command's own, where nothing sets one; None: the settings' default.
-        parts: the engines that the process uses.
 
     Raises:
         ConfigError: with every problem.
     """
+    settings = load(flags, os.environ, config)
+    if default_port is not None and settings.source("port") == "default":
+        settings = load({**flags, "port": default_port}, os.environ, config)
+    begin_log(settings)
+    return settings
+
+
+def begin_log(settings: Settings) -> None:
+    """Configure the log of a command that serves, and write the settings' warnings to it."""
     from narthex.adapters.telemetry.logging import configure_logging, get_logger
 
-    settings = load(flags, os.environ, config, parts=parts)
-    if default_port is not None and settings.source("port") == "default":
-        settings = load({**flags, "port": default_port}, os.environ, config, parts=parts)
     configure_logging(
         log_format=settings.log_format, level=settings.log_level, secrets=settings.secret_values()
     )
     log = get_logger("narthex")
     for warning in settings.warnings:
         log.warning("configuration", detail=warning)
-    return settings

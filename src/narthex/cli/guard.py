@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from narthex.cli.flags import LogFormat, LogLevel, serving_settings
+from narthex.cli.flags import LogFormat, LogLevel, begin_log
 from narthex.errors import EXIT_FINDINGS, EXIT_OK
 
 
@@ -63,11 +63,12 @@ def guard(
         "log_level": log_level,
         "allow_remote_development": allow_remote_development,
     }
-    settings = serving_settings(flags, config, parts={"store"})
     from narthex.guard.core import guard_settings
     from narthex.guard.process import serve, upstream_of
     from narthex.wiring.start_checks import check_start
 
+    settings = guard_settings(flags, config)
+    begin_log(settings)
     upstream_of(settings)
     check_start(settings, {"store"}, agents=False)
 
@@ -83,4 +84,4 @@ def guard(
         sys.stdout.write("\n".join(lines) + "\n")
         sys.stdout.flush()
 
-    return EXIT_OK if serve(guard_settings(settings), ready) else EXIT_FINDINGS
+    return EXIT_OK if serve(settings, ready) else EXIT_FINDINGS

@@ -27,7 +27,9 @@ from narthex.ports.store import Store
 
 app = App(name="keys", help="Signing keys: list, generate, rotate.")
 
-Purpose = Annotated[Literal["provider", "e2e"], Parameter(help="Whose keys.")]
+Purpose = Annotated[
+    Literal["provider", "e2e", "guard"], Parameter(help="Whose keys; guard: those of a guard's assertions.")
+]
 Algorithm = Literal["ES256", "RS256", "EdDSA"]
 Json = Annotated[bool, Parameter(name="--json", help="For machines.")]
 
@@ -86,8 +88,8 @@ def rotate(
     return _show(work, data_dir, config, guard=guard, as_json=json_)
 
 
-def _ring(store: Store, purpose: Literal["provider", "e2e"], algorithm: Algorithm) -> KeyRing:
-    issuer = PROVIDER_ISSUER if purpose == "provider" else E2E_ISSUER
+def _ring(store: Store, purpose: Literal["provider", "e2e", "guard"], algorithm: Algorithm) -> KeyRing:
+    issuer = PROVIDER_ISSUER if purpose == "provider" else E2E_ISSUER  # it only makes keys, and signs nothing
     return KeyRing(store.credentials, purpose, issuer=issuer, rules=ClaimRules(), algorithm=algorithm)
 
 

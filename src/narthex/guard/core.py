@@ -36,7 +36,7 @@ from narthex.domain.environment import EnvironmentPolicy
 from narthex.domain.limits import Limits
 from narthex.errors import DependencyError
 from narthex.extras import require
-from narthex.guard.life import SocketLife, SocketLives
+from narthex.guard.life import SocketLives
 from narthex.guard.paths import PathPatterns
 from narthex.ports.store import Store
 from narthex.ports.tokens import TokenVerifier
@@ -194,8 +194,6 @@ class GuardCore:
                 Component("sockets", close=self._stop_sockets),
             ],
             self.lives.registry,
-            _no_runs,
-            lambda: _never_busy,
             grace_s=self.settings.drain_grace_s,
             on_state=lambda state: log.info("state", state=state.value, node=self.node),
         )
@@ -215,15 +213,6 @@ def _confined(policy: EnvironmentPolicy, *, in_band: bool) -> EnvironmentPolicy:
     if in_band:
         return policy
     return msgspec.structs.replace(policy, pre_connection_auth_required=True, guests=False)
-
-
-async def _no_runs(grace_s: float) -> None:
-    del grace_s
-
-
-def _never_busy(life: SocketLife) -> bool:
-    del life
-    return False
 
 
 def _revocations_unread(fault: DependencyError) -> None:

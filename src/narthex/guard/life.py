@@ -23,6 +23,8 @@ from narthex.ports.telemetry import Meter
 from narthex.protocol.codes import FORCE_RECONNECT, TOKEN_LIFE_ENDED, Disconnect
 from narthex.protocol.session import NEVER
 
+_NO_PINGS: Final = 1.0  # the server or the peers ping
+
 CloseSocket = Callable[[Disconnect], None]
 """Closes a socket with a code and a reason. Called at most once, on the event loop; must not block or raise."""
 
@@ -163,6 +165,3 @@ class SocketLives:
     def stop(self) -> None:
         """Wake no socket any more."""
         self.timers.stop()
-
-
-_NO_PINGS: Final = 1.0  # the server or the peers ping

@@ -12,10 +12,10 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import Final, cast
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
-from narthex.adapters.edge.self_probe import reachable
+from narthex.adapters.edge.self_probe import probe_connection
 from narthex.app.health import CheckFailed, issue_probe_ticket
 from narthex.domain.identity import PROBE_QUERY
 from narthex.guard.core import GuardCore
@@ -28,6 +28,7 @@ Probe = Callable[[ClientConnection], Awaitable[None]]
 """Uses a connection to the application's endpoint as a client does; raises when the endpoint does not work."""
 
 LOOPBACK: Final = "127.0.0.1"
+MAX_MESSAGE: Final = 1024 * 1024  # of the application, which the probe reads
 
 
 class HandshakeCheck:
@@ -78,24 +79,13 @@ class HandshakeCheck:
             raise CheckFailed(f"a handshake was refused: {decision.refusal.code}")
 
     async def _connect(self, probe: Probe, ticket: str, address: tuple[str, int]) -> None:
-        host, port = address
-        scheme = "ws"
         context: ssl.SSLContext | None = None
         if self.secure:  # the certificate names the public host, and this connection stays on the machine
-            scheme, context = "wss", ssl.create_default_context()
+            context = ssl.create_default_context()
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         try:
-            async with connect(
-                f"{scheme}://localhost:{port}{self._path}?ticket={ticket}",
-                host=reachable(host),
-                port=port,
-                ssl=context,
-                proxy=None,
-                compression=None,
-                open_timeout=None,
-                close_timeout=0.5,
-                ping_interval=None,
-                user_agent_header="narthex-probe",
+            async with probe_connection(
+                address, f"{self._path}?ticket={ticket}", max_size=MAX_MESSAGE, tls=context
             ) as socket:
                 await probe(socket)
         except InvalidStatus as error:

@@ -21,7 +21,6 @@ from narthex.adapters.edge.rules import HeadRules, head_problem
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.adapters.telemetry.metrics import CONTENT_TYPE
 from narthex.app.drain import COMMAND_AFTER_S
-from narthex.app.exchange import CiOidc, TokenExchange
 from narthex.app.health import Check, auth_check, ping_check
 from narthex.app.rates import Rates
 from narthex.domain.refusals import Refusal
@@ -40,6 +39,7 @@ from narthex.web.problems import NO_STORE, exception_handlers, problem
 from narthex.web.rates import ADDRESS_SHARE, AddressRates
 from narthex.web.request_rules import RequestAuthenticator, head_of
 from narthex.wiring.server_process import make_health
+from narthex.wiring.tokens import make_exchange
 
 PREFIX: Final = "/ws"
 """Where the handlers have their routes; the guard's prefix replaces it."""
@@ -132,11 +132,12 @@ class GuardRoutes:
             rules=self._http,
             wire="application",
         )
+        exchange = make_exchange(settings, core.tokens, core.proofs, core.admissions, core.meter, core.now)
         made = [
             *pages.routes(),
             *preflight.routes(core.handshakes, self._http),
             *tickets.routes(self._http, core.store.credentials, clock=core.now),
-            *e2e.routes(self._exchange(), self._http),
+            *e2e.routes(exchange, self._http),
             *RevokeAndDrain(access, core.revocations, self._drain).routes(),
             Route(LOGOUT, self._logout, methods=["POST", "OPTIONS"]),
             *more,
@@ -217,21 +218,6 @@ class GuardRoutes:
         }
 
     # -- operations ----------------------------------------------------------------------------------------
-
-    def _exchange(self) -> TokenExchange:
-        core = self._core
-        ci = None
-        if core.tokens.ci is not None and core.settings.e2e_oidc_subject:
-            ci = CiOidc(core.tokens.ci, core.settings.e2e_oidc_subject)
-        return TokenExchange(
-            environment=core.policy.environment,
-            proofs=core.proofs,
-            mint=core.tokens.e2e_keys,
-            admissions=core.admissions,
-            ci=ci,
-            meter=core.meter,
-            clock=core.now,
-        )
 
     async def _drain(self, node: str) -> None:
         """Drain this process. The server ends it; further processes are drained one by one, by signal."""

@@ -2,7 +2,8 @@
 
 Not here: when it ends (`life`), admission. How a close reaches an application that waits: its task is cancelled inside
 the `receive` or `send` that this module gave it, and only there; the cancellation is taken back and becomes the
-`websocket.disconnect` that the server would have reported. So a message costs no task and no timer. Rules: the server
+`websocket.disconnect` that the server would have reported. So a message costs no task and no timer, and the same steps
+stand in `receive` and in `send`: a frame between would stay in memory with each idle socket. Rules: the server
 gets at most one close; a cancellation by anyone else passes through; the guard's call returns only after its close was
 sent.
 """

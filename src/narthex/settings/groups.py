@@ -305,7 +305,10 @@ class LimitOptions(BaseModel):
         100_000,
     )
     http_requests_burst: int = _limit(
-        "http_requests_burst", "Concurrent HTTP requests of one user.", 1, 1_000_000
+        "http_requests_burst",
+        "Burst of HTTP requests of one user; ten times as many per address.",
+        1,
+        1_000_000,
     )
     max_connections_per_user: int | None = option(
         None, "Connections of one user, instead of the plan's.", ge=1, le=100_000, default_text="by plan"

@@ -296,7 +296,8 @@ def _warnings(settings: Settings, policy: EnvironmentPolicy | None) -> Iterator[
         yield "NARTHEX_PUBLIC_URL is http:// in production. Serve it over https."
     if remote and not settings.all_issuers() and not settings.users:
         yield (
-            "No issuer and no users are configured: only tokens from `narthex token` are admitted. Set "
+            "No issuer and no users are configured: only tokens from `narthex token` (of a guard: "
+            "`narthex token --guard`) are admitted. Set "
             "NARTHEX_OIDC_ISSUER, NARTHEX_JWKS_URL or NARTHEX_JWT_SECRET, or add [[users]]."
         )
     if not remote:

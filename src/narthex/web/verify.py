@@ -86,14 +86,20 @@ def original_head(request: Request, *, trusted: bool) -> RequestHead:
     path = rest if rest.startswith("/") else ""
     query = head.query if path else ""
     if trusted:
-        if uri := _first(head, URI_HEADERS):
+        if uri := _one(head, URI_HEADERS):
             raw, _, query = uri.partition("?")
             path = unquote(raw)
-        if host := _first(head, HOST_HEADERS):
+        elif uri is None:
+            path = query = ""
+        if (host := _one(head, HOST_HEADERS)) != "":
             others = [header for header in head.headers if header[0] != "host"]
-            head = msgspec.structs.replace(head, headers=[*others, ("host", host)])
+            head = msgspec.structs.replace(head, headers=[*others, ("host", host or "")])
     return msgspec.structs.replace(head, method="GET", path=path or "/", query=query)
 
 
-def _first(head: RequestHead, names: tuple[str, ...]) -> str:
-    return next((value for name in names if (value := head.get(name))), "")
+def _one(head: RequestHead, names: tuple[str, ...]) -> str | None:
+    """The value under these names; empty for none. None: two differ, and one of them may be the client's own, which the
+    proxy passed on; then no path and no host is served.
+    """
+    values = {value for name in names for value in head.all(name) if value}
+    return None if len(values) > 1 else next(iter(values), "")

@@ -15,6 +15,8 @@ from narthex.adapters.tokens.claims import ClaimNames, ClaimRules
 from narthex.adapters.tokens.fetching import Fetcher
 from narthex.adapters.tokens.router import E2E_ISSUER, PROVIDER_ISSUER, TokenRouter
 from narthex.adapters.tokens.signing import SESSION_CLAIM, KeyRing
+from narthex.app.e2e import Admissions, KeyProofs
+from narthex.app.exchange import CiOidc, TokenExchange
 from narthex.domain.secrets import Lookalikes
 from narthex.domain.trust import Binding
 from narthex.errors import NarthexError
@@ -36,6 +38,29 @@ class Tokens(NamedTuple):
     provider_keys: KeyRing | None
     e2e_keys: KeyRing
     ci: TokenRouter | None
+
+
+def make_exchange(
+    settings: Settings,
+    tokens: Tokens,
+    proofs: KeyProofs,
+    admissions: Admissions,
+    meter: Meter,
+    now: Callable[[], float],
+) -> TokenExchange:
+    """The exchange of an end-to-end key, or of CI's own token, for the token of a test identity."""
+    ci = None
+    if tokens.ci is not None and settings.e2e_oidc_subject:
+        ci = CiOidc(tokens.ci, settings.e2e_oidc_subject)
+    return TokenExchange(
+        environment=settings.policy.environment,
+        proofs=proofs,
+        mint=tokens.e2e_keys,
+        admissions=admissions,
+        ci=ci,
+        meter=meter,
+        clock=now,
+    )
 
 
 def make_tokens(

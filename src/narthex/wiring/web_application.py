@@ -15,7 +15,6 @@ from narthex._version import __version__
 from narthex.adapters.edge.self_probe import SelfProbe
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.adapters.telemetry.metrics import CONTENT_TYPE
-from narthex.app.exchange import CiOidc, TokenExchange
 from narthex.app.expiry import CredentialExpiry
 from narthex.app.health import (
     Check,
@@ -48,6 +47,7 @@ from narthex.web.request_rules import RequestAuthenticator
 from narthex.wiring.parts import Parts
 from narthex.wiring.provider import make_code_flow, make_provider
 from narthex.wiring.server_process import make_health
+from narthex.wiring.tokens import make_exchange
 
 log = get_logger("narthex.health")
 
@@ -98,13 +98,16 @@ class WebApplication:
             message_bytes=limits.max_message_bytes,
         )
         parts.core.controls.on("emulation", fallbacks.control)
+        exchange = make_exchange(
+            parts.settings, parts.tokens, parts.proofs, parts.admissions, parts.meter, parts.now
+        )
         self.app = Starlette(
             routes=[
                 *routes,
                 *self._health_pages().routes(),
                 *preflight.routes(parts.handshakes, self.http),
                 *tickets.routes(self.http, parts.store.credentials, clock=parts.now),
-                *e2e.routes(self._exchange(), self.http),
+                *e2e.routes(exchange, self.http),
                 *fallbacks.routes(),
                 *self._auth_routes(keys),
                 *self._api().routes(),
@@ -172,21 +175,6 @@ class WebApplication:
             return site.routes()
         sign_in = SignIn(self.provider, self.code_flow, self._parts.store.credentials, clock=self._parts.now)
         return [*site.routes(), *OidcRoutes(sign_in, site, self.http).routes()]
-
-    def _exchange(self) -> TokenExchange:
-        parts = self._parts
-        ci = None
-        if parts.tokens.ci is not None and parts.settings.e2e_oidc_subject:
-            ci = CiOidc(parts.tokens.ci, parts.settings.e2e_oidc_subject)
-        return TokenExchange(
-            environment=parts.policy.environment,
-            proofs=parts.proofs,
-            mint=parts.tokens.e2e_keys,
-            admissions=parts.admissions,
-            ci=ci,
-            meter=parts.meter,
-            clock=parts.now,
-        )
 
     def _api(self) -> ServerApi:
         parts = self._parts

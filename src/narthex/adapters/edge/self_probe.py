@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -93,23 +94,38 @@ class SelfProbe:
                 raise CheckFailed("a connection without a credential was admitted")
 
     def _open(self, query: str) -> connect:
-        host, port = self._address()
-        # No proxy: the connection must stay on loopback. No origin: the probe is no page.
-        no_origin: Origin | None = None
-        return connect(
-            # The name is loopback's for every address, because loopback names are always served.
-            f"ws://localhost:{port}/ws{query}",
-            host=reachable(host),
-            port=port,
-            origin=no_origin,
-            proxy=None,
-            compression=None,
-            max_size=MAX_ANSWER,
-            open_timeout=None,
-            close_timeout=CLOSE_TIMEOUT_S,
-            ping_interval=None,
-            user_agent_header="narthex-probe",
-        )
+        return probe_connection(self._address(), f"/ws{query}", max_size=MAX_ANSWER)
+
+
+def probe_connection(
+    address: tuple[str, int], target: str, *, max_size: int, tls: ssl.SSLContext | None = None
+) -> connect:
+    """A connection of a health check to this process itself, over loopback.
+
+    Args:
+        address: of the listener.
+        target: path and query.
+        max_size: of a message, in bytes.
+        tls: where the listener speaks TLS itself.
+    """
+    host, port = address
+    # No proxy: the connection must stay on loopback. No origin: the probe is no page.
+    no_origin: Origin | None = None
+    return connect(
+        # The name is loopback's for every address, because loopback names are always served.
+        f"{'ws' if tls is None else 'wss'}://localhost:{port}{target}",
+        host=reachable(host),
+        port=port,
+        ssl=tls,
+        origin=no_origin,
+        proxy=None,
+        compression=None,
+        max_size=max_size,
+        open_timeout=None,
+        close_timeout=CLOSE_TIMEOUT_S,
+        ping_interval=None,
+        user_agent_header="narthex-probe",
+    )
 
 
 async def _ask(socket: ClientConnection, session: ClientSession, command: str, body: dict[str, Any]) -> Reply:

@@ -280,7 +280,7 @@ class SqliteBroker:
 
     def _know(self, channel: str, position: Position) -> None:
         positions = self._positions
-        if channel not in positions and len(positions) >= self._known_limit:
+        if channel not in positions and len(positions) >= self._known_limit + len(self._subscribed):
             self._complete = False
             for name in list(
                 islice(positions, max(1, self._known_limit // 10))

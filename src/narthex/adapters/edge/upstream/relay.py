@@ -293,16 +293,7 @@ class Relay(Stage):
             self._client_while_closing(data)
             return
         self._up.advance(data)
-        transport = self._upstream_transport
-        if not transport.get_write_buffer_size():
-            try:
-                sent = self._to_upstream.send(data)
-            except OSError:  # full, or broken: the transport finds out
-                sent = 0
-            if sent == len(data):
-                return
-            data = data[sent:]
-        transport.write(data)
+        _pass_on(data, self._to_upstream, self._upstream_transport)
 
     def eof_received(self) -> bool:
         """The client's FIN: a half-closed WebSocket can no longer close properly."""
@@ -346,16 +337,7 @@ class Relay(Stage):
             self._upstream_while_closing(data)
             return
         self._down.advance(data)
-        transport = self._client
-        if not transport.get_write_buffer_size():
-            try:
-                sent = self._to_client.send(data)
-            except OSError:  # full, or broken: the transport finds out
-                sent = 0
-            if sent == len(data):
-                return
-            data = data[sent:]
-        transport.write(data)
+        _pass_on(data, self._to_client, self._client)
 
     def upstream_ended(self) -> None:
         """The upstream closed its connection, or is gone."""
@@ -423,6 +405,19 @@ class Relay(Stage):
                 receiver.closed(self._code, self._reason)
             except Exception:
                 log.exception("a receiver failed while it was closed")
+
+
+def _pass_on(data: bytes, sender: SocketSender | NullSender, transport: asyncio.Transport) -> None:
+    """Send bytes past the transport while it holds none, and the rest through it."""
+    if not transport.get_write_buffer_size():
+        try:
+            sent = sender.send(data)
+        except OSError:  # full, or broken: the transport finds out
+            sent = 0
+        if sent == len(data):
+            return
+        data = data[sent:]
+    transport.write(data)
 
 
 def _pause(transport: asyncio.Transport) -> None:
