@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from narthex.domain.problem_table import ERRORS
 from narthex.domain.refusals import TABLE, WWW_AUTHENTICATE_ERRORS, is_final
 
 _HEAD: Final = """# Refusals
 
-<!-- Made from src/narthex/domain/refusals.py: `./check --write-docs` -->
+<!-- Made from src/narthex/domain/refusals.py and problem_table.py: `./check --write-docs` -->
 
 Every refusal has one code on every transport:
 
@@ -35,6 +36,17 @@ upgraded, each `connect` is answered with error 109 until it carries a fresh tok
 """
 
 
+_ERRORS_HEAD: Final = """
+## Errors of commands and routes
+
+They concern one command or request; the connection stays. Over HTTP they are problems as above, on a WebSocket the
+errors of commands. The `type` of a problem, `/problems/<code>`, is a page of the gateway that refused.
+
+| code | status | what happened | what to do |
+| --- | --- | --- | --- |
+"""
+
+
 def refusals_page() -> str:
     """The page."""
     rows = [
@@ -42,7 +54,11 @@ def refusals_page() -> str:
         f"| {row.remedy} |"
         for code, row in TABLE.items()
     ]
-    return _HEAD + "\n".join(rows) + "\n" + _challenges() + _TAIL
+    errors = [
+        f"| `{code}` | {row.http or '–'} | {row.title} | {row.remedy} |"
+        for code, row in sorted(ERRORS.items())
+    ]
+    return _HEAD + "\n".join(rows) + "\n" + _challenges() + _TAIL + _ERRORS_HEAD + "\n".join(errors) + "\n"
 
 
 def _again(http: int | None, close: int | None) -> str:

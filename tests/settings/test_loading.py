@@ -375,3 +375,34 @@ def test_settings_cannot_be_made_without_load() -> None:
 
     with pytest.raises(Bug):
         _ = Settings().policy
+
+
+def test_other_programs_variables_count_where_nothing_of_ours_is_set(toml: Path) -> None:
+    """LOG_LEVEL and FORWARDED_ALLOW_IPS are set for all of a platform: our file, which is ours, is stronger."""
+    both = {"LOG_LEVEL": "WARN", "FORWARDED_ALLOW_IPS": "10.0.0.0/8,127.0.0.1"}
+    settings = load({}, both)
+    assert (settings.log_level, settings.source("log_level")) == ("warning", "LOG_LEVEL")
+    assert settings.proxies.proxied("10.2.3.4")
+    assert not settings.proxies.proxied("192.0.2.1")
+    toml.write_text('log_level = "debug"\ntrusted_proxies = ["192.0.2.0/24"]\n')
+    settings = load({}, both, toml)
+    assert settings.log_level == "debug"
+    assert not settings.proxies.proxied("10.2.3.4")
+    assert load({}, {"LOG_LEVEL": "", "FORWARDED_ALLOW_IPS": ""}).source("log_level") == "default"
+
+
+def test_trusting_every_client_s_headers_is_for_development() -> None:
+    """`FORWARDED_ALLOW_IPS=*`, which images carry, ends a start in staging and production."""
+    everywhere = {"FORWARDED_ALLOW_IPS": "*"}
+    assert load({}, everywhere).proxies.proxied("203.0.113.9")
+    for environment in ("staging", "production"):
+        found = problems(
+            everywhere | {"ENVIRONMENT": environment, "NARTHEX_ALLOWED_HOSTS": "chat.example.com"}
+        )
+        assert any(
+            "FORWARDED_ALLOW_IPS=*" in problem and "NARTHEX_TRUSTED_PROXIES" in problem for problem in found
+        )
+        set_too = everywhere | {"ENVIRONMENT": environment, "NARTHEX_TRUSTED_PROXIES": "1"}
+        assert load({}, set_too | {"NARTHEX_ALLOWED_HOSTS": "chat.example.com"}).proxies.hops == 1
+    assert "FORWARDED_ALLOW_IPS holds 'proxy'" in only(problems({"FORWARDED_ALLOW_IPS": "proxy"}))
+    assert "NARTHEX_TRUSTED_PROXIES holds '*'" in only(problems({"NARTHEX_TRUSTED_PROXIES": "*"}))

@@ -33,6 +33,7 @@ COMMANDS: Final[dict[str, CliCommand]] = {
     "bench": CliCommand("narthex.cli.bench:bench", "Measure the cost of handshakes, messages and sockets."),
     "worker": CliCommand("narthex.cli.worker:worker", "Run agents in processes separate from the gateways."),
     "drain": CliCommand("narthex.cli.drain:drain", "Drain and stop an instance, as SIGTERM does."),
+    "completion": CliCommand("narthex.cli.completion:completion", "Print the shell completion script."),
 }
 """In the order of `narthex --help`."""
 
@@ -51,7 +52,7 @@ def overview(version: str) -> str:
             *lines,
             "",
             "narthex COMMAND --help describes a command. Settings also come from NARTHEX_… variables and narthex.toml",
-            "(docs/settings.md).",
+            "(docs/settings.md); every command takes --env-file FILE, which sets variables that are not set.",
             "Exit codes: 0 success, 1 findings or failures, 2 usage, 69 target unreachable, 70 bug, 78 configuration.",
         ]
     )

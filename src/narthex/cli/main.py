@@ -54,6 +54,10 @@ def run(words: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
     for stream in (sys.stdout, sys.stderr):
         make_printable(stream)
+    try:
+        words = _with_env_files(words)
+    except ConfigError as error:
+        return report(error)
     if not words or words[0] in ("--help", "-h", "help"):
         print(overview(__version__))
         return EXIT_OK if words else EXIT_USAGE
@@ -74,6 +78,33 @@ def run(words: Sequence[str]) -> int:
         return EXIT_OK
     except Exception as error:  # the last resort: every other exception is a bug of narthex
         return _report_bug(error)
+
+
+def _with_env_files(words: Sequence[str]) -> Sequence[str]:
+    """Read the files of `--env-file` into the environment, and return the words without them.
+
+    Variables that are set already stay, so that the platform's win; of several files the first that names one wins.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    rest: list[str] = []
+    queue = list(words)
+    while queue:
+        word = queue.pop(0)
+        if word == "--":
+            return [*rest, word, *queue]
+        name, given, path = word.partition("=")
+        if name != "--env-file":
+            rest.append(word)
+            continue
+        if not given:
+            path = queue.pop(0) if queue else ""
+        from narthex.cli.env_file import read_env_file
+
+        for variable, value in read_env_file(path).items():
+            os.environ.setdefault(variable, value)
+    return rest
 
 
 def _run_command(words: Sequence[str]) -> int:
@@ -128,7 +159,7 @@ def report(error: NarthexError) -> int:
 
 REQUIRED: Final = (
     "argon2", "cryptography", "cyclopts", "fluxgate", "httptools", "httpx2", "joserfc", "msgspec", "prometheus_client",
-    "psutil", "pydantic_settings", "rfc8785", "rich", "starlette", "structlog", "uvicorn", "websockets",
+    "psutil", "dotenv", "pydantic_settings", "rfc8785", "rich", "starlette", "structlog", "uvicorn", "websockets",
 )  # fmt: skip
 """Import names of the packages that `pip install narthex` always installs (a test reads pyproject.toml)."""
 

@@ -49,12 +49,15 @@ class ClientAddress(msgspec.Struct, frozen=True):
     scheme: str
 
 
-def parse_trusted_proxies(words: Sequence[str], *, platform: str = "") -> TrustedProxies | list[str]:
+def parse_trusted_proxies(
+    words: Sequence[str], *, platform: str = "", variable: str = "NARTHEX_TRUSTED_PROXIES"
+) -> TrustedProxies | list[str]:
     """`NARTHEX_TRUSTED_PROXIES`: addresses, networks, or one number of hops.
 
     Args:
         words: the setting's items; none: no proxy is trusted, and on Cloud Run the last hop.
         platform: `cloud-run`, `kubernetes` or empty.
+        variable: the one that was set, for the problems.
 
     Returns:
         The value, or every problem as a sentence with its remedy.
@@ -72,11 +75,11 @@ def parse_trusted_proxies(words: Sequence[str], *, platform: str = "") -> Truste
             networks.append(ipaddress.ip_network(word, strict=False))
         except ValueError:
             problems.append(
-                f"NARTHEX_TRUSTED_PROXIES holds {word[:64]!r}, which is not an address, a network or a number of "
+                f"{variable} holds {word[:64]!r}, which is not an address, a network or a number of "
                 f"hops. Write for example 10.0.0.0/8, or 1."
             )
     if hops > MAX_HOPS:
-        problems.append(f"NARTHEX_TRUSTED_PROXIES trusts {hops} hops. Trust at most {MAX_HOPS}.")
+        problems.append(f"{variable} trusts {hops} hops. Trust at most {MAX_HOPS}.")
     return problems or TrustedProxies(tuple(networks), hops)
 
 

@@ -11,7 +11,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-PROBLEM_TYPE_BASE: Final = "https://narthex.example/problems/"
+PROBLEM_TYPE_BASE: Final = (
+    "/problems/"  # of the server that answers (RFC 9457 section 3.1.1): it serves the pages itself
+)
 MAX_CLOSE_REASON_BYTES: Final = 123  # RFC 6455 section 5.5: 125 less the two bytes of the code
 
 

@@ -23,13 +23,13 @@ from narthex.adapters.telemetry.metrics import CONTENT_TYPE
 from narthex.app.drain import COMMAND_AFTER_S
 from narthex.app.health import Check, auth_check, ping_check
 from narthex.app.rates import Rates
-from narthex.domain.refusals import Refusal
+from narthex.domain.refusals import PROBLEM_TYPE_BASE, Refusal
 from narthex.domain.verdict import Rejected, Unavailable, Verdict
 from narthex.errors import ClientError
 from narthex.guard.core import GuardCore
 from narthex.guard.probe import HandshakeCheck, Probe
 from narthex.ports.later import settled
-from narthex.web import e2e, preflight, tickets
+from narthex.web import e2e, preflight, problem_pages, tickets
 from narthex.web.access import Access
 from narthex.web.api.operations import RevokeAndDrain
 from narthex.web.cookies import SESSION, drop_cookie, only_cookie
@@ -141,8 +141,9 @@ class GuardRoutes:
             *RevokeAndDrain(access, core.revocations, self._drain).routes(),
             Route(LOGOUT, self._logout, methods=["POST", "OPTIONS"]),
             *more,
+            *problem_pages.routes(),
         ]
-        routes = [moved for route in made if (moved := _moved(route, prefix)).path not in without]
+        routes = [moved for route in made if not _left((moved := _moved(route, prefix)).path, without)]
         self.paths = frozenset(route.path for route in routes)
         self._app = Starlette(
             routes=routes,
@@ -262,3 +263,8 @@ def _moved(route: Any, prefix: str) -> Route:
     if not route.path.startswith(f"{PREFIX}/"):
         return route
     return Route(prefix + route.path.removeprefix(PREFIX), route.endpoint, methods=route.methods)
+
+
+def _left(path: str, without: Collection[str]) -> bool:
+    """Whether the route is the application's; `/problems` stands for the page of every code."""
+    return path in without or (problem_pages.INDEX in without and path.startswith(PROBLEM_TYPE_BASE))

@@ -20,12 +20,16 @@ from narthex.settings.tables import Claims, IssuerSettings, PlanSettings, UserSe
 _INTRO: Final = """\
 # Settings
 
-Every option can be set in four places; the first one wins:
+Every option can be set in these places; the first one wins:
 
 1. a flag of `narthex serve` (where the table names one),
 2. an environment variable: `NARTHEX_` and the option's name in upper case,
 3. the file `narthex.toml` (in the working directory, or where `NARTHEX_CONFIG` points),
-4. the default.
+4. a variable of other programs that many platforms set (`LOG_LEVEL`, `FORWARDED_ALLOW_IPS`; the table names it last),
+5. the default.
+
+`--env-file FILE`, which every command takes, reads variables from a file of lines `NAME=value`; the environment's own
+win.
 
 All settings are checked in the parent process before a port is opened. All problems are reported at once, each with its
 remedy, and the process exits 78. A variable that begins with `NARTHEX_` and is not a setting is a problem too: it
@@ -145,7 +149,7 @@ Each issuer has exactly one of `secret`, `public_key`, `jwks_url`, `discovery` a
 
 
 def _docs_row(name: str, known: OptionFacts, field: FieldInfo) -> str:
-    where = " · ".join(f"`{part}`" for part in (*known.variables, known.flag) if part)
+    where = " · ".join(f"`{part}`" for part in (*known.variables, known.flag, known.fallback) if part)
     kind = "a secret" if known.secret else accepts(field).removeprefix("a ").removeprefix("an ")
     default = known.default_text or _default(field)
     return f"| `{name}` | {where} | {kind} | {default} | {field.description} |"

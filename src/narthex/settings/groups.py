@@ -90,7 +90,10 @@ class LogOptions(BaseModel):
         default_text="`console` on a terminal, else `json`",
     )
     log_level: Literal["debug", "info", "warning", "error"] = option(
-        "info", "Lowest level that is written; handshake records are debug.", flag="--log-level"
+        "info",
+        "Lowest level that is written; handshake records are debug.",
+        flag="--log-level",
+        fallback="LOG_LEVEL",
     )
 
 
@@ -116,6 +119,7 @@ class AdmissionOptions(BaseModel):
         (),
         "Addresses or networks of proxies whose forwarding headers count, or how many hops to trust (`1`).",
         default_text="none; the last hop on Cloud Run",
+        fallback="FORWARDED_ALLOW_IPS",
     )
     direct_membership: Words = option(
         (),

@@ -23,6 +23,9 @@ from narthex.settings.rules import check_rules, platform_of
 from narthex.settings.sources import Values, collect
 from narthex.settings.table_problems import table_problem
 
+LEVELS_ELSEWHERE: Final = {"trace": "debug", "warn": "warning", "critical": "error", "fatal": "error"}
+"""Other programs' names of levels → ours, because LOG_LEVEL is shared by all of a platform."""
+
 MAX_SHOWN: Final = 60
 """Characters of a wrong value that a problem repeats: enough to find it in a long file."""
 
@@ -54,7 +57,7 @@ def load(
     problems = list(given.problems)
     settings = _validated(given, problems)
     settings = settings.model_copy(update={"platform": platform_of(environ)})
-    more, results = check_rules(settings, environ, frozenset(given.broken), parts)
+    more, results = check_rules(settings, environ, frozenset(given.broken), parts, given.sources)
     problems += more
     if problems or given.needs or results.policy is None:
         # Missing extras alone are reported when the engine is created; beside other problems they are reported here.
@@ -86,6 +89,8 @@ def _folded(name: str, value: object) -> object:
     field = option_fields().get(name)
     if field is None or not isinstance(value, str):
         return value
+    if name == "log_level":
+        value = LEVELS_ELSEWHERE.get(value.strip().lower(), value)
     choices = get_args(field[1].annotation) if get_origin(field[1].annotation) is Literal else ()
     return next((choice for choice in choices if str(choice).lower() == value.strip().lower()), value)
 

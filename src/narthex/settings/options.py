@@ -21,6 +21,8 @@ class OptionFacts(NamedTuple):
 
     Attributes:
         variables: environment variables, the first one wins.
+        fallback: another program's variable that many platforms set; it counts where nothing of narthex's own is set,
+            the file included. Empty when there is none.
         secret: never shown; `_FILE` variants and Secret Manager names serve.
         url: may hold a password: shown without its user part, treated as a secret otherwise.
         flag: the command line's name, empty when there is none.
@@ -35,6 +37,7 @@ class OptionFacts(NamedTuple):
     flag: str = ""
     default_text: str = ""
     only_environment: bool = False
+    fallback: str = ""
     section: str = ""
 
 
@@ -48,13 +51,14 @@ def option(
     flag: str = "",
     default_text: str = "",
     only_environment: bool = False,
+    fallback: str = "",
     **constraints: Any,
 ) -> Any:
     """Declare an option. `constraints` are pydantic's (`ge`, `le`, `min_length` …).
 
     `variables` come after the `NARTHEX_` name that every option has; with `only_environment` they replace it.
     """
-    declared = OptionFacts(variables, secret, url, flag, default_text, only_environment)
+    declared = OptionFacts(variables, secret, url, flag, default_text, only_environment, fallback)
     return Field(
         default,
         description=description,

@@ -12,6 +12,7 @@ import contextlib
 import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -37,6 +38,7 @@ def check_rules(
     environ: Mapping[str, str],
     broken: frozenset[str],
     parts: Collection[Part] = ALL_PARTS,
+    sources: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[list[str], RuleResults]:
     """Hold every rule; returns the problems, and the results for `Settings.seal`.
 
@@ -45,6 +47,7 @@ def check_rules(
         environ: the process's environment.
         broken: options whose rules are skipped, because their value is already a problem.
         parts: the engines that the process uses.
+        sources: by option, of those that were given.
     """
     problems: list[str] = []
     environment = find_environment(environ)
@@ -63,7 +66,7 @@ def check_rules(
     required = production and "allowed_hosts" not in broken
     origins = parse_allowed_origins(settings.allowed_origins)
     hosts = parse_allowed_hosts(settings.allowed_hosts, required=required)
-    proxies = parse_trusted_proxies(settings.trusted_proxies, platform=platform_of(environ))
+    proxies = _proxies(settings.trusted_proxies, sources.get("trusted_proxies", ""), environ, remote=remote)
     for parsed in (origins, hosts, proxies):
         problems += parsed if isinstance(parsed, list) else []
     problems += _production(settings, production=production)
@@ -79,6 +82,23 @@ def check_rules(
         TrustedProxies() if isinstance(proxies, list) else proxies,
         (*(policy.warnings if policy else ()), *_warnings(settings, policy)),
     )
+
+
+def _proxies(
+    words: tuple[str, ...], source: str, environ: Mapping[str, str], *, remote: bool
+) -> TrustedProxies | list[str]:
+    """The trusted proxies. `*`, which servers take in FORWARDED_ALLOW_IPS, would let each client choose its address."""
+    borrowed = source == "FORWARDED_ALLOW_IPS"
+    if not borrowed or "*" not in words:
+        variable = source if borrowed else "NARTHEX_TRUSTED_PROXIES"
+        return parse_trusted_proxies(words, platform=platform_of(environ), variable=variable)
+    if remote:
+        problem = (
+            "FORWARDED_ALLOW_IPS=* trusts every client's forwarding headers, so that clients choose their address. Set "
+            "NARTHEX_TRUSTED_PROXIES to your proxies' networks, or to the number of proxies in front (`1`)."
+        )
+        return [problem]
+    return parse_trusted_proxies(("0.0.0.0/0", "::/0"))
 
 
 def platform_of(environ: Mapping[str, str]) -> str:

@@ -129,6 +129,12 @@ class Values:
         except ConfigError as error:
             self._fail(name, source, error)
 
+    def from_fallbacks(self) -> None:
+        """Read the variables of other programs that stand in for a setting of ours which nothing set."""
+        for name, option in self._table.items():
+            if value := self._environ.get(option.fallback, "").strip():
+                self.put(name, value, option.fallback)
+
     def from_file(self, file: Path | None) -> None:
         """Read the settings file, if there is one; `file` as for `load`."""
         named = file or (Path(self._environ[FILE_VARIABLE]) if self._environ.get(FILE_VARIABLE) else None)
@@ -213,11 +219,12 @@ def collect(
     file: Path | None,
     gcp: SecretReader | None = None,
 ) -> Values:
-    """Read every source, the strongest first: flags, environment, file."""
+    """Read every source, the strongest first: flags, environment, file, other programs' variables."""
     found = Values(environ, gcp)
     found.from_flags(flags)
     found.from_environment()
     found.from_file(file)
+    found.from_fallbacks()
     return found
 
 

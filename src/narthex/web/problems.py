@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
+from narthex.domain.problem_table import ERRORS, problem_row
 from narthex.domain.refusals import PROBLEM_TYPE_BASE, Refusal
 from narthex.domain.traces import trace_id_of
 from narthex.errors import ClientError, DependencyError
@@ -34,7 +35,7 @@ _HTTP: Final[Mapping[int, tuple[str, str, str]]] = {
         "There is nothing at this path",
         "docs/protocol.md lists the routes; WebSockets are at /ws.",
     ),
-    405: ("method_not_allowed", "The method is not allowed here", "Use one that the Allow header names."),
+    405: ("method_not_allowed", *ERRORS["method_not_allowed"][1:]),
     413: ("body_invalid", "The body is too large", "Send less."),
 }
 
@@ -68,7 +69,9 @@ def problem(refusal: Refusal, trace_id: str = "", *, headers: Mapping[str, str] 
 def client_error(fault: ClientError, trace_id: str = "") -> Response:
     """A caller's error as problem+json; its `number` is the status if it is an HTTP status, else 400."""
     status = fault.number if fault.number in _CLIENT_STATUSES else 400
-    return plain_problem(status, fault.code, fault.message, fault.message, fault.remedy, trace_id)
+    row = problem_row(fault.code)
+    title = row.title if row else fault.message
+    return plain_problem(status, fault.code, title, fault.message, fault.remedy, trace_id)
 
 
 def plain_problem(

@@ -10,23 +10,14 @@ from typing import Final
 from starlette.responses import Response
 
 from narthex.app.provider import Denied
+from narthex.domain.problem_table import ERRORS
 from narthex.domain.refusals import Refusal
 from narthex.web import problems
 from narthex.web.problems import NO_STORE
 
 __all__ = ["NO_STORE", "denied", "problem", "refusal"]
 
-# Status, title, remedy.
-_PROBLEMS: Final = {
-    "login_failed": (401, "Sign-in failed", "Check the e-mail and the password."),
-    "refresh_invalid": (401, "The refresh token is not valid", "Sign in again."),
-    "account_blocked": (403, "The account is blocked", "Ask the operator."),
-    "client_not_allowed": (
-        401,
-        "The caller may not do this",
-        "Send the admin key as a Bearer token or as the Basic password.",
-    ),
-}
+_PROBLEMS: Final = ("login_failed", "refresh_invalid", "account_blocked", "client_not_allowed")
 
 
 def denied(outcome: Denied) -> Response:
@@ -47,6 +38,7 @@ def problem(code: str, detail: str) -> Response:
     """One of sign-in's own problems, or a row of the admission table."""
     if code not in _PROBLEMS:
         return refusal(Refusal(code=code, detail=detail))
-    status, title, remedy = _PROBLEMS[code]
+    status, title, remedy = ERRORS[code]
+    assert status is not None
     challenge = {"WWW-Authenticate": 'Bearer realm="narthex"'} if status == 401 else {}
     return problems.plain_problem(status, code, title, detail or title + ".", remedy, headers=challenge)

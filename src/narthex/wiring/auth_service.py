@@ -30,6 +30,7 @@ from narthex.domain.descriptors import capacity
 from narthex.domain.refusals import Refusal
 from narthex.settings import Settings
 from narthex.settings.trust import trust_of
+from narthex.web import problem_pages
 from narthex.web.auth import AuthRoutes
 from narthex.web.health import PROBE_PATHS
 from narthex.web.problems import exception_handlers, problem
@@ -138,7 +139,7 @@ def make_auth_service(
         return lifecycle.state is LifecycleState.STARTING
 
     app = Starlette(
-        routes=[*site.routes(), *probe_pages(settings, health, meter).routes()],
+        routes=[*site.routes(), *probe_pages(settings, health, meter).routes(), *problem_pages.routes()],
         middleware=[Middleware(StartCheck, starting)],
         exception_handlers=exception_handlers(report_bug),
     )

@@ -32,7 +32,7 @@ from narthex.app.sign_in import SignIn
 from narthex.domain import endpoints
 from narthex.ports.broker import Broker
 from narthex.ports.store import Store
-from narthex.web import e2e, pages, preflight, tickets
+from narthex.web import e2e, pages, preflight, problem_pages, tickets
 from narthex.web.access import Access
 from narthex.web.agui import AguiRoutes
 from narthex.web.api import ServerApi
@@ -113,6 +113,7 @@ class WebApplication:
                 *self._api().routes(),
                 *AguiRoutes(parts.handshakes, self.http, parts.core).routes(),
                 *pages.routes(),
+                *problem_pages.routes(),
             ],
             exception_handlers=exception_handlers(parts.report_bug, self.http.cors),
             middleware=[

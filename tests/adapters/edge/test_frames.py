@@ -6,7 +6,7 @@ import logging
 import zlib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
@@ -236,6 +236,7 @@ def oracle(data: bytes, *, deflate: bool) -> Seen:
 
 
 @given(STREAMS, CUTS, st.booleans())
+@example(masked(TEXT, b"x" * 130, final=False, rsv=0x40) + masked(9, b""), [], True)
 @settings(max_examples=600)
 def test_the_same_as_websockets(data: bytes, cuts: list[int], deflate: bool) -> None:
     """Valid and invalid streams give the same messages and the same close code, however they are split."""
@@ -246,8 +247,11 @@ def test_the_same_as_websockets(data: bytes, cuts: list[int], deflate: bool) -> 
         assert ours[0][:-1] == theirs[0]  # 7.1.5: we accept a close inside a fragmented message
         return
     if deflate and ours[1] is None and theirs[1] is not None:
-        # websockets inflates fragment by fragment; we inflate the whole message, and fail at its end
-        assert ours[0] == theirs[0]
+        # websockets inflates fragment by fragment; we inflate the whole message, and fail at its end. Control frames
+        # that come between are seen by us only.
+        known = len(theirs[0])
+        assert ours[0][:known] == theirs[0]
+        assert all(opcode >= CLOSE for opcode, _ in ours[0][known:])
         assert read(data + b"\x80\x80\0\0\0\0", deflate=True)[1] is not None
         return
     assert ours == theirs
