@@ -72,10 +72,15 @@ class Running:
 
 @asynccontextmanager
 async def serving(
-    server: str, application: str, directory: Path, environ: Mapping[str, str] | None = None, app: str = APP
+    server: str,
+    application: str,
+    directory: Path,
+    environ: Mapping[str, str] | None = None,
+    app: str = APP,
+    port: int = 0,
 ) -> AsyncIterator[Running]:
     """Start a server, wait until its port answers, and end it with SIGTERM."""
-    port = free_port()
+    port = port or free_port()
     trace = directory / "reached"
     trace.touch()
     variables = {

@@ -95,6 +95,7 @@ async def test_a_browser_gets_the_close_code_of_each(server: Target) -> None:
             with pytest.raises(ConnectionClosed):
                 await asyncio.wait_for(socket.recv(), within(5))
         assert socket.close_code == TABLE[code].close, name
+        assert socket.subprotocol == "narthex.explain", name
         if server.carries_refusals:
             assert str(socket.close_reason).partition(":")[0] == code
     assert server.reached == before

@@ -29,7 +29,7 @@ from narthex.errors import ClientError
 from narthex.guard.core import GuardCore
 from narthex.guard.probe import HandshakeCheck, Probe
 from narthex.ports.later import settled
-from narthex.web import e2e, preflight, problem_pages, tickets
+from narthex.web import e2e, pages, preflight, problem_pages, tickets
 from narthex.web.access import Access
 from narthex.web.api.operations import RevokeAndDrain
 from narthex.web.cookies import SESSION, drop_cookie, only_cookie
@@ -122,7 +122,7 @@ class GuardRoutes:
             metrics_tokens=settings.metrics_tokens(),
             origin=self._http.origin_refusal,
         )
-        pages = HealthPages(
+        health_pages = HealthPages(
             self._health,
             config=self._config,
             stats=self._stats,
@@ -134,7 +134,8 @@ class GuardRoutes:
         )
         exchange = make_exchange(settings, core.tokens, core.proofs, core.admissions, core.meter, core.now)
         made = [
-            *pages.routes(),
+            *health_pages.routes(),
+            *pages.helper_routes(),
             *preflight.routes(core.handshakes, self._http),
             *tickets.routes(self._http, core.store.credentials, clock=core.now),
             *e2e.routes(exchange, self._http),

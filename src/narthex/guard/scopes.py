@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from narthex.app.connection_context import ConnectionContext
-from narthex.domain.carriers import EXPLAIN, JWT_AUTH
+from narthex.domain.carriers import EXPLAIN
 from narthex.domain.refusals import HTTP_ONLY_CLOSES, Refusal
 from narthex.guard.cleaning import own_subprotocols, without_credentials, without_ticket
 from narthex.guard.users import SCOPE_KEY, User
@@ -97,10 +97,9 @@ def refusing(refusal: Refusal) -> Message:
 
 
 def explained(scope: Scope) -> Message:
-    """`websocket.accept` for a client that is upgraded only to be shown the reason of its refusal."""
+    """`websocket.accept` for a client that is upgraded only to be shown the reason of its refusal (`edge/upgrades`)."""
     offered = scope.get("subprotocols") or ()
-    chosen = JWT_AUTH if JWT_AUTH in offered else EXPLAIN if EXPLAIN in offered else None
-    return {"type": "websocket.accept", "subprotocol": chosen}
+    return {"type": "websocket.accept", "subprotocol": EXPLAIN if EXPLAIN in offered else None}
 
 
 def answers_http(scope: Scope) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import mimetypes
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -175,6 +176,19 @@ def routes(directory: Path = STATIC_DIR, *, pages: Sequence[str] = tuple(PAGES))
     ]
 
 
+def helper_routes(directory: Path = STATIC_DIR) -> list[Route]:
+    """Routes of the helper's files below `/ws`, for a server without pages. The bundle is read on first request."""
+    bundle = cache(lambda: Bundle(directory))
+
+    def route(name: str) -> Route:
+        async def helper(request: Request) -> Response:
+            return _answer(request, bundle().file(name), name)
+
+        return Route(f"/ws/{name}", helper, methods=["GET"])
+
+    return [route(name) for name in sorted(HELPER_FILES)]
+
+
 def _page(bundle: Bundle, name: str) -> Any:
     async def page(request: Request) -> Response:
         bundle.refresh()
@@ -190,12 +204,15 @@ def _page(bundle: Bundle, name: str) -> Any:
 def _static(bundle: Bundle) -> Any:
     async def static(request: Request) -> Response:
         name = request.path_params["name"]
-        file = bundle.file(name)
-        if file is None:
-            return problem(Refusal(code="no_route"), trace_id_for(request), headers=SECURITY_HEADERS)
-        return _send(request, file, FOR_OTHER_SITES if name in HELPER_FILES else {})
+        return _answer(request, bundle.file(name), name)
 
     return static
+
+
+def _answer(request: Request, file: _File | None, name: str) -> Response:
+    if file is None:
+        return problem(Refusal(code="no_route"), trace_id_for(request), headers=SECURITY_HEADERS)
+    return _send(request, file, FOR_OTHER_SITES if name in HELPER_FILES else {})
 
 
 def _send(request: Request, file: _File, more: Mapping[str, str] = MappingProxyType({})) -> Response:

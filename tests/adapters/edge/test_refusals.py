@@ -128,10 +128,13 @@ def test_the_gates_refusal(server: Running) -> None:
 
 @pytest.mark.parametrize(
     ("offered", "selected"),
-    [("narthex.explain", "narthex.explain"), ("jwt-auth, jwt.x.y.z, narthex.explain", "jwt-auth")],
+    [
+        ("narthex.explain", "narthex.explain"),
+        ("jwt-auth, jwt.x.y.z, narthex.explain", "narthex.explain"),
+    ],
 )
 def test_a_refusal_that_explains_itself(server: Running, offered: str, selected: str) -> None:
-    """101, the subprotocol, and a close frame with the real code, which a browser can show."""
+    """101, the subprotocol that says so, and a close frame with the real code, which a browser can show."""
     with server.websocket("/explain", extra=f"Sec-WebSocket-Protocol: {offered}\r\n") as peer:
         assert peer.close_frame() == (3500, "token_expired: The token has expired")
         peer.send(b"\x88\x82\0\0\0\0\x0d\xac")

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from narthex.adapters.edge.edge import Edge
 
 EXPLAIN: Final = "narthex.explain"
-JWT_AUTH: Final = "jwt-auth"
 
 
 def begin(tcp: TcpConnection, head: RequestHead, upgrade: Upgrade, early: bytes) -> PendingUpgrade | None:
@@ -132,9 +131,12 @@ def _join(tcp: TcpConnection, upgrade: Upgrade, decision: Joined, early: bytes) 
 
 
 def _explain(tcp: TcpConnection, upgrade: Upgrade, decision: Deny) -> None:
-    """Upgrade and refuse in the close frame, because browsers hide a refused handshake (docs/design.md#admission)."""
-    offered = upgrade.protocols
-    chosen = JWT_AUTH if JWT_AUTH in offered else EXPLAIN if EXPLAIN in offered else None
+    """Upgrade and refuse in the close frame, because browsers hide a refused handshake (docs/design.md#admission).
+
+    The selected subprotocol is `narthex.explain`, so that a client that offered `jwt-auth` as well can tell the refusal
+    from an admission before the close frame comes.
+    """
+    chosen = EXPLAIN if EXPLAIN in upgrade.protocols else None
     tcp.transport.write(
         switching_protocols(upgrade.key, subprotocol=chosen, extension="", extra=decision.headers)
     )

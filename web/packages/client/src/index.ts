@@ -7,5 +7,7 @@ export { closeCodeFor, reconnects, refusalFromClose, refusalFromProblem, type Re
 export { EMPTY_VIEW, fold, textOf, viewOf } from "./view.ts";
 export type { Part, ReasoningPart, RunPhase, RunView, SteerPart, StepPart, TextPart, ToolPart } from "./view.ts";
 export { Threads, type Invitation, type LinkedThread, type Many, type OpenLink, type RpcClient, type ThreadLink } from "./threads.ts";
+export { narthexSocket, ReconnectingSocket } from "./socket.ts";
+export type { SocketCloseEvent, SocketConstructor, SocketOptions } from "./socket.ts";
 export { NarthexSocket, SignedOut, narthexWebSocket } from "./websocket.ts";
 export type { CloseInfo, RawSocket, WebSocketConstructor, WebSocketOptions } from "./websocket.ts";

@@ -1,9 +1,9 @@
 /**
- * A WebSocket class to inject into centrifuge-js: it brings a fresh token to each attempt and turns a refused
- * handshake, which browsers hide behind code 1006, into its real close code and reason.
+ * One connection attempt as a WebSocket class, to inject into centrifuge-js: it brings a fresh token and turns a refused
+ * handshake, which browsers hide behind code 1006, into its real close code and reason. `socket.ts` reconnects with it.
  *
- * Rules: the token travels as a subprotocol, never in the URL; a handshake that failed for an unknown reason stays
- * 1006, so that the SDK retries; every wait is bounded by `timeoutMs`.
+ * Rules: a token travels as a subprotocol, never in the URL (a ticket does: it serves once); a handshake that failed
+ * for an unknown reason stays 1006, so that the SDK retries; every wait is bounded by `timeoutMs`.
  */
 
 import { WEBSOCKET_PATHS } from "./contract.ts";
@@ -20,6 +20,11 @@ export interface WebSocketOptions {
    * rejection is a failed attempt that the SDK repeats; `SignedOut` is final (close code 3500).
    */
   getToken?: () => Promise<string | null> | string | null;
+  /**
+   * Fetch a ticket for each attempt (`POST /ws/ticket`, with the token or the page's cookie), and send no token with
+   * the handshake: for proxies that strip subprotocols, and for tokens that are too long for a header. A URL: from there.
+   */
+  ticket?: boolean | string | URL;
   /** Default: `/ws/preflight` beside the endpoint. */
   preflightUrl?: string | URL;
   /** Told of every refusal, with the words to show. */
@@ -49,6 +54,9 @@ export interface RawSocket {
   close(code?: number, reason?: string): void;
 }
 
+/** Members that not every socket has. */
+type Facts = { protocol?: string; extensions?: string; bufferedAmount?: number };
+
 /** What handlers get on close: code and reason, real where they could be found out. */
 export interface CloseInfo {
   type: "close";
@@ -61,6 +69,10 @@ const CONNECTING = 0;
 const OPEN = 1;
 const CLOSING = 2;
 const CLOSED = 3;
+
+/** The subprotocols of ours; the guard or gateway selects the first on admission, the second on a refusal. */
+export const JWT_AUTH = "jwt-auth";
+export const EXPLAIN = "narthex.explain";
 
 /**
  * Make the class. Use it as `new Centrifuge(url, { websocket: narthexWebSocket({ getToken }) })`.
@@ -85,18 +97,23 @@ export class NarthexSocket {
   onerror: ((event: unknown) => void) | null = null;
   onclose: ((event: CloseInfo) => void) | null = null;
   onmessage: ((event: { data: unknown }) => void) | null = null;
-  binaryType = "blob";
+  /** Why it was refused, with the words to show; null where the server has not told it over HTTP. */
+  refusal: Refusal | null = null;
 
   readonly #options: WebSocketOptions;
+  readonly #protocols: string[];
   readonly #abort = new AbortController();
   #socket: RawSocket | null = null;
   #state = CONNECTING;
+  #binaryType = "blob";
   /** Whether the server said anything: a close before that is a refusal. */
   #heard = false;
 
-  constructor(url: string, options: WebSocketOptions) {
+  /** `protocols`: of the application's own. */
+  constructor(url: string, options: WebSocketOptions, protocols: string[] = []) {
     this.url = url;
     this.#options = options;
+    this.#protocols = protocols;
     void this.#open();
   }
 
@@ -105,11 +122,24 @@ export class NarthexSocket {
   }
 
   get protocol(): string {
-    return (this.#socket as { protocol?: string } | null)?.protocol ?? "";
+    return (this.#socket as Facts | null)?.protocol ?? "";
+  }
+
+  get extensions(): string {
+    return (this.#socket as Facts | null)?.extensions ?? "";
   }
 
   get bufferedAmount(): number {
-    return (this.#socket as { bufferedAmount?: number } | null)?.bufferedAmount ?? 0;
+    return (this.#socket as Facts | null)?.bufferedAmount ?? 0;
+  }
+
+  get binaryType(): string {
+    return this.#binaryType;
+  }
+
+  set binaryType(type: string) {
+    this.#binaryType = type;
+    if (this.#socket) this.#socket.binaryType = type;
   }
 
   send(data: unknown): void {
@@ -140,10 +170,24 @@ export class NarthexSocket {
       return;
     }
     if (this.#state !== CONNECTING) return;
-    const protocols = token ? ["jwt-auth", `jwt.${token}`, "narthex.explain"] : ["narthex.explain"];
+    let url = this.url;
+    if (this.#options.ticket) {
+      const ticket = await this.#fetchTicket(token);
+      if (this.#state !== CONNECTING) return;
+      if (typeof ticket !== "string") {
+        if (ticket) return this.#refuse(ticket);
+        this.#options.onRefused?.(unreachable());
+        return this.#finish(1006, "", false);
+      }
+      const ticketed = new URL(url);
+      ticketed.searchParams.set("ticket", ticket);
+      url = ticketed.href;
+    }
+    // `jwt-auth` also without a token: a server that selects it has admitted, one that selects EXPLAIN refuses.
+    const offered = [...this.#protocols, JWT_AUTH, ...(token && !this.#options.ticket ? [`jwt.${token}`] : []), EXPLAIN];
     const Socket = this.#options.WebSocket ?? (globalThis.WebSocket as unknown as WebSocketConstructor);
     try {
-      this.#attach(new Socket(this.url, protocols), token);
+      this.#attach(new Socket(url, offered), token);
     } catch (error) {
       this.onerror?.({ type: "error", error });
       this.#finish(1006, "", false);
@@ -154,7 +198,8 @@ export class NarthexSocket {
     this.#socket = socket;
     socket.binaryType = this.binaryType;
     socket.onopen = (event) => {
-      if (this.#state !== CONNECTING) return;
+      // An upgrade that only carries a refusal: its close frame follows.
+      if (this.#state !== CONNECTING || this.protocol === EXPLAIN) return;
       this.#state = OPEN;
       this.onopen?.(event);
     };
@@ -216,18 +261,45 @@ export class NarthexSocket {
     }
   }
 
+  /** A ticket; the refusal of it; null: there was no answer to understand. */
+  async #fetchTicket(token: string): Promise<string | Refusal | null> {
+    const request = this.#options.fetch ?? globalThis.fetch;
+    const { ticket } = this.#options;
+    try {
+      const response = await request(ticket === true ? this.#beside("ticket") : String(ticket), {
+        method: "POST",
+        headers: token ? { Authorization: `Bearer ${token}` } : {},
+        credentials: this.#options.credentials ?? "include",
+        cache: "no-store",
+        signal: AbortSignal.timeout(this.#options.timeoutMs ?? 5000),
+      });
+      const body: unknown = await response.json().catch(() => null);
+      if (!response.ok) return refusalFromProblem(response.status, body, response.headers.get("Retry-After"));
+      const found = (body as { ticket?: unknown } | null)?.ticket;
+      return typeof found === "string" ? found : null;
+    } catch {
+      return null;
+    }
+  }
+
   #preflightUrl(): string {
     if (this.#options.preflightUrl !== undefined) return String(this.#options.preflightUrl);
+    return this.#beside("preflight");
+  }
+
+  /** The server's route `/ws/<name>` beside the endpoint. */
+  #beside(name: string): string {
     const url = new URL(this.url);
     url.protocol = url.protocol === "wss:" ? "https:" : "http:";
     const path = url.pathname.replace(/\/$/, "");
-    const endpoint = WEBSOCKET_PATHS.find((name) => path.endsWith(name)) ?? "";
-    url.pathname = path.slice(0, path.length - endpoint.length) + "/ws/preflight";
+    const endpoint = WEBSOCKET_PATHS.find((known) => path.endsWith(known)) ?? path; // a guard's may have any path
+    url.pathname = path.slice(0, path.length - endpoint.length) + `/ws/${name}`;
     url.search = "";
     return url.href;
   }
 
   #refuse(refusal: Refusal): void {
+    this.refusal = refusal;
     this.#options.onRefused?.(refusal);
     this.#finish(refusal.close, closeReason(refusal), true);
   }

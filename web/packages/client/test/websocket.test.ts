@@ -1,73 +1,23 @@
 import assert from "node:assert/strict";
-import { createServer, type IncomingMessage, type Server } from "node:http";
-import type { AddressInfo } from "node:net";
 import test from "node:test";
 
 import { Centrifuge } from "centrifuge";
-import { WebSocket, WebSocketServer } from "ws";
+import { WebSocket } from "ws";
 
 import { narthexWebSocket, SignedOut, type Refusal, type WebSocketConstructor, type WebSocketOptions } from "@narthex/client";
+import { gateway as anyGateway, problem, type Answer, type Gateway } from "./gateway.ts";
 
-/** How the gateway of a test answers an upgrade, given the n-th attempt and the offered subprotocols. */
-type Answer =
-  | { refuse: number; problem?: object; headers?: Record<string, string>; preflight?: number }
-  | { explain: number; reason: string; problem: object; status: number }
-  | "admit";
-
-interface Gateway {
-  url: string;
-  offers: string[][];
-  preflights: IncomingMessage[];
-  stop(): Promise<void>;
-}
-
-/** A small real gateway: sockets, preflight, and just enough of the Centrifuge protocol to connect. */
-async function gateway(answer: (attempt: number, offers: string[]) => Answer): Promise<Gateway> {
-  const offers: string[][] = [];
-  const preflights: IncomingMessage[] = [];
-  const sockets = new WebSocketServer({
-    noServer: true,
-    handleProtocols: (offered) => (offered.has("jwt-auth") ? "jwt-auth" : offered.has("narthex.explain") ? "narthex.explain" : false),
-  });
-  let last: Answer = "admit";
-  const server: Server = createServer((request, response) => {
-    preflights.push(request);
-    if (last === "admit") response.writeHead(200).end("{}");
-    else if ("explain" in last) response.writeHead(last.status).end(JSON.stringify(last.problem));
-    else response.writeHead(last.preflight ?? last.refuse, last.headers).end(JSON.stringify(last.problem ?? {}));
-  });
-  server.on("upgrade", (request, socket, head) => {
-    const offered = (request.headers["sec-websocket-protocol"] ?? "").split(/,\s*/).filter(Boolean);
-    offers.push(offered);
-    last = answer(offers.length, offered);
-    if (last !== "admit" && "refuse" in last) {
-      socket.end(`HTTP/1.1 ${last.refuse} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n`);
-      return;
+/** Just enough of the Centrifuge protocol to connect. */
+function centrifuge(socket: WebSocket): void {
+  socket.on("message", (data) => {
+    for (const line of String(data).split("\n")) {
+      const command = JSON.parse(line) as { id?: number; connect?: object };
+      if (command.connect) socket.send(JSON.stringify({ id: command.id, connect: { client: "c1", version: "0", ping: 25, pong: true } }));
     }
-    const reply = last;
-    sockets.handleUpgrade(request, socket, head, (ws) => {
-      if (reply !== "admit") return ws.close(reply.explain, reply.reason);
-      ws.on("message", (data) => {
-        for (const line of String(data).split("\n")) {
-          const command = JSON.parse(line) as { id?: number; connect?: object };
-          if (command.connect) ws.send(JSON.stringify({ id: command.id, connect: { client: "c1", version: "0", ping: 25, pong: true } }));
-        }
-      });
-    });
   });
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address() as AddressInfo;
-  return {
-    url: `ws://127.0.0.1:${port}/ws`,
-    offers,
-    preflights,
-    stop: async () => {
-      sockets.clients.forEach((client) => client.terminate());
-      server.closeAllConnections();
-      await new Promise((resolve) => server.close(resolve));
-    },
-  };
 }
+
+const gateway = (answer: (attempt: number) => Answer): Promise<Gateway> => anyGateway(answer, { admitted: centrifuge });
 
 /** Connect an unmodified SDK through the helper until it is connected or gives up; at most `attempts` attempts. */
 async function connect(url: string, options: WebSocketOptions, stopAfter = 10): Promise<{ state: string; code: number; reason: string; refusals: Refusal[] }> {
@@ -93,16 +43,6 @@ async function connect(url: string, options: WebSocketOptions, stopAfter = 10): 
   client.disconnect();
   return { ...outcome, refusals };
 }
-
-const problem = (code: string, status: number): object => ({
-  type: `https://narthex.example/problems/${code}`,
-  title: "The token has expired",
-  status,
-  code,
-  detail: "It expired 5 minutes ago.",
-  remedy: "Refresh the token and connect again.",
-  trace_id: "0af7651916cd43dd",
-});
 
 test("a refused handshake reaches the SDK as one final close with its reason", async () => {
   const server = await gateway(() => ({ refuse: 401, problem: problem("token_expired", 401) }));
@@ -130,7 +70,7 @@ test("a gateway that upgrades to explain is passed through, and the remedy fetch
   });
   const refusal = await told;
   await server.stop();
-  assert.deepEqual(server.offers[0], ["narthex.explain"]);
+  assert.deepEqual(server.offers[0], ["jwt-auth", "narthex.explain"]);
   assert.deepEqual([refusal.code, refusal.close, refusal.remedy], ["origin_not_allowed", 3507, "Refresh the token and connect again."]);
 });
 
