@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from narthex.domain.origins import HostPolicy, OriginPolicy, parse_allowed_origi
 from narthex.domain.plans import PLANS
 from narthex.domain.verdict import Rejected, Valid, Verdict
 from narthex.ports.edge import Accept, Decision, Deny, RequestHead, Socket
+from narthex.ports.telemetry import Source
 from narthex.ports.tokens import VerifierStatus
 from narthex.web.tickets import issue_ticket
 
@@ -100,7 +101,7 @@ class Tally:
         self.counted: Counter[tuple[str, ...]] = Counter()
         self.live: Counter[str] = Counter()
 
-    def handshake(self, outcome: str, code: str, traffic: str, duration_s: float) -> None:
+    def handshake(self, outcome: str, code: str, traffic: str, duration_s: float, trace_id: str = "") -> None:
         """See the port."""
         assert duration_s >= 0
         self.counted["handshake", outcome, code, traffic] += 1
@@ -123,6 +124,10 @@ class Tally:
     def count(self, name: str, amount: float = 1, **labels: str) -> None: ...
     def observe(self, name: str, value: float, **labels: str) -> None: ...
     def gauge(self, name: str, value: float, **labels: str) -> None: ...
+    def observer(self, name: str, **labels: str) -> Callable[[float], None]:
+        return lambda value: self.observe(name, value)
+
+    def read_from(self, source: Source) -> None: ...
 
 
 class RecordingHandler:

@@ -115,6 +115,20 @@ class TestQueue:
         assert await finish(store, claimed[0])
         assert ids(await store.runs.claim("n2", 10.0, 5.0, 10)) == ["r2"]
 
+    async def test_the_queue_is_as_old_as_its_oldest_claimable_run(self, store: Store) -> None:
+        """A run that waits behind another one of its thread, or of its user's quota, is queued but not stuck."""
+        assert await store.runs.queue() == (0, float("inf"))
+        mine = [
+            msgspec.structs.replace(run(f"r{n}", "t1", at=float(n + 1)), concurrent_limit=1) for n in range(2)
+        ]
+        quota = msgspec.structs.replace(run("r3", "t3", at=3.0), concurrent_limit=1)
+        await start(store, *mine, quota, run("bobs", "tb", user="bob", at=9.0))
+        assert await store.runs.queue() == (4, 1.0)
+        [claimed, _] = await store.runs.claim("n1", 10.0, 5.0, 10)
+        assert await store.runs.queue() == (2, float("inf"))
+        await finish(store, claimed)
+        assert await store.runs.queue() == (2, 2.0)
+
     async def test_claim_honours_the_users_limit(self, store: Store) -> None:
         """A user with two concurrent runs waits with the third; another user's run goes ahead."""
         mine = [

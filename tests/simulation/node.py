@@ -27,6 +27,7 @@ from narthex.domain.limits import Limits
 from narthex.domain.refusals import Refusal
 from narthex.errors import NarthexError
 from narthex.ports.agents import Agent
+from narthex.ports.telemetry import Source
 from tests.simulation.clock import WallClock
 from tests.simulation.log import LOG_TIMEOUT_S, LogEngine, SimBroker
 from tests.simulation.loop import NODE, VirtualLoop
@@ -48,7 +49,9 @@ CONFIG: Final = CoreConfig(
 class Silent:
     """A `Meter` that counts nothing."""
 
-    def handshake(self, outcome: str, code: str, traffic: str, duration_s: float) -> None: ...
+    def handshake(
+        self, outcome: str, code: str, traffic: str, duration_s: float, trace_id: str = ""
+    ) -> None: ...
     def credential(self, carrier: str, result: str) -> None: ...
     def e2e_admission(self, result: str) -> None: ...
     def e2e_tests(self, result: str, count: int) -> None: ...
@@ -58,6 +61,11 @@ class Silent:
     def count(self, name: str, amount: float = 1, **labels: str) -> None: ...
     def observe(self, name: str, value: float, **labels: str) -> None: ...
     def gauge(self, name: str, value: float, **labels: str) -> None: ...
+    def read_from(self, source: Source) -> None: ...
+
+    def observer(self, name: str, **labels: str) -> Callable[[float], None]:
+        """See the port."""
+        return lambda _: None
 
 
 class Admission:

@@ -9,7 +9,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 
-from narthex.adapters.telemetry.metrics import CONTENT_TYPE, PrometheusMeter
+from narthex.adapters.telemetry.metrics import PrometheusMeter
 from narthex.domain.addresses import TrustedProxies
 from narthex.domain.identity import Identity
 from narthex.domain.origins import OriginPolicy, parse_allowed_origins
@@ -50,8 +50,7 @@ class Site(Bench):
             self.health,
             config=lambda request: config | {"url": f"ws://{request.headers['host']}/ws"},
             stats=stats,
-            metrics=self.meter.render,
-            metrics_type=CONTENT_TYPE,
+            metrics=self.meter.scraped,
             access=Access([ADMIN_KEY], nobody, lambda request: "127.0.0.1", lambda: 0.0),
             rules=RequestRules(TrustedProxies(), origins),
         )

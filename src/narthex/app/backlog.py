@@ -38,8 +38,11 @@ class Backlog:
         self.size = 0
         self.started_at = now
 
-    def add(self, channel: Channel, items: list[Delivery]) -> None:
-        """Keep deliveries; a delta that continues the channel's last kept delta is merged into it."""
+    def add(self, channel: Channel, items: list[Delivery]) -> int:
+        """Keep deliveries; a delta that continues the channel's last kept delta is merged into it. Returns the number
+        of merged ones.
+        """
+        merges = 0
         for item in items:
             at = self._last_of.get(channel)
             if at is not None:
@@ -48,10 +51,12 @@ class Backlog:
                 if merged is not None and previous is not None:
                     self.size += len(merged.prepared.payload) - len(previous[1].prepared.payload)
                     self._entries[at] = (channel, merged)
+                    merges += 1
                     continue
             self._last_of[channel] = len(self._entries)
             self._entries.append((channel, item))
             self.size += len(item.prepared.payload) + _ENTRY_BYTES
+        return merges
 
     def take(self) -> list[tuple[Channel, Delivery]]:
         """Take all deliveries, in order; the backlog is empty afterwards."""

@@ -16,6 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from narthex.app.backlog import Backlog, BacklogLimits
+from narthex.app.command_meter import CommandMeter, clock
 from narthex.app.command_order import CommandOrder, WaitingCommand, subject
 from narthex.app.connection_context import ConnectionContext
 from narthex.app.entropy import ENTROPY
@@ -26,6 +27,7 @@ from narthex.app.presence import Presence, Subscription
 from narthex.app.registry import ConnectionRegistry
 from narthex.app.tasks import Tasks
 from narthex.app.timers import TimerWheel
+from narthex.app.traffic import Traffic
 from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
 from narthex.errors import DependencyError, NarthexError
@@ -63,6 +65,8 @@ class ConnectionRuntime(msgspec.Struct, frozen=True, kw_only=True):
         presence: renewed at every ping.
         registry: the live connections.
         meter: counts ends.
+        traffic: counts messages and slow clients.
+        commands: counts commands.
         session_limits: of the protocol.
         backlog_limits: of a slow client's pending deliveries.
         pacing: of pings and lives.
@@ -77,6 +81,8 @@ class ConnectionRuntime(msgspec.Struct, frozen=True, kw_only=True):
     presence: Presence
     registry: ConnectionRegistry[Connection]
     meter: Meter
+    traffic: Traffic
+    commands: CommandMeter
     session_limits: SessionLimits
     backlog_limits: BacklogLimits
     pacing: Pacing
@@ -151,6 +157,9 @@ class Connection:
         if binary:
             self.close(codes.INAPPROPRIATE)
             return
+        traffic = self.runtime.traffic
+        traffic.received += 1
+        traffic.received_bytes += len(data)
         try:
             received = self.session.receive(data, self.runtime.timers.now())
         except SessionFault as fault:
@@ -170,8 +179,10 @@ class Connection:
         """See `Receiver`."""
         if not ready:
             self.lagging = True
+            self.runtime.traffic.lagging.add(self)
             return
         self.lagging = False
+        self.runtime.traffic.lagging.discard(self)
         self._owed = 0
         backlog, self._backlog = self._backlog, None
         if backlog is not None:
@@ -184,7 +195,9 @@ class Connection:
         self.session.closed()
         self._held = None
         self._order = None
+        self._end_lag(self._backlog)
         self._backlog = None
+        self.runtime.traffic.lagging.discard(self)
         for name in list(self.subscriptions):
             self.leave(name)
         self.runtime.registry.remove(self)
@@ -200,7 +213,7 @@ class Connection:
             return
         backlog = self._backlog
         if backlog is not None and now - backlog.started_at > self.runtime.backlog_limits.max_lag_s:
-            self.close(codes.SLOW)
+            self._close_slow("lag")
             return
         due = self.session.due(now)
         if due.ping:
@@ -278,17 +291,18 @@ class Connection:
 
     def _begin(self, command: ReceivedCommand, about: str, until: float, replies: list[bytes]) -> bool:
         """Execute a command whose turn it is. True: it continues in a task, and those behind it must wait."""
+        began_at = clock()
         try:
             outcome = self.runtime.handlers[command.name](self, command)
         except Exception as fault:
-            replies.append(self._failed(command, fault))
-            return False
-        if isinstance(outcome, bytes):
-            replies.append(outcome)
+            outcome = self._failed(command, fault)
         if outcome is None or isinstance(outcome, bytes):
+            if outcome is not None:
+                replies.append(outcome)
+            self.runtime.commands.ended(command, outcome, began_at)
             return False
         try:
-            self.runtime.tasks.spawn(self._later(command, outcome, about, until))
+            self.runtime.tasks.spawn(self._later(command, outcome, about, until, began_at))
         except DependencyError:
             outcome.close()
             if command.name == "connect":
@@ -308,7 +322,9 @@ class Connection:
         outcome: Coroutine[object, object, bytes | None],
         about: str,
         until: float,
+        began_at: float,
     ) -> None:
+        reply = None
         try:
             async with asyncio.timeout_at(until):
                 reply = await outcome
@@ -316,6 +332,7 @@ class Connection:
             failed = self._failed(command, fault)
             reply = None if self._has_replied(command.id) else failed
         finally:
+            self.runtime.commands.ended(command, reply, began_at)
             self._in_flight -= 1
             self._forget_reply(command.id)
         if reply is not None and not self._closed:
@@ -407,10 +424,25 @@ class Connection:
         if self._backlog is None:
             self._backlog = Backlog(self.runtime.timers.now())
             self._schedule()
-        self._backlog.add(channel, items)
+        traffic = self.runtime.traffic
+        traffic.deferred += len(items)
+        traffic.merged += self._backlog.add(channel, items)
         pending = self._backlog.size + self.socket.buffered()
         if pending > self.runtime.backlog_limits.max_bytes + self._owed:
-            self.close(codes.SLOW)
+            self._close_slow("bytes")
+
+    def backlog(self) -> tuple[int, float]:
+        """See `traffic.Lagging`."""
+        kept = self._backlog
+        return (0, NEVER) if kept is None else (kept.size, kept.started_at)
+
+    def _end_lag(self, backlog: Backlog | None) -> None:
+        if backlog is not None:
+            self.runtime.traffic.lag_ended(self.runtime.timers.now() - backlog.started_at)
+
+    def _close_slow(self, limit: str) -> None:
+        self.runtime.traffic.slow_closes[limit] += 1
+        self.close(codes.SLOW)
 
     def position_lost(self, channel: Channel) -> None:  # noqa: ARG002 - the port names the channel
         """See `hub.Subscriber`: reconnecting recovers, or reports that it cannot."""
@@ -435,6 +467,7 @@ class Connection:
                 size += len(parts[-1])
                 at += 1
             self.socket.send_frames(b"".join(parts))
+        self._end_lag(backlog)
 
     def forget(self, name: str) -> Subscription | None:
         """Leave a channel; None when it was not subscribed."""
@@ -457,8 +490,9 @@ class Connection:
     def send(self, payload: bytes) -> None:
         """Send protocol objects (newline-joined JSON)."""
         if self.lagging and self.socket.buffered() > self.runtime.backlog_limits.max_bytes:
-            self.close(codes.SLOW)  # it sends requests and does not read the answers
+            self._close_slow("replies")  # it sends requests and does not read the answers
             return
+        self.runtime.traffic.reply_bytes += len(payload)
         self.socket.send(Prepared(payload))
         if len(payload) > self._owed and self.lagging:
             self._owed = len(payload)  # the answer to its own request is no sign of a slow client

@@ -97,6 +97,11 @@ class ControlLog:
 
     # -- differences ---------------------------------------------------------------------------------------
 
+    @property
+    def unsent(self) -> int:
+        """Control messages that the engine has not taken yet, at most `MAX_UNSENT`."""
+        return len(self._unsent)
+
     async def start(self, handler: BrokerHandler, node: str) -> None:
         """See the port; then start at the end of the control log. Raises ConfigError or DependencyError."""
         self._receiver.open(handler, node)

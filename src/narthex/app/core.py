@@ -19,6 +19,7 @@ import msgspec
 from narthex.app.backlog import BacklogLimits
 from narthex.app.channel_activity import ChannelActivity
 from narthex.app.chat import Chat
+from narthex.app.command_meter import CommandMeter
 from narthex.app.commands import handlers
 from narthex.app.commands.channels import ChannelCommands
 from narthex.app.commands.connecting import ConnectCommands, InBandAuthenticator
@@ -31,6 +32,7 @@ from narthex.app.connection_controls import ConnectionControls
 from narthex.app.connection_limits import ConnectionLimiter
 from narthex.app.control_log import ControlLog
 from narthex.app.controls import ControlDispatcher
+from narthex.app.engine_meter import measured_broker, measured_store
 from narthex.app.exports import ExportSlots
 from narthex.app.hub import Hub, HubLimits
 from narthex.app.lifecycle import Component, Lifecycle, LifecycleState
@@ -47,10 +49,12 @@ from narthex.app.revocations import AFTER_EXP_S, Revocations
 from narthex.app.rpc import BasicMethods, RunMethods, ThreadMethods
 from narthex.app.run_followers import RunFollowers
 from narthex.app.runs.engine import RunEngine, RunLimits
+from narthex.app.runs.queue_watch import QueueWatch
 from narthex.app.staleness import StalenessCheck
 from narthex.app.starting import RunStarter
 from narthex.app.tasks import Tasks
 from narthex.app.timers import TimerWheel
+from narthex.app.traffic import Traffic
 from narthex.domain.identity import Identity
 from narthex.domain.limits import Limits
 from narthex.domain.plans import PLANS, Plan, kept_since, plan_of
@@ -134,13 +138,14 @@ class NodeCore:
 
         self.node = node
         self.config = config
-        self.broker = broker = ControlLog(broker)
-        self.store = store
+        self.broker = broker = ControlLog(measured_broker(broker, meter))
+        self.store = store = measured_store(store, meter)
         self.meter = meter
         self.clock = clock
         self.report_bug = report_bug
         self.tasks = Tasks("commands", MAX_COMMANDS, report)
         self.timers = TimerWheel(loop, report)
+        self.traffic = Traffic(meter, self.timers.now)
 
         # Threads, messages, runs.
         self.limiter = ConnectionLimiter(limits, config.plans, meter)
@@ -164,6 +169,7 @@ class NodeCore:
             claims=config.run_agents,
         )
         self.starter = RunStarter(self.chat, self.engine, self.quotas)
+        self.queue_watch = QueueWatch(store.runs, meter, clock)
         self.retention = Retention(
             store.threads, broker, config.plans, meter, clock=clock, every_s=config.history_purge_every_s
         )
@@ -190,6 +196,7 @@ class NodeCore:
             partial(meter.count, "events_lost"),
             report,
             monotonic,
+            traffic=self.traffic,
         )
         self.staleness = StalenessCheck(self.hub, broker, self.controls.behind)
         self.presence = Presence(broker, self.tasks, meter)
@@ -252,13 +259,12 @@ class NodeCore:
             clock=self.clock,
             now=self.timers.now,
         )
-        rpc = RpcCommand(
-            {
-                **BasicMethods(self.node, self.clock, self.quotas, self.engine.agents).methods(),
-                **ThreadMethods(self.chat, self.memberships).methods(),
-                **RunMethods(self.starter, self.engine.requests, self.quotas).methods(),
-            }
-        )
+        methods = {
+            **BasicMethods(self.node, self.clock, self.quotas, self.engine.agents).methods(),
+            **ThreadMethods(self.chat, self.memberships).methods(),
+            **RunMethods(self.starter, self.engine.requests, self.quotas).methods(),
+        }
+        rpc = RpcCommand(methods)
         runtime = ConnectionRuntime(
             handlers=handlers(connecting, self.subscriptions, ChannelCommands(self.broker, self.meter), rpc),
             timers=self.timers,
@@ -267,6 +273,8 @@ class NodeCore:
             presence=self.presence,
             registry=self.registry,
             meter=self.meter,
+            traffic=self.traffic,
+            commands=CommandMeter(self.meter, methods),
             session_limits=self.session_limits,
             backlog_limits=BacklogLimits(self.config.limits.max_pending_bytes, self.config.limits.max_lag_s),
             pacing=self._pacing,
@@ -303,6 +311,7 @@ class NodeCore:
             Component("rights", self.membership_audit.start, self.membership_audit.stop),
             Component("connections", close=self._stop_connections),
             Component("runs", self.engine.open, self.engine.close),
+            Component("queue watch", self.queue_watch.start, self.queue_watch.stop),
             *after,
         ]
         return Lifecycle(

@@ -365,7 +365,7 @@ class HandshakeHandler:
     ) -> None:
         duration_s = max(0.0, self._monotonic() - request.started_at)
         if count:
-            self._decisions.counted(result, request.traffic, duration_s)
+            self._decisions.counted(result, request.traffic, duration_s, request.trace_id)
         if self._decisions.wants_records:
             self._decisions.recorded(
                 result,

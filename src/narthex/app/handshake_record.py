@@ -52,13 +52,13 @@ class DecisionRecorder:
         for checked in verdicts:
             self._meter.credential(checked.carrier, _result(checked.verdict))
 
-    def counted(self, result: Admit | Refusal, traffic: str, duration_s: float) -> None:
+    def counted(self, result: Admit | Refusal, traffic: str, duration_s: float, trace_id: str = "") -> None:
         """Count `narthex_handshakes_total`; `traffic` is the class where no user was identified."""
         identity = None if isinstance(result, Refusal) else result.identity
         if identity is not None:
             traffic = identity.identity_class._value_
         outcome, code = outcome_of(result)
-        self._meter.handshake(outcome, code, traffic, duration_s)
+        self._meter.handshake(outcome, code, traffic, duration_s, trace_id)
 
     def recorded(
         self,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -130,6 +131,7 @@ class Provider:
     ) -> None:
         self.mint = mint
         self.policy = policy
+        self.refreshes: Counter[str] = Counter()  # by `ok` or the code of the refusal
         self._credentials = credentials
         self._verifier = verifier
         self._passwords = passwords
@@ -284,6 +286,14 @@ class Provider:
 
     async def refresh(
         self, refresh_token: str, *, from_cookie: bool, holder: Identity | None = None
+    ) -> UserSession | Denied:
+        """As `_refresh`, counted."""
+        outcome = await self._refresh(refresh_token, from_cookie=from_cookie, holder=holder)
+        self.refreshes[outcome.code if isinstance(outcome, Denied) else "ok"] += 1
+        return outcome
+
+    async def _refresh(
+        self, refresh_token: str, *, from_cookie: bool, holder: Identity | None
     ) -> UserSession | Denied:
         """Exchange a refresh token for a new one and an access token (RFC 6749 section 6, RFC 9700 section 4.14).
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Final
 
@@ -64,6 +65,7 @@ class Revocations:
     ) -> None:
         self._poll_every_s = poll_every_s
         self.after_exp_s = after_exp_s
+        self.made: Counter[str] = Counter()  # by kind, those that this instance stored
         self._credentials = credentials
         self._broker = broker
         self._records = records
@@ -137,6 +139,7 @@ class Revocations:
             DependencyError: not stored: nothing is revoked for certain; try again.
         """
         await self._credentials.add_revocation(revocation)
+        self.made[revocation.kind] += 1
         self._apply([revocation], told=True)
         if self._broker is not None:
             data: dict[str, Any] = msgspec.to_builtins(revocation)

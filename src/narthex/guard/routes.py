@@ -19,7 +19,6 @@ from starlette.routing import Route
 from narthex._version import __version__
 from narthex.adapters.edge.rules import HeadRules, head_problem
 from narthex.adapters.telemetry.logging import get_logger
-from narthex.adapters.telemetry.metrics import CONTENT_TYPE
 from narthex.app.drain import COMMAND_AFTER_S
 from narthex.app.health import Check, auth_check, ping_check
 from narthex.app.rates import Rates
@@ -126,8 +125,7 @@ class GuardRoutes:
             self._health,
             config=self._config,
             stats=self._stats,
-            metrics=core.meter.render,
-            metrics_type=CONTENT_TYPE,
+            metrics=core.meter.scraped,
             access=access,
             rules=self._http,
             wire="application",

@@ -160,6 +160,11 @@ class Runs(Protocol):
         run with an `owner` other than the caller (a reservation) is not claimable.
         """
 
+    async def queue(self) -> tuple[int, float]:
+        """The number of queued runs of all tenants, and the `created_at` of the oldest one that any node could claim
+        now (infinity: there is none).
+        """
+
     async def queue_position(self, tenant: str, run_id: str) -> int:
         """The number of runs before it in its thread or in its user's quota; 0 when next or not queued."""
 

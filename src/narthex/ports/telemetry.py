@@ -6,14 +6,23 @@ Guarantees: no method raises, waits, or takes a value that could be a secret; la
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Protocol
+
+Reading = tuple[str, tuple[str, ...], float]
+"""A metric's name, its label values, and its value now: of a gauge, or of a counter the total so far."""
+
+Source = Callable[[], Iterable[Reading]]
+"""Reads numbers that a component keeps in plain integers; called when the metrics are read, on the event loop."""
 
 
 class Meter(Protocol):
     """Counters, gauges and histograms, pre-bound for the hot path by the adapter."""
 
-    def handshake(self, outcome: str, code: str, traffic: str, duration_s: float) -> None:
-        """`narthex_handshakes_total{outcome,code,class}` and `narthex_handshake_seconds`."""
+    def handshake(self, outcome: str, code: str, traffic: str, duration_s: float, trace_id: str = "") -> None:
+        """`narthex_handshakes_total{outcome,code,class}` and `narthex_handshake_seconds`; both keep `trace_id` as their
+        exemplar.
+        """
 
     def credential(self, carrier: str, result: str) -> None:
         """`narthex_credential_extractions_total{carrier,result}`."""
@@ -41,3 +50,9 @@ class Meter(Protocol):
 
     def gauge(self, name: str, value: float, **labels: str) -> None:
         """Set gauge `narthex_<name>`."""
+
+    def observer(self, name: str, **labels: str) -> Callable[[float], None]:
+        """Returns the method that observes in histogram `narthex_<name>`, bound once, for hot paths."""
+
+    def read_from(self, source: Source) -> None:
+        """Read these numbers from `source` whenever the metrics are read. A counter's total never falls."""

@@ -12,6 +12,7 @@ import msgspec
 from narthex.protocol.codes import Disconnect, ReplyError
 
 PING: Final = b"{}"
+_ERROR: Final = b',"error":{"code":'
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -104,6 +105,15 @@ def encode_reply(command_id: int, member: str, result: object) -> bytes:
 def encode_error(command_id: int, error: ReplyError) -> bytes:
     """`{"id":…,"error":{…}}`."""
     return b'{"id":%d,"error":%s}' % (command_id, _encode(error))
+
+
+def error_code(reply: bytes) -> str:
+    """The code of a reply that `encode_error` made; `ok` of any other reply."""
+    at = reply.find(_ERROR, 6, 36)  # behind `{"id":` and a number of at most 20 digits
+    if at < 0:
+        return "ok"
+    begin = at + len(_ERROR)
+    return reply[begin : begin + 5].partition(b",")[0].decode("ascii", "replace")
 
 
 def push_prefix(channel: str) -> bytes:

@@ -35,8 +35,7 @@ class ProbePages:
 
     Args:
         health: the checks.
-        metrics: returns Prometheus text.
-        metrics_type: its content type.
+        metrics: returns the metrics' text and its content type for an `Accept` header.
         access: authorises `/metrics`.
         details: more members of `/readyz` when the process is ready.
     """
@@ -45,14 +44,12 @@ class ProbePages:
         self,
         health: Health,
         *,
-        metrics: Callable[[], bytes],
-        metrics_type: str,
+        metrics: Callable[[str], tuple[bytes, str]],
         access: Access,
         details: Callable[[], Mapping[str, object]] = dict,
     ) -> None:
         self._health = health
         self._metrics = metrics
-        self._metrics_type = metrics_type
         self._access = access
         self._details = details
 
@@ -74,11 +71,12 @@ class ProbePages:
         return self._json(request, {"status": "ready", **self._details()})
 
     async def metrics(self, request: Request) -> Response:
-        """Prometheus text."""
+        """Prometheus text, or OpenMetrics text with exemplars where the scraper accepts it."""
         refusal = self._access.scraper(request)
         if refusal is not None:
             return problem(refusal, trace_id_for(request))
-        return Response(self._metrics(), media_type=self._metrics_type, headers=NO_STORE)
+        text, content_type = self._metrics(request.headers.get("accept", ""))
+        return Response(text, headers=NO_STORE | {"Content-Type": content_type})
 
     def _json(
         self,
@@ -104,7 +102,6 @@ class HealthPages(ProbePages):
         config: returns the body of `/ws/config` for a request.
         stats: returns the body of `/ws/stats`.
         metrics: see `ProbePages`.
-        metrics_type: see `ProbePages`.
         access: authorises `/ws/stats` and `/metrics`.
         rules: which origins' pages may read an answer.
         wire: of the WebSocket behind, for `/ws/beacon`.
@@ -116,13 +113,12 @@ class HealthPages(ProbePages):
         *,
         config: Callable[[Request], Mapping[str, object]],
         stats: Callable[[], Awaitable[Mapping[str, object]]],
-        metrics: Callable[[], bytes],
-        metrics_type: str,
+        metrics: Callable[[str], tuple[bytes, str]],
         access: Access,
         rules: RequestRules,
         wire: str = WIRE,
     ) -> None:
-        super().__init__(health, metrics=metrics, metrics_type=metrics_type, access=access)
+        super().__init__(health, metrics=metrics, access=access)
         self._beacon = {"beacon": "narthex", "wire": wire}
         self._config = config
         self._stats = stats

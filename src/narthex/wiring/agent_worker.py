@@ -24,6 +24,7 @@ from narthex.adapters.telemetry.logging import get_logger
 from narthex.adapters.telemetry.metrics import PrometheusMeter
 from narthex.app.chat import Chat
 from narthex.app.control_log import ControlLog
+from narthex.app.engine_meter import measured_broker, measured_store
 from narthex.app.health import agents_check, ping_check
 from narthex.app.lifecycle import Component, Lifecycle
 from narthex.app.loop_watch import LoopWatch
@@ -100,10 +101,10 @@ class AgentWorker:
         if not settings.broker_url or not settings.store_url:
             raise ConfigError([_UNSHARED])
         self.settings = settings
-        self.broker = ControlLog(make_broker(settings))
-        self.store = make_store(settings)
         self.node = f"worker-{uuid.uuid4().hex[:12]}"
         self.meter = PrometheusMeter(version=__version__, environment=settings.environment)
+        self.broker = ControlLog(measured_broker(make_broker(settings), self.meter))
+        self.store = measured_store(make_store(settings), self.meter)
         self.engine = self._make_engine(load_agents(settings, self._facts), settings.plan_table())
         lifecycle = self._make_lifecycle()
         checks = {

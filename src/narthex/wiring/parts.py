@@ -26,6 +26,7 @@ from narthex.app.in_band import InBandAdmission
 from narthex.app.lifecycle import Component
 from narthex.app.loop_lag import LoopLag
 from narthex.app.loop_watch import LoopWatch
+from narthex.app.periodic import Periodic
 from narthex.domain.admission import AdmissionPolicy
 from narthex.domain.limits import Limits
 from narthex.ports.agents import Agent
@@ -34,8 +35,10 @@ from narthex.ports.store import Store
 from narthex.ports.tokens import TokenVerifier
 from narthex.settings import Settings
 from narthex.wiring.agents import run_limits
+from narthex.wiring.gauges import Gauges
 from narthex.wiring.tokens import make_tokens
 
+FLUSH_EVERY_S = 1.0  # 60 gauges and what was counted: 0.1 ms
 EDGE_SHARE = 0.22  # of a drain's grace: the edge's own closes, and the exit
 
 log = get_logger("narthex.gateway")
@@ -81,7 +84,6 @@ class Parts:
         on_drain: Callable[[], None] = lambda: None,
     ) -> None:
         self.settings = settings
-        self.store = store
         self.now = time.time
         self.meter = PrometheusMeter(version=__version__, environment=settings.environment)
         self.meter.gauge("auth_bypass_active", float(settings.policy.auth_bypass_active))
@@ -106,19 +108,19 @@ class Parts:
             report_bug=self.report_bug,
             clock=self.now,
         )
-        self.broker = self.core.broker
+        self.broker, self.store = self.core.broker, self.core.store
         self.tokens = make_tokens(
-            settings, store.credentials, self.meter, self.now, self.core.enforcer.withdraw
+            settings, self.store.credentials, self.meter, self.now, self.core.enforcer.withdraw
         )
         self.verifier: TokenVerifier = verifier or self.tokens.verifier
         self.policy = AdmissionPolicy.of(settings.policy, origins=settings.origins, hosts=settings.hosts)
         self.proofs = KeyProofs(
             settings.e2e_keys(), permissions=tuple(settings.e2e_permissions), meter=self.meter, clock=self.now
         )
-        self.admissions = Admissions(store.records, self.meter, self.now)
+        self.admissions = Admissions(self.store.records, self.meter, self.now)
         credentials = CredentialVerifier(
             verifier=self.verifier,
-            tickets=store.credentials,
+            tickets=self.store.credentials,
             proofs=self.proofs,
             revocations=self.core.revocations,
             clock=self.now,
@@ -130,7 +132,11 @@ class Parts:
         )
         lag, watch, retention = LoopLag(self.meter), LoopWatch(self.meter), self.core.retention
         self.lifecycle = self.core.lifecycle(
-            [Component("loop lag", lag.start, lag.stop), Component("loop watch", watch.start, watch.stop)],
+            [
+                *_flush(self.meter),
+                Component("loop lag", lag.start, lag.stop),
+                Component("loop watch", watch.start, watch.stop),
+            ],
             [Component("tokens", self.verifier.start, self._stop_tokens)],
             [Component("retention", retention.start, retention.stop)],
             grace_s=settings.drain_grace_s * (1 - EDGE_SHARE),
@@ -152,6 +158,7 @@ class Parts:
             clock=self.now,
             handshake_timeout_s=self.core.config.limits.handshake_timeout_s,
         )
+        self.meter.read_from(Gauges(self.core, self.lifecycle, broker).readings)
         self.drains = DrainCommands(self.core.node, self.broker, on_drain)
         self.core.controls.on("drain", self.drains.control)
 
@@ -167,6 +174,22 @@ class Parts:
     async def _stop_tokens(self) -> None:
         await self.verifier.stop()
         await self.tokens.fetcher.stop()
+
+
+def _flush(meter: PrometheusMeter) -> list[Component]:
+    """With several processes on one port, writes what this one counted once a second, so that any answers for all."""
+    if not meter.shared:
+        return []
+
+    async def settle() -> None:
+        meter.settle()
+
+    async def stop() -> None:
+        await every_second.stop()
+        meter.settle()
+
+    every_second = Periodic(settle, every_s=FLUSH_EVERY_S)
+    return [Component("metrics", every_second.start, stop)]
 
 
 def _debug_record(record: Mapping[str, object]) -> None:

@@ -31,7 +31,7 @@ from narthex.adapters.edge.edge import Edge, EdgeUpgradeHandler
 from narthex.adapters.edge.limits import EdgeLimits, MessageLimits
 from narthex.adapters.edge.rules import HeadRules
 from narthex.adapters.edge.server import EdgeServer
-from narthex.adapters.telemetry.metrics import CONTENT_TYPE, PrometheusMeter
+from narthex.adapters.telemetry.metrics import PrometheusMeter
 from narthex.app.health import CRITICAL, Check, CheckResult, Health
 from narthex.app.lifecycle import Component, Lifecycle
 from narthex.domain.addresses import TrustedProxies, client_of
@@ -289,7 +289,7 @@ def probe_pages(
         metrics_tokens=settings.metrics_tokens(),
         origin=rules.origin_refusal,
     )
-    return ProbePages(health, metrics=meter.render, metrics_type=CONTENT_TYPE, access=access, details=details)
+    return ProbePages(health, metrics=meter.scraped, access=access, details=details)
 
 
 async def _refuse_users(_: Request) -> Refusal:

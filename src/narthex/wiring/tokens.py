@@ -90,6 +90,7 @@ def make_tokens(
         BreakerBoard(meter, _breaker_changed),
         _fetch_failed,
         Lookalikes(secrets),
+        meter.read_from,
     )
     provider_keys: KeyRing | None = None
     if settings.provider_enabled:
@@ -117,6 +118,9 @@ def make_tokens(
         on_withdrawn=on_withdrawn,
     )
     # Never in production: the tokens of a ring that is no source come from an unknown issuer.
+    for ring in (provider_keys, e2e_keys):
+        if ring is not None:
+            meter.read_from(ring.readings)
     own = [ring for ring in (provider_keys, e2e_keys if bypass else None) if ring is not None]
     specs = [
         _spec(issuer, binding) for issuer, binding in zip(settings.all_issuers(), trust.issuers, strict=True)

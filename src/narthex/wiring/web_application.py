@@ -14,7 +14,6 @@ from starlette.routing import BaseRoute
 from narthex._version import __version__
 from narthex.adapters.edge.self_probe import SelfProbe
 from narthex.adapters.telemetry.logging import get_logger
-from narthex.adapters.telemetry.metrics import CONTENT_TYPE
 from narthex.app.expiry import CredentialExpiry
 from narthex.app.health import (
     Check,
@@ -44,6 +43,7 @@ from narthex.web.oidc import OidcRoutes
 from narthex.web.problems import exception_handlers
 from narthex.web.rates import ADDRESS_SHARE, AddressRates
 from narthex.web.request_rules import RequestAuthenticator
+from narthex.wiring.gauges import session_refreshes
 from narthex.wiring.parts import Parts
 from narthex.wiring.provider import make_code_flow, make_provider
 from narthex.wiring.server_process import make_health
@@ -88,6 +88,8 @@ class WebApplication:
             origin=self.http.origin_refusal,
         )
         self.provider = self._make_provider()
+        if self.provider is not None:
+            parts.meter.read_from(session_refreshes(self.provider))
         self.code_flow = make_code_flow(parts.settings, parts.tokens.outside)
         self.health = self._make_health(address)
         fallbacks = Fallbacks(
@@ -247,8 +249,7 @@ class WebApplication:
             self.health,
             config=config,
             stats=self._stats,
-            metrics=parts.meter.render,
-            metrics_type=CONTENT_TYPE,
+            metrics=parts.meter.scraped,
             access=self.access,
             rules=self.http,
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from narthex.adapters.telemetry.catalogue import CATALOGUE, QUICK_BUCKETS
@@ -189,10 +190,15 @@ def test_health_numbers_leave_the_probe_out() -> None:
 def test_every_metric_that_the_sources_name_is_declared_with_these_labels() -> None:
     """At run time a wrong name is only counted, so this test must find it."""
     declared = {metric.name: metric for metric in CATALOGUE}
-    kinds = {"count": "counter", "observe": "histogram", "gauge": "gauge"}
-    seen = 0
+    kinds = {"count": "counter", "observe": "histogram", "observer": "histogram", "gauge": "gauge"}
+    seen = read = 0
     for path in SOURCES.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Yield) and (reading := reading_of(node)):
+                name, given = reading
+                assert name in declared, f"{path.name}:{node.lineno} {name}"
+                assert given in (None, len(declared[name].labels)), f"{path.name}:{node.lineno} {name}"
+                read += 1
             if not (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Attribute)
@@ -209,6 +215,75 @@ def test_every_metric_that_the_sources_name_is_declared_with_these_labels() -> N
             assert labels == set(declared[name].labels), where
             seen += 1
     assert seen > 10
+    assert read > 30
+
+
+def reading_of(node: ast.Yield) -> tuple[str, int | None] | None:
+    """Name and number of labels (None: a variable's) of `yield name, labels, value`; None: it yields another thing."""
+    match node.value:
+        case ast.Tuple(elts=[ast.Constant(value=str() as name), ast.Tuple(elts=labels), _]):
+            return name, len(labels)
+        case ast.Tuple(elts=[ast.Constant(value=str() as name), ast.Name(id="labels"), _]):
+            return name, None
+    return None
+
+
+def test_readings_of_sources_become_gauges_and_counters() -> None:
+    """A source's total is counted once, however often it is read, and never falls."""
+    meter = PrometheusMeter()
+    totals = {"deliveries": 7.0}
+    meter.read_from(lambda: [("deliveries", (), totals["deliveries"]), ("runs_active", (), 3)])
+    for _ in range(2):
+        assert samples(meter)["narthex_deliveries_total", ()] == 7
+    totals["deliveries"] = 9.0
+    assert samples(meter)["narthex_deliveries_total", ()] == 9
+    totals["deliveries"] = 1.0
+    assert samples(meter)["narthex_deliveries_total", ()] == 9
+    assert samples(meter)["narthex_runs_active", ()] == 3
+
+
+def test_a_reading_that_nothing_declares_is_counted() -> None:
+    """A wrong name or wrong labels of a source raise nothing."""
+    meter = PrometheusMeter()
+    meter.read_from(lambda: [("nobody", (), 1), ("deliveries", ("label",), 1), ("run_seconds", ("x",), 1)])
+    assert samples(meter)["narthex_undeclared_metrics_total", ()] == 3
+
+
+def test_a_bound_observer_observes() -> None:
+    """Its observations are in the histogram when it is read, once."""
+    meter = PrometheusMeter()
+    observe = meter.observer("command_seconds", method="echo")
+    observe(0.003)
+    observe(99.0)
+    for _ in range(2):
+        assert samples(meter)["narthex_command_seconds_count", (("method", "echo"),)] == 2
+    assert samples(meter)["narthex_command_seconds_bucket", (("le", "0.005"), ("method", "echo"))] == 1
+    assert meter.observer("command_seconds", method="echo") == observe
+    meter.observer("nobody")(1.0)
+    assert samples(meter)["narthex_undeclared_metrics_total", ()] == 1
+
+
+def test_exemplars_are_in_openmetrics_text_only() -> None:
+    """A scraper that accepts OpenMetrics gets the trace id of a refusal and of a handshake's bucket."""
+    meter = PrometheusMeter()
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    meter.handshake("refused", "token_expired", "user", 0.004, trace)
+    meter.handshake("admitted", "ok", "user", 0.004)  # without a trace: the earlier exemplar stays
+    text, content_type = meter.scraped("application/openmetrics-text;version=1.0.0,text/plain;q=0.1")
+    assert content_type.startswith("application/openmetrics-text; version=1.0.0")
+    found = {
+        (sample.name, sample.labels.get("le", ""), sample.labels.get("code", "")): sample.exemplar.labels
+        for family in openmetrics.text_string_to_metric_families(text.decode())  # type: ignore[no-untyped-call]
+        for sample in family.samples
+        if sample.exemplar is not None
+    }
+    assert found == {
+        ("narthex_handshakes_total", "", "token_expired"): {"trace_id": trace},
+        ("narthex_handshake_seconds_bucket", "0.005", ""): {"trace_id": trace},
+    }
+    text, content_type = meter.scraped("text/plain")
+    assert trace.encode() not in text
+    assert content_type.startswith("text/plain")
 
 
 def test_promtool_finds_nothing_to_mend() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from narthex.ports.breaker import BreakerChange
+from narthex.ports.telemetry import Source
 
 
 class StateMeter:
@@ -15,7 +18,9 @@ class StateMeter:
     def breaker(self, dependency: str, traffic: str, state: str) -> None:
         self.states.append((dependency, traffic, state))
 
-    def handshake(self, outcome: str, code: str, traffic: str, duration_s: float) -> None: ...
+    def handshake(
+        self, outcome: str, code: str, traffic: str, duration_s: float, trace_id: str = ""
+    ) -> None: ...
 
     def credential(self, carrier: str, result: str) -> None: ...
 
@@ -32,3 +37,7 @@ class StateMeter:
     def observe(self, name: str, value: float, **labels: str) -> None: ...
 
     def gauge(self, name: str, value: float, **labels: str) -> None: ...
+    def observer(self, name: str, **labels: str) -> Callable[[float], None]:
+        return lambda value: self.observe(name, value)
+
+    def read_from(self, source: Source) -> None: ...

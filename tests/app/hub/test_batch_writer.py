@@ -18,7 +18,7 @@ from narthex.app.hub.hub import LOOK_EVERY
 from narthex.app.tasks import Tasks
 from narthex.ports.broker import Broker, Publication
 from narthex.protocol.framing import TEXT, Framing, Prepared, encode_frame
-from tests.app.hub.test_hub import RecordingSubscriber
+from tests.app.hub.test_hub import RecordingSubscriber, traffic
 
 SUBSCRIBERS = 5_000
 
@@ -76,7 +76,9 @@ def hub_of(channels: list[Channel], limits: HubLimits, clock: Callable[[], float
     more: dict[str, Any] = {"clock": clock} if clock else {}
     tasks = Tasks("hub", 10, lambda _: None)
     loop = asyncio.get_running_loop()
-    hub = Hub(broker, tasks, loop, limits, lambda _: None, lambda: None, lambda _: None, **more)
+    hub = Hub(
+        broker, tasks, loop, limits, lambda _: None, lambda: None, lambda _: None, traffic=traffic(), **more
+    )
     hub._channels.update({channel.key: channel for channel in channels})
     return hub
 

@@ -15,10 +15,12 @@ from narthex.app.hub import Channel, Hub, HubLimits
 from narthex.app.hub.channel import Delivery
 from narthex.app.staleness import StalenessCheck
 from narthex.app.tasks import Tasks
+from narthex.app.traffic import Traffic
 from narthex.errors import DependencyError
 from narthex.ports.broker import Broker, Control, Member, Page, Position, Publication
 from narthex.ports.edge import DirectSender, SendProgress, Socket
 from narthex.protocol.framing import Framing, Prepared
+from tests.app.runs.fakes import FakeMeter
 
 KEY = "t/thread:one"
 
@@ -71,6 +73,11 @@ class RecordingSubscriber:
         return [push["pub"]["offset"] for push in self.pushes if "pub" in push]  # type: ignore[index]  # JSON
 
 
+def traffic() -> Traffic:
+    """Counts that no meter reads."""
+    return Traffic(FakeMeter(), lambda: 0.0)
+
+
 class Rig:
     """A hub on a started broker."""
 
@@ -88,6 +95,7 @@ class Rig:
             self.controls.append,
             lambda: self.doubts.append(1),
             lambda n: None,
+            traffic=traffic(),
         )
 
     async def join(self, subscriber: RecordingSubscriber) -> Channel:

@@ -10,7 +10,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -18,6 +18,7 @@ import msgspec
 from narthex.errors import ClientError, DependencyError
 from narthex.ports.broker import Control, LogMoved, Member, Page, Position, Publication, Published, fulfils
 from narthex.ports.runs import Interrupt, LeaseSeen, Run, RunOutcome, Runs
+from narthex.ports.telemetry import Source
 from narthex.ports.threads import (
     KEEPS_ALL,
     Departure,
@@ -190,6 +191,10 @@ class FakeRuns:
                 )
             )
         return claimed
+
+    async def queue(self) -> tuple[int, float]:
+        queued = [r for r in self.rows.values() if r.state == "queued"]
+        return len(queued), min((r.created_at for r in queued if not r.owner), default=math.inf)
 
     async def queue_position(self, tenant: str, run_id: str) -> int:
         run = self.rows[run_id]
@@ -556,7 +561,13 @@ class FakeMeter:
         self.observed.setdefault(name, []).append(value)
 
     def gauge(self, name: str, value: float, **labels: str) -> None: ...
-    def handshake(self, outcome: str, code: str, traffic: str, duration_s: float) -> None: ...
+    def observer(self, name: str, **labels: str) -> Callable[[float], None]:
+        return lambda value: self.observe(name, value)
+
+    def read_from(self, source: Source) -> None: ...
+    def handshake(
+        self, outcome: str, code: str, traffic: str, duration_s: float, trace_id: str = ""
+    ) -> None: ...
     def credential(self, carrier: str, result: str) -> None: ...
     def e2e_admission(self, result: str) -> None: ...
     def e2e_tests(self, result: str, count: int) -> None: ...

@@ -17,6 +17,14 @@ QUICK_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.
 LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Seconds: no slice of a fan-out may hold the loop over 20 ms."""
 
+SLOW_BUCKETS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+"""Seconds: an agent's run is a second to ten minutes."""
+
+ENGINE_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0)
+"""Seconds: fewer, because there is one histogram for each of some 100 operations; 10 s is the longest time-out."""
+
+SIZE_BUCKETS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+
 Mode = Literal["all", "livesum", "livemax", "livemostrecent"]
 
 
@@ -90,8 +98,41 @@ CATALOGUE: Final = (
     _counter("recoveries", "Recoveries requested by clients.", "result"),
     _counter("messages_ignored", "Client messages that no handler accepts.", "reason"),
     _counter("presence_failures", "Presence updates that the broker did not accept.", "reason"),
+    _counter("publications", "Publications that the broker delivered to this node's subscribed channels."),
+    _counter("deliveries", "Publications written to subscribers, the deferred ones among them."),
+    _counter("deliveries_deferred", "Publications kept for a slow client until it reads."),
+    _counter("deltas_merged", "Text deltas merged into the one before them for a slow client."),
+    _counter("delivered_bytes", "Payload bytes of `narthex_deliveries_total`."),
+    _counter("messages_received", "WebSocket messages of clients."),
+    _counter("received_bytes", "Payload bytes of `narthex_messages_received_total`."),
+    _counter("reply_bytes", "Payload bytes of replies to clients."),
+    _gauge("clients_lagging", "Clients that do not read as fast as the server writes."),
+    _gauge("client_backlog_bytes", "Bytes kept for lagging clients."),
+    _gauge("client_lag_max_seconds", "Longest present lag of a client.", mode="livemax"),
+    _histogram(
+        "client_lag_seconds",
+        "How long each slow client lagged, until it had read everything or was closed.",
+        buckets=(*LAG_BUCKETS, 10.0, 20.0),
+    ),
+    _counter("slow_closes", "Slow clients closed (3008), by the limit that they exceeded.", "limit"),
+    _gauge("subscriptions", "Subscriptions of live connections."),
+    _gauge("channels", "Channels that this node follows."),
+    _counter("commands", "Client commands by method, and `ok` or the error's code.", "method", "result"),
+    _histogram(
+        "command_seconds",
+        "From a command's start to its reply.",
+        "method",
+        buckets=ENGINE_BUCKETS,
+    ),
+    _counter("token_refreshes", "Refreshes of tokens and sessions.", "surface", "result"),
+    _counter("revocations", "Revocations of tokens, sessions and users that this node stored.", "kind"),
+    _gauge("revocations_active", "Revocations that have not expired.", mode="livemax"),
     _counter("runs", "Agent runs that ended.", "state", "error"),
+    _histogram("run_seconds", "From run.start to the run's end.", "state", buckets=SLOW_BUCKETS),
     _gauge("runs_active", "Runs that this gateway owns now."),
+    _gauge("runs_queued", "Runs that wait in the store for a node, of all nodes.", mode="livemax"),
+    _gauge("run_queue_seconds", "Age of the oldest queued run that a node could start.", mode="livemax"),
+    _gauge("runs_waiting", "Agents that wait for an answer on this node."),
     _histogram("run_start_seconds", "From run.start to the run's first event."),
     _histogram("run_cancel_seconds", "From run.cancel to the agent's end."),
     _counter("run_deltas_joined", "Text deltas joined at the source."),
@@ -102,6 +143,46 @@ CATALOGUE: Final = (
     _counter("runs_lost", "Runs whose lease was lost to another instance."),
     _counter("runs_taken_over", "Runs taken over from an instance that died."),
     _counter("agents_left_behind", "Agents that did not stop when cancelled."),
+    _histogram(
+        "engine_seconds",
+        "Latency of the broker and the store.",
+        "engine",
+        "operation",
+        buckets=ENGINE_BUCKETS,
+    ),
+    _counter("engine_failures", "Failed operations of the broker and the store.", "engine", "operation"),
+    _histogram(
+        "journal_batch_size",
+        "Events of runs in one publish: deltas joined at the source.",
+        buckets=SIZE_BUCKETS,
+    ),
+    _gauge("buffer_fill", "Entries in a bounded buffer, queue or table.", "buffer"),
+    _gauge("buffer_limit", "Limit of the same buffer.", "buffer"),
+    _gauge("lifecycle_state", "Node: starting 0, ready 1, draining 2, stopped 3.", mode="livemax"),
+    _gauge("drain_remaining", "Connections and runs that a draining node has left.", "of"),
+    _gauge(
+        "keys_fetched_timestamp_seconds",
+        "Last successful fetch of an issuer's keys, in seconds since the epoch; 0: none yet.",
+        "issuer",
+        mode="livemax",
+    ),
+    _counter("key_fetches", "Fetches of issuers' keys.", "issuer", "result"),
+    _gauge(
+        "key_expiry_timestamp_seconds",
+        "Earliest end of a key or certificate in use, in seconds since the epoch.",
+        "key",
+        mode="livemax",
+    ),
+    _gauge(
+        "e2e_success_ratio",
+        "Passed share of the tests of the last reported end-to-end run.",
+        mode="livemostrecent",
+    ),
+    _gauge(
+        "e2e_reported_timestamp_seconds",
+        "Time of the last report of an end-to-end run, in seconds since the epoch.",
+        mode="livemax",
+    ),
     _counter("history_purged", "Rows deleted because the owner's plan no longer keeps them.", "kind"),
     _counter("history_purge_failures", "Failed purges of history that plans no longer keep."),
     _gauge(

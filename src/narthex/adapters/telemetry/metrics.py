@@ -3,32 +3,45 @@
 Not here: the events that are counted (each component), the route (`web/health.py`). Rules: no method raises or waits;
 the children of a metric are bound once and then found in a dict; a metric has at most `MAX_CHILDREN` label sets, so
 that no mistake in a label can fill the memory. Counters of every handshake are plain numbers (`_Tally`), which move
-to prometheus-client when a scraper reads: its own take a lock, and seven of them were 8 µs of a handshake. So
-counting and reading belong to one thread, the loop's. With several processes on one port, `multiprocess.prepare` must
-have run before this module is imported (prometheus-client looks at the environment at import), and counters are
-written at once: any process answers for all, from the files of each.
+to prometheus-client when a scraper reads: its own take a lock, and seven of them were 8 µs of a handshake. Numbers that
+a component keeps itself (`read_from`) are read at the same time. So counting and reading belong to one thread, the
+loop's. With several processes on one port, `multiprocess.prepare` must have run before this module is imported
+(prometheus-client looks at the environment at import): any process answers for all, from the files of each. Counters
+of handshakes are then written at once, everything else by `settle`, which wiring calls every second.
+
+Exemplars are kept here, the last trace id of each series, and put into OpenMetrics text only. With several processes
+the answer has those of the process that answered.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import prometheus_client as prometheus
 from prometheus_client import multiprocess
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 from narthex.adapters.telemetry.catalogue import CATALOGUE, PREFIX, QUICK_BUCKETS, Metric
+from narthex.ports.telemetry import Source
 
 # `_created` would be a second series for each counter, which no rule of ours reads.
 prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 CLASSES: Final = ("user", "guest", "e2e")
 MAX_CHILDREN: Final = 500  # 30 refusal codes × 4 classes × 3 outcomes is 360, the largest closed set
+MAX_OBSERVERS: Final = 1_000  # some 100 engine operations and 50 methods
 CONTENT_TYPE: Final = prometheus.CONTENT_TYPE_PLAIN_1_0_0
 BREAKER_STATES: Final = {"closed": 0, "half_open": 1, "open": 2}
 _OTHER: Final = "other"
+_HANDSHAKES: Final = PREFIX + "handshakes"
+_HANDSHAKE_SECONDS: Final = PREFIX + "handshake_seconds"
 
 
 class _Tally:
@@ -42,28 +55,75 @@ class _Tally:
 
 
 class _Durations:
-    """Handshakes' durations that were not yet told to prometheus-client, by bucket."""
+    """Observations that prometheus-client does not have yet, by bucket."""
 
-    __slots__ = ("_histogram", "counts", "seconds")
+    __slots__ = ("_bounds", "_histogram", "counts", "seconds")
 
-    def __init__(self, histogram: Any) -> None:
+    def __init__(self, histogram: Any, bounds: tuple[float, ...]) -> None:
         self._histogram = histogram
-        self.counts = [0] * (len(QUICK_BUCKETS) + 1)
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
         self.seconds = 0.0
 
     def add(self, duration_s: float) -> None:
-        """One handshake's."""
-        self.counts[bisect_left(QUICK_BUCKETS, duration_s)] += 1
+        """One observation."""
+        self.counts[bisect_left(self._bounds, duration_s)] += 1
         self.seconds += duration_s
 
     def settle(self) -> None:
-        """Tell them. The library takes one observation at a time, or its own buckets."""
+        """Hand them over. The library takes one observation at a time, or its own buckets."""
         if any(self.counts):
             for at, count in enumerate(self.counts):
                 self._histogram._buckets[at].inc(count)  # noqa: SLF001 - see above; a test compares with `observe`
             self._histogram._sum.inc(self.seconds)  # noqa: SLF001 - likewise
             self.counts = [0] * len(self.counts)
             self.seconds = 0.0
+
+
+class _Exemplars:
+    """The last trace of each bucket of `handshake_seconds`, and of each label set of `handshakes`."""
+
+    def __init__(self) -> None:
+        self._of_buckets: list[tuple[str, float, float] | None] = [None] * (len(QUICK_BUCKETS) + 1)
+        self._of_counters: dict[
+            tuple[str, ...], tuple[str, float, float]
+        ] = {}  # at most MAX_CHILDREN label sets
+
+    def add(self, key: tuple[str, ...], duration_s: float, trace_id: str) -> None:
+        """One handshake's."""
+        now = time.time()
+        self._of_buckets[bisect_left(QUICK_BUCKETS, duration_s)] = (trace_id, duration_s, now)
+        if key in self._of_counters or len(self._of_counters) < MAX_CHILDREN:
+            self._of_counters[key] = (trace_id, 1.0, now)
+
+    def into(self, families: Iterable[prometheus.Metric]) -> Iterator[prometheus.Metric]:
+        """The same families, with exemplars where there are any."""
+        for family in families:
+            if family.name in (_HANDSHAKES, _HANDSHAKE_SECONDS):
+                for at, sample in enumerate(family.samples):
+                    found = None
+                    if sample.name == _HANDSHAKE_SECONDS + "_bucket":
+                        found = self._of_buckets[bisect_left(QUICK_BUCKETS, float(sample.labels["le"]))]
+                    elif sample.name == _HANDSHAKES + "_total":
+                        labels = sample.labels
+                        key = ("handshakes", labels["outcome"], labels["code"], labels["class"])
+                        found = self._of_counters.get(key)
+                    if found is not None:
+                        trace_id, value, seen_at = found
+                        exemplar = Exemplar({"trace_id": trace_id}, value, round(seen_at, 3))
+                        family.samples[at] = sample._replace(exemplar=exemplar)
+            yield family
+
+
+class _Families(Collector):
+    """Families that were collected already, for an encoder."""
+
+    def __init__(self, families: Iterable[prometheus.Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[prometheus.Metric]:
+        """See the library."""
+        return self._families
 
 
 class PrometheusMeter:
@@ -76,7 +136,11 @@ class PrometheusMeter:
         self._sizes: Counter[str] = Counter()
         self._active: Counter[str] = Counter()
         self._handshake_seconds = self._declared["handshake_seconds"][1]
-        self._durations = _Durations(self._handshake_seconds)
+        self._durations = _Durations(self._handshake_seconds, QUICK_BUCKETS)
+        self._observers: dict[tuple[str, ...], _Durations] = {("handshake_seconds",): self._durations}
+        self._exemplars = _Exemplars()
+        self._sources: list[Source] = []
+        self._totals: dict[Any, float] = {}  # of counters that sources keep, as they were read last
         self._tallies: dict[tuple[str, ...], _Tally] = {}
         self._by_child: dict[Any, _Tally] = {}  # of `_tallies`, and one for each metric's `other`
         self._multiprocess = "PROMETHEUS_MULTIPROC_DIR" in os.environ
@@ -87,11 +151,18 @@ class PrometheusMeter:
         if version:
             self.gauge("info", 1, version=version, environment=environment)
 
+    @property
+    def shared(self) -> bool:
+        """Whether several processes on one port answer for one another; then call `settle` every second."""
+        return self._multiprocess
+
     def _declare_zeroes(self) -> None:
         """Show series without labels, and those that alerts use, from the start: a rate needs a first value."""
         for traffic in CLASSES:
             self._child("connections_active", (traffic,))
         self._child("handshakes", ("admitted", "ok", "user"))
+        for result in ("admitted", "wrong_key"):
+            self._child("e2e_admissions", (result,))
 
     def _child(self, name: str, values: tuple[str, ...]) -> Any:
         """The bound child of a label set; Any: prometheus-client's three kinds share no base for it."""
@@ -132,24 +203,48 @@ class PrometheusMeter:
                 self._tallies[key] = tally
         tally.count += amount
 
-    def _settle(self) -> None:
-        """Tell prometheus-client what was counted since; called before anything is read."""
+    def settle(self) -> None:
+        """Hand everything counted since to prometheus-client. Called before anything is read; with several processes
+        also every second, and at the end.
+        """
         for tally in self._by_child.values():
             count, tally.count = tally.count, 0
             if count:
                 tally.child.inc(count)
-        self._durations.settle()
+        for durations in self._observers.values():
+            durations.settle()
+        for source in self._sources:
+            for name, labels, value in source():
+                self._take(name, labels, value)
+
+    def _take(self, name: str, labels: tuple[str, ...], value: float) -> None:
+        """One reading of a source."""
+        declared = self._declared.get(name)
+        if declared is None or declared[0].kind == "histogram" or len(labels) != len(declared[0].labels):
+            self._declared["undeclared_metrics"][1].inc()
+            return
+        child = self._child(name, labels)
+        if declared[0].kind == "gauge":
+            child.set(value)
+            return
+        before = self._totals.get((name, labels), 0.0)
+        if value > before:
+            child.inc(value - before)
+            self._totals[name, labels] = value
 
     # -- the hot path ------------------------------------------------------------------------------------------
 
-    def handshake(self, outcome: str, code: str, traffic: str, duration_s: float) -> None:
+    def handshake(self, outcome: str, code: str, traffic: str, duration_s: float, trace_id: str = "") -> None:
         """`narthex_handshakes_total{outcome,code,class}` and `narthex_handshake_seconds`."""
-        self._add(("handshakes", outcome, code, traffic), 1)
+        key = ("handshakes", outcome, code, traffic)
+        self._add(key, 1)
         if traffic != "probe":  # health's own handshakes are no users'
             if self._multiprocess:
                 self._handshake_seconds.observe(duration_s)
             else:
                 self._durations.add(duration_s)
+            if trace_id:
+                self._exemplars.add(key, duration_s, trace_id)
 
     def credential(self, carrier: str, result: str) -> None:
         """`narthex_credential_extractions_total{carrier,result}`."""
@@ -198,20 +293,51 @@ class PrometheusMeter:
         if child is not None:
             child.set(value)
 
+    def observer(self, name: str, **labels: str) -> Callable[[float], None]:
+        """The bound method that observes in histogram `narthex_<name>`; one of a wrong name observes nothing."""
+        child = self._find(name, "histogram", labels)
+        if child is None:
+            return lambda _: None
+        key = (name, *(str(labels[label]) for label in self._declared[name][0].labels))
+        durations = self._observers.get(key)
+        if durations is None:
+            durations = _Durations(child, self._declared[name][0].buckets)
+            if len(self._observers) < MAX_OBSERVERS:
+                self._observers[key] = durations
+        return durations.add
+
+    def read_from(self, source: Source) -> None:
+        """See the port. A source that raises ends the reading: it reads plain attributes, so that is a bug."""
+        self._sources.append(source)
+
     # -- reading -----------------------------------------------------------------------------------------------
 
-    def render(self) -> bytes:
-        """Prometheus text of the whole gateway (with several processes: of all of them). `CONTENT_TYPE` names it."""
-        self._settle()
+    def families(self) -> list[prometheus.Metric]:
+        """Every metric of the whole gateway as of now (with several processes: of all of them)."""
+        self.settle()
         registry = self._registry
         if self._multiprocess:
             registry = prometheus.CollectorRegistry()
             multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return prometheus.generate_latest(registry)
+        return list(registry.collect())
+
+    def render(self) -> bytes:
+        """Prometheus text of `families`. `CONTENT_TYPE` names it."""
+        return prometheus.generate_latest(_Families(self.families()))
+
+    def scraped(self, accept: str) -> tuple[bytes, str]:
+        """Text and content type for an `Accept` header: Prometheus, or OpenMetrics with exemplars."""
+        encode, content_type = choose_encoder(accept)
+        families: Iterable[prometheus.Metric] = self.families()
+        if content_type.startswith("application/openmetrics-text"):
+            families = self._exemplars.into(families)
+        else:
+            encode, content_type = prometheus.generate_latest, CONTENT_TYPE
+        return encode(_Families(families)), content_type
 
     def numbers(self) -> dict[str, dict[str, int]]:
         """The member `metrics` of `/ws/health`, of this process: without the probe's own connections."""
-        self._settle()
+        self.settle()
         by_class = {name: self._active[name] for name in CLASSES}
         admitted = total = 0
         refused: Counter[str] = Counter()

@@ -23,6 +23,7 @@ from narthex.adapters.tokens.verification import ASYMMETRIC_DEFAULT, HMAC_DEFAUL
 from narthex.domain.trust import Binding
 from narthex.errors import ConfigError, NarthexError
 from narthex.ports.breaker import Breakers
+from narthex.ports.telemetry import Source
 
 
 class IssuerSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,12 +79,15 @@ class ClaimDefaults(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outside(msgspec.Struct, frozen=True):
-    """Shared by sources that fetch; `withheld` recognises our own secrets, which are never sent to another service."""
+    """Shared by the sources; `withheld` recognises our own secrets, which are never sent to another service, and
+    `read_from` takes what the metrics show of a source.
+    """
 
     fetcher: Fetcher
     breakers: Breakers
     on_fault: Callable[[str, NarthexError], None] = lambda _name, _fault: None
     withheld: Callable[[str], bool] = lambda _: False
+    read_from: Callable[[Source], None] = lambda _: None
 
 
 def claim_rules(spec: IssuerSpec, defaults: ClaimDefaults) -> ClaimRules:
@@ -129,6 +133,7 @@ def build_router(
             opaque.append(made)
         else:
             sources.append(made)
+            outside.read_from(made.readings)
     if len(opaque) > 1:
         problems.append("Two issuers use introspection; opaque tokens name no issuer. Keep one.")
     if problems:

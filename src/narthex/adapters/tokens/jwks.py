@@ -13,7 +13,7 @@ import contextlib
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final
 
 from narthex.adapters.tokens.compact import Compact
@@ -24,6 +24,7 @@ from narthex.domain.verdict import Rejected, Unavailable, Verdict
 from narthex.errors import Bug, DependencyError, NarthexError
 from narthex.ports.breaker import Breakers
 from narthex.ports.later import Later
+from narthex.ports.telemetry import Reading
 from narthex.ports.tokens import VerifierStatus
 
 UNKNOWN_KEY_COOL_DOWN_S: Final = 30.0
@@ -73,6 +74,7 @@ class JwksKeys:
         self._on_fault = on_fault
         self._table = KeyTable(())
         self._fetched_at: float | None = None
+        self._fetches = {"ok": 0, "failed": 0}
         self._asked_at: float | None = None  # when an unknown key last made us ask, successfully
         self._failed_at: float | None = None
         self._fault = "not fetched yet"
@@ -167,6 +169,7 @@ class JwksKeys:
             raise self._failed(error) from error
         self._table = KeyTable(keys)
         self._fetched_at = self._clock()
+        self._fetches["ok"] += 1
         self._latency_s = self._fetched_at - began
         self._failed_at = None
         self._fault = ""
@@ -177,6 +180,7 @@ class JwksKeys:
 
     def _failed(self, error: DependencyError | DocumentFault) -> DependencyError | DocumentFault:
         self._failed_at = self._clock()
+        self._fetches["failed"] += 1
         self._fault = error.message
         self._on_fault(self._name, error)
         return error
@@ -228,6 +232,15 @@ class JwksKeys:
                 await self._breakers.get(self.dependency, traffic).call(self._fetch)
                 return
         await self._fetch()
+
+    def readings(self) -> Iterable[Reading]:
+        """The age and the end of its keys, for the metrics."""
+        fetched_at = self._fetched_at
+        at = 0.0 if fetched_at is None else time.time() - (self._clock() - fetched_at)
+        yield "keys_fetched_timestamp_seconds", (self._name,), at
+        for result, count in self._fetches.items():
+            yield "key_fetches", (self._name, result), count
+        yield from self._table.readings(self._name)
 
     async def check(self) -> VerifierStatus:
         """Healthy with fresh keys; degraded while the issuer fails, also as long as the old keys serve."""

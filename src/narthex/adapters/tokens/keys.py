@@ -10,19 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from base64 import urlsafe_b64encode
-from collections.abc import Iterable, Mapping
+from base64 import b64decode, urlsafe_b64encode
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Literal, cast
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
-from cryptography.x509 import load_pem_x509_certificate
+from cryptography.x509 import load_der_x509_certificate, load_pem_x509_certificate
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey, import_key
 from joserfc.jws import JWSRegistry
 
 from narthex.domain.secrets import equal
+from narthex.ports.telemetry import Reading
 
 ALGORITHMS: Final = (
     *("HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
@@ -73,6 +74,7 @@ class VerificationKey(msgspec.Struct, frozen=True):
     kid: str
     key: Any  # Any: one of joserfc's four key classes; msgspec need not look inside
     algorithms: frozenset[str]
+    ends_at: float = 0.0  # of its certificate, seconds since the epoch; 0: it has none
     macs: dict[str, Mac] = {}  # by algorithm, of an HMAC key: the general path takes three times as long
 
     def __repr__(self) -> str:
@@ -123,7 +125,7 @@ def verification_key(key: Key, kid: str | None = None) -> VerificationKey:
     if isinstance(key, OctKey):
         macs = {algorithm: Mac(key.raw_value, _HASHES[algorithm]) for algorithm in served}
     name = kid if kid is not None else _own_kid(key)
-    return VerificationKey(name, key, frozenset(served), macs)
+    return VerificationKey(name, key, frozenset(served), macs=macs)
 
 
 def _own_kid(key: Key) -> str:
@@ -149,16 +151,19 @@ def key_from_secret(secret: str | bytes, kid: str = "") -> VerificationKey:
 def key_from_pem(pem: str | bytes, kid: str = "") -> VerificationKey:
     """A public key, private key (its public half is used) or certificate in PEM. Raises UnusableKey."""
     raw = pem.encode() if isinstance(pem, str) else pem
+    ends_at = 0.0
     try:
         if b"CERTIFICATE" in raw:
-            native: object = load_pem_x509_certificate(raw).public_key()
+            certificate = load_pem_x509_certificate(raw)
+            native: object = certificate.public_key()
+            ends_at = certificate.not_valid_after_utc.timestamp()
         elif b"PRIVATE" in raw:
             native = load_pem_private_key(raw, password=None).public_key()
         else:
             native = load_pem_public_key(raw)
     except (ValueError, TypeError) as error:
         raise UnusableKey("It is not a readable PEM key or certificate.") from error
-    return verification_key(_from_native(native), kid)
+    return msgspec.structs.replace(verification_key(_from_native(native), kid), ends_at=ends_at)
 
 
 def _from_native(native: object) -> Key:
@@ -185,12 +190,24 @@ def key_from_jwk(jwk: Mapping[str, Any], *, allow_symmetric: bool) -> Verificati
             if kind != "oct":
                 public = {k: v for k, v in key.as_dict(private=False).items() if k != "key_ops"}
                 key = import_key(public, cast('Literal["oct"]', kind))
-            return verification_key(key)
+            return msgspec.structs.replace(verification_key(key), ends_at=_end_of(jwk.get("x5c")))
     except UnusableKey:
         raise
     # joserfc and cryptography raise many kinds for malformed members; all mean the same here
     except Exception as error:
         raise UnusableKey("It is not a valid JWK.") from error
+
+
+def _end_of(chain: object) -> float:
+    """The end of the first certificate of a JWK's `x5c` (RFC 7517 section 4.7); 0.0 when it has no readable one. It
+    is for the metrics: the signature is checked with the key, and no certificate is trusted for it.
+    """
+    if not isinstance(chain, list) or not chain or not isinstance(chain[0], str):
+        return 0.0
+    try:
+        return load_der_x509_certificate(b64decode(chain[0])).not_valid_after_utc.timestamp()
+    except ValueError:
+        return 0.0
 
 
 def keys_from_jwks(document: object, *, allow_symmetric: bool) -> tuple[list[VerificationKey], list[str]]:
@@ -253,6 +270,12 @@ class KeyTable:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def readings(self, name: str) -> Iterator[Reading]:
+        """The earliest end of a key's certificate, for the metrics; none where no key has a certificate."""
+        ends = [key.ends_at for key in self.keys if key.ends_at]
+        if ends:
+            yield "key_expiry_timestamp_seconds", (name,), min(ends)
 
     def knows(self, kid: str) -> bool:
         """Whether a token that names `kid` (empty: names none) finds a key to try."""

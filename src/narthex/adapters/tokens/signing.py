@@ -12,7 +12,7 @@ import contextlib
 import json
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal, cast
 
 import msgspec
@@ -27,6 +27,7 @@ from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
 from narthex.errors import ConfigError, DependencyError
 from narthex.ports.credentials import Credentials, SigningKey
 from narthex.ports.later import Later
+from narthex.ports.telemetry import Reading
 from narthex.ports.tokens import VerifierStatus
 
 RELOAD_EVERY_S: Final = (
@@ -246,6 +247,11 @@ class KeyRing:
         self._reload = None
         if not task.cancelled() and task.exception() is not None:
             self._fault = "the store did not return usable keys"
+
+    def readings(self) -> Iterable[Reading]:
+        """The moment at which no key of the ring is left, for the metrics; none while one has no end."""
+        if self._live and all(key.retire_at for key in self._live):
+            yield "key_expiry_timestamp_seconds", (self.name,), max(key.retire_at for key in self._live)
 
     async def check(self) -> VerifierStatus:
         """Mint a token and verify it."""

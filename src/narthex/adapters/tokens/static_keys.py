@@ -15,6 +15,7 @@ from narthex.adapters.tokens.keys import (
 from narthex.adapters.tokens.verification import IssuerRules, verify_token
 from narthex.domain.verdict import Rejected, Valid
 from narthex.errors import ConfigError
+from narthex.ports.telemetry import Reading
 from narthex.ports.tokens import VerifierStatus
 
 
@@ -42,6 +43,10 @@ class StaticKeys:
         self._rules = IssuerRules(claims=rules.claims, algorithms=allowed)
         self._name = name
         self.issuers = (rules.claims.issuer,) if rules.claims.issuer else ()
+
+    def readings(self) -> Iterable[Reading]:
+        """The end of its certificates, for the metrics."""
+        return self._table.readings(self._name)
 
     @classmethod
     def from_secret(cls, secret: str, rules: IssuerRules, *, name: str = "NARTHEX_JWT_SECRET") -> StaticKeys:

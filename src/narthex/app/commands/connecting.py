@@ -195,6 +195,7 @@ class ConnectCommands:
         self, connection: Connection, command: ReceivedCommand, outcome: Admit | Refusal
     ) -> bytes | None:
         if isinstance(outcome, Refusal):
+            self.meter.count("token_refreshes", surface="connection", result=outcome.code)
             if outcome.code == "token_expired":
                 return encode_error(command.id, codes.EXPIRED)
             if outcome.code == "auth_unavailable":  # the old token still holds: let the SDK try again
@@ -208,6 +209,7 @@ class ConnectCommands:
             return None
         expires_at, ttl = self._life(identity)
         connection.refreshed(identity, expires_at)
+        self.meter.count("token_refreshes", surface="connection", result="ok")
         result = RefreshResult(client=connection.client, version=self.version, expires=ttl > 0, ttl=ttl)
         return encode_reply(command.id, "refresh", result)
 

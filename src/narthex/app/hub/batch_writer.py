@@ -19,9 +19,23 @@ class BatchWriter:
     Args:
         channel: its batch is sealed and its members are fixed by this.
         on_fault: takes a subscriber's exception; the subscriber is out of the channel then.
+
+    Attributes:
+        items: messages of the batch.
+        size: their payloads' bytes.
     """
 
-    __slots__ = ("_at", "_batch", "_departures", "_frames", "_on_fault", "_recipients", "channel")
+    __slots__ = (
+        "_at",
+        "_batch",
+        "_departures",
+        "_frames",
+        "_on_fault",
+        "_recipients",
+        "channel",
+        "items",
+        "size",
+    )
 
     def __init__(self, channel: Channel, on_fault: Callable[[BaseException], None]) -> None:
         self.channel = channel
@@ -31,6 +45,9 @@ class BatchWriter:
         self._frames = self._batch.framed(Framing.WEBSOCKET) if self._recipients.senders else b""
         self._at = 0
         self._on_fault = on_fault
+        items = self._batch.items
+        self.items = len(items)
+        self.size = sum([len(item.prepared.payload) for item in items])
 
     def write(self, count: int) -> int:
         """Write to at most `count` more members; returns the number of them, smaller only at the end."""

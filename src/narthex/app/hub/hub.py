@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 from narthex.app.hub.batch_writer import BatchWriter
 from narthex.app.hub.channel import Channel, Delivery, Joiner, Subscriber
 from narthex.app.tasks import Tasks
+from narthex.app.traffic import Traffic
 from narthex.domain.channels import split_key
 from narthex.errors import DependencyError
 from narthex.ports.broker import ChannelLog, Control, Member, Position, Publication
@@ -60,6 +61,7 @@ class Hub:
         on_lost: takes the number of subscribers that lost their position.
         on_fault: takes a subscriber's exception.
         clock: monotonic seconds.
+        traffic: counts publications and deliveries.
     """
 
     def __init__(
@@ -73,6 +75,8 @@ class Hub:
         on_lost: Callable[[int], None],
         on_fault: Callable[[BaseException], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,  # not the loop's: uvloop's stands still within a turn
+        *,
+        traffic: Traffic,
     ) -> None:
         self._broker = broker
         self._tasks = tasks
@@ -83,6 +87,7 @@ class Hub:
         self._on_lost = on_lost
         self._on_fault = on_fault
         self._clock = clock
+        self._traffic = traffic
         self._channels: dict[str, Channel] = {}
         self._dirty: list[Channel] = []
         self._writers: deque[BatchWriter] = deque()  # one a channel at most
@@ -150,6 +155,14 @@ class Hub:
         """Every channel with subscribers or lingering here, as it is now."""
         return list(self._channels)
 
+    def subscriptions(self) -> int:
+        """The number of subscriptions here."""
+        return sum(map(len, self._channels.values()))
+
+    def held(self) -> int:
+        """The most publications that a channel keeps while its log is read again; `HELD_LIMIT` is the limit."""
+        return max((len(channel.held) for channel in self._channels.values() if channel.held), default=0)
+
     def channels(self) -> int:
         """The number of channels with subscribers or lingering here."""
         return len(self._channels)
@@ -161,6 +174,7 @@ class Hub:
         found = self._channels.get(channel)
         if found is None:
             return
+        self._traffic.publications += 1
         if found.repairing:
             self._hold(found, publication, epoch)
         elif found.last is None:
@@ -324,12 +338,15 @@ class Hub:
         """
         self._scheduled = False
         dirty, self._dirty = self._dirty, []
-        writers = self._writers
+        writers, traffic = self._writers, self._traffic
         writers.extend([BatchWriter(channel, self._on_fault) for channel in dirty])
         left, ends_at = self._limits.slice_size, self._clock() + self._limits.slice_s
         while writers and left > 0:
             current = writers.popleft()
-            left -= current.write(min(left, LOOK_EVERY))
+            written = current.write(min(left, LOOK_EVERY))
+            left -= written
+            traffic.deliveries += written * current.items
+            traffic.delivered_bytes += written * current.size
             if current.done():
                 self._written(current.channel)
             else:

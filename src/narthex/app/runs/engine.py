@@ -98,6 +98,11 @@ class RunEngine:
         """Runs that this node owns now."""
         return len(self._local_runs.leases)
 
+    @property
+    def waiting(self) -> int:
+        """Agents on this node that wait for a user's answer."""
+        return len(self._local_runs.waiting)
+
     def running_channels(self) -> set[str]:
         """Channel keys of the threads with an active run of this node."""
         return {

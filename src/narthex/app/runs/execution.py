@@ -309,6 +309,9 @@ async def finish(services: RunServices, run: Run, log_state: RunLogState) -> Non
     )
     if not kept:
         raise OwnershipLost
+    services.meter.observe(
+        "run_seconds", max(0.0, (ended.finished_at or services.now()) - run.created_at), state=state
+    )
     services.meter.count("runs", state=state, error=error if error in RUN_ERRORS or not error else "agent")
     log.info(
         "run_ended",

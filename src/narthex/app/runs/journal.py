@@ -95,6 +95,7 @@ class Journal:
         self._next_delta_at = 0.0
         self._urgent = False
         self._finished = False
+        self._batch_size = services.meter.observer("journal_batch_size")
         self.last_at = self._loop.time()
         self.failed: asyncio.Future[None] = self._loop.create_future()
         self._writer: asyncio.Task[None] | None = self._loop.create_task(
@@ -173,6 +174,7 @@ class Journal:
                 await self._gather_company()
                 self._busy = True
                 head = self._pending.popleft()
+                self._batch_size(len(head.texts) or 1)
                 await self._publish(self._wire(head.built(), self.log.seq + 1))
                 self._busy = False
                 if head.delta:

@@ -180,6 +180,9 @@ class ServerApi:
         )
         for result, count in (("passed", body.passed), ("failed", body.failed), ("skipped", body.skipped)):
             self._meter.e2e_tests(result, count)
+        if body.passed + body.failed:
+            self._meter.gauge("e2e_success_ratio", body.passed / (body.passed + body.failed))
+        self._meter.gauge("e2e_reported_timestamp_seconds", time.time())
         return json_answer({"test_run": body.test_run})
 
     async def _result_list(self, request: Request) -> Response:

@@ -108,6 +108,17 @@ class SqlRuns(SqlInterrupts):
         return claimed
 
     @reads
+    def queue(self) -> Operation[tuple[int, float]]:
+        """See the port."""
+        rows = yield (
+            f"""{_CANDIDATES} SELECT (SELECT count(*) FROM runs WHERE {_ACTIVE} AND {_QUEUED}),
+            (SELECT min(created_at) FROM candidates)""",
+            ("",),
+        )
+        length, oldest_at = rows[0]
+        return int(length), float("inf") if oldest_at is None else float(oldest_at)
+
+    @reads
     def queue_position(self, tenant: str, run_id: str) -> Operation[int]:
         """See the port."""
         run = yield from _get(tenant, run_id)
@@ -340,7 +351,7 @@ _ACROSS: Final = "number, created_at, run_id"
 # The queued runs that may run now: first of an idle thread, within their user's quota, not reserved for another
 # node. At most `limit` per tenant are considered further, the oldest first. Only `take_over` ends a reservation: no
 # clock does.
-_CLAIMABLE: Final = f"""
+_CANDIDATES: Final = f"""
 WITH heads AS (
     SELECT q.*, row_number() OVER
         (PARTITION BY q.thread_id ORDER BY q.place, q.number, q.created_at, q.run_id) AS turn
@@ -360,7 +371,8 @@ WITH heads AS (
         OVER (PARTITION BY f.tenant ORDER BY f.number, f.created_at, f.run_id) AS tenant_place
     FROM free f WHERE f.user_place <= f.concurrent_limit - f.user_running
 )
-SELECT c.tenant, c.run_id,
+"""
+_CLAIMABLE: Final = f"""{_CANDIDATES}SELECT c.tenant, c.run_id,
     coalesce((SELECT sum(b.running) FROM busy b WHERE b.tenant = c.tenant), 0) AS tenant_running
 FROM candidates c WHERE c.tenant_place <= ? ORDER BY c.number, c.created_at, c.run_id
 """

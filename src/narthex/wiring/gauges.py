@@ -1,0 +1,87 @@
+"""Reads the numbers of a gateway's parts for the metrics: sizes, states, and the fill of every bounded buffer.
+
+Not here: counts of events, which the parts keep (`app/traffic`, `app/command_meter`, `app/engine_meter`). Rule: a
+reading touches plain attributes only, because it runs on the event loop at every scrape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from narthex.app.control_log import MAX_UNSENT
+from narthex.app.core import MAX_COMMANDS, NodeCore
+from narthex.app.hub.hub import HELD_LIMIT
+from narthex.app.lifecycle import Lifecycle, LifecycleState
+from narthex.app.provider import Provider
+from narthex.ports.broker import Broker
+from narthex.ports.telemetry import Reading
+
+ENGINE_QUEUE: Final = 20_000  # `MAX_PENDING` of all three brokers
+
+_STATES: Final = {state: number for number, state in enumerate(LifecycleState)}
+
+Buffer = tuple[str, Callable[[], int], int]
+"""A buffer's name, its fill, and its limit."""
+
+
+class Gauges:
+    """See the module. `readings` fits `Meter.read_from`.
+
+    Args:
+        core: of the node.
+        lifecycle: its state.
+        engine: the broker itself.
+        more: further buffers.
+    """
+
+    def __init__(
+        self, core: NodeCore, lifecycle: Lifecycle, engine: Broker, more: Sequence[Buffer] = ()
+    ) -> None:
+        self._core = core
+        self._lifecycle = lifecycle
+        limits, runs = core.config.limits, core.config.run_limits
+        self._buffers: tuple[Buffer, ...] = (
+            ("connections", lambda: core.limiter.total, limits.max_connections),
+            (
+                "connections_unauthenticated",
+                lambda: core.limiter.unproven,
+                limits.max_connections_unauthenticated,
+            ),
+            ("commands", lambda: len(core.tasks), MAX_COMMANDS),
+            ("runs", lambda: core.engine.active, runs.max_running),
+            ("agents_waiting", lambda: core.engine.waiting, runs.max_waiting),
+            ("channel_reread", core.hub.held, HELD_LIMIT),
+            ("control_unsent", lambda: core.broker.unsent, MAX_UNSENT),
+            # The brokers have it, the port does not: an embedding program's own engine may have no queue.
+            ("broker_queue", lambda: int(getattr(engine, "pending", 0)), ENGINE_QUEUE),
+            *more,
+        )
+
+    def readings(self) -> Iterable[Reading]:
+        """See the module."""
+        core, state = self._core, self._lifecycle.state
+        yield "lifecycle_state", (), _STATES[state]
+        draining = state is LifecycleState.DRAINING
+        yield "drain_remaining", ("connections",), core.limiter.total if draining else 0
+        yield "drain_remaining", ("runs",), core.engine.active if draining else 0
+        yield "subscriptions", (), core.hub.subscriptions()
+        yield "channels", (), core.hub.channels()
+        yield "runs_active", (), core.engine.active
+        yield "runs_waiting", (), core.engine.waiting
+        yield "revocations_active", (), len(core.revocations)
+        for kind, count in core.revocations.made.items():
+            yield "revocations", (kind,), count
+        for name, fill, limit in self._buffers:
+            yield "buffer_fill", (name,), fill()
+            yield "buffer_limit", (name,), limit
+
+
+def session_refreshes(provider: Provider) -> Callable[[], Iterable[Reading]]:
+    """The refreshes of the embedded provider's sessions."""
+
+    def readings() -> Iterable[Reading]:
+        for result, count in provider.refreshes.items():
+            yield "token_refreshes", ("session", result), count
+
+    return readings
