@@ -15,13 +15,13 @@ from narthex.domain.events import run_finished, run_started, success, text_conte
 from narthex.domain.limits import Limits
 from narthex.ports.broker import Publication
 from narthex.protocol.framing import Prepared
-from narthex.protocol.replies import encode_json, encode_publication
+from narthex.protocol.replies import encode_json
 
 
 def delivery(channel: Channel, offset: int, event: dict[str, Any]) -> Delivery:
     """An event as the hub delivers it."""
     data = encode_json(event)
-    return Delivery(Prepared(encode_publication(channel.prefix, data, offset)), Publication(offset, data))
+    return Delivery(channel.encoder.publication(data, offset), Publication(offset, data))
 
 
 def sent(backlog: Backlog) -> list[dict[str, Any]]:
@@ -84,7 +84,7 @@ def test_what_operators_publish_is_kept_whatever_it_is() -> None:
     channel = Channel("t/thread:x", "thread:x")
     backlog = Backlog(0.0)
     for offset, data in enumerate((b'"delta"', b'["delta"]', b'{"delta":1}', b'"delta"'), 1):
-        kept = Delivery(Prepared(encode_publication(channel.prefix, data, offset)), Publication(offset, data))
+        kept = Delivery(channel.encoder.publication(data, offset), Publication(offset, data))
         backlog.add(channel, [kept])
     assert [publication["data"] for publication in sent(backlog)] == [
         "delta",

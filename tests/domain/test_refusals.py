@@ -13,6 +13,7 @@ SECTION_3: dict[tuple[int | None, int | None], str] = {
     "wrong_audience algorithm_not_allowed unknown_key token_revoked ticket_invalid e2e_key_wrong",
     (400, 3501): "credential_in_url credential_conflict bad_request",
     (None, 3502): "silence",
+    (None, 3506): "inappropriate_protocol",
     (403, 3507): "origin_not_allowed permission_denied tenant_mismatch e2e_not_allowed_here",
     (429, 4004): "connection_limit",
     (429, 3013): "rate_limited",

@@ -119,7 +119,7 @@ async def test_config_tells_a_client_how_to_connect(client: httpx2.AsyncClient) 
     assert body["url"] == "ws://chat.example/ws"
     assert body["limits"] == {"max_headers": 100}
     assert body["pre_connection_auth_required"] is True
-    assert body["subprotocols"] == ["jwt-auth", "narthex.explain"]
+    assert body["subprotocols"] == ["jwt-auth", "narthex.explain", "centrifuge-protobuf"]
 
 
 @pytest.mark.parametrize("path", ["/ws/health", "/ws/config", "/ws/beacon"])

@@ -213,7 +213,13 @@ async def test_a_command_from_another_node_reaches_its_stream() -> None:
     command = Control("emulation", {"session": listener.socket.session, "data": "{}"}, "node-1")
     found.control(command)
     found.control(Control("emulation", {"session": "another", "data": "{}"}, "node-1"))
-    expected = [("message", b'{"id":1,"connect":{}}', False), ("message", b"{}", False)]
+    binary = {"session": listener.socket.session, "data": "AAE=", "binary": True}
+    found.control(Control("emulation", binary, "node-1"))
+    expected = [
+        ("message", b'{"id":1,"connect":{}}', False),
+        ("message", b"{}", False),
+        ("message", b"\x00\x01", True),
+    ]
     assert listener.calls == expected
 
     async def left() -> dict[str, Any]:

@@ -14,8 +14,7 @@ import msgspec
 from narthex.app.hub.channel import Channel, Delivery
 from narthex.domain.merging import merge
 from narthex.ports.broker import Publication
-from narthex.protocol.framing import Prepared
-from narthex.protocol.replies import encode_json, encode_publication
+from narthex.protocol.replies import encode_json
 
 _ENTRY_BYTES: Final = 64  # the cost of an entry besides its payload
 
@@ -88,4 +87,4 @@ def _merge(channel: Channel, first: Delivery, second: Delivery) -> Delivery | No
         return None
     data = encode_json(merged)
     publication = Publication(offset=second.publication.offset, data=data, at=second.publication.at)
-    return Delivery(Prepared(encode_publication(channel.prefix, data, publication.offset)), publication)
+    return Delivery(channel.encoded(publication), publication)

@@ -35,8 +35,8 @@ from narthex.ports.edge import HIGH_MARK_BYTES, Socket
 from narthex.ports.later import Deferred
 from narthex.ports.telemetry import Meter
 from narthex.protocol import codes
+from narthex.protocol.codec import JSON, PROTOBUF
 from narthex.protocol.framing import Prepared
-from narthex.protocol.replies import PING, encode_error
 from narthex.protocol.session import NEVER, Phase, ReceivedCommand, Session, SessionFault, SessionLimits
 
 IN_FLIGHT_LIMIT: Final = 64  # commands of one connection under way: a whole burst of a page that just loaded
@@ -44,7 +44,7 @@ DRAIN_BYTES: Final = HIGH_MARK_BYTES // 4  # of a backlog, joined into one write
 HELD_LIMIT: Final = 64  # commands batched behind connect
 COMMAND_TIMEOUT_S: Final = 10.0  # a later answer is of no use; the SDKs give up after 5 s
 
-_PING_MESSAGE: Final = Prepared(PING)
+_PING_MESSAGES: Final = (Prepared(JSON.ping), Prepared(PROTOBUF.ping))
 _NOT_CONNECTED: Final = replace(codes.UNAUTHORIZED, temporary=True)  # SDKs try again once connected
 
 Outcome: TypeAlias = Deferred[bytes | None]
@@ -95,6 +95,7 @@ class Connection:
 
     Attributes:
         client: the connection's id, minted once.
+        codec: the client's format of the protocol.
         identity: the user; None while inert (it can do nothing but `connect`).
         subscriptions: by the client's channel name.
     """
@@ -111,6 +112,7 @@ class Connection:
         "_taken",
         "_wake_at",
         "client",
+        "codec",
         "context",
         "due",
         "identity",
@@ -129,7 +131,8 @@ class Connection:
         self.client = ENTROPY.uuid4()
         self.identity: Identity | None = None
         self.subscriptions: dict[str, Subscription] = {}
-        self.session = Session(runtime.session_limits, runtime.timers.now())
+        self.codec = context.codec
+        self.session = Session(runtime.session_limits, runtime.timers.now(), context.codec)
         self.lagging = False
         self._backlog: Backlog | None = None
         self._held: list[ReceivedCommand] | None = None
@@ -154,8 +157,8 @@ class Connection:
 
     def message(self, data: bytes, *, binary: bool) -> None:
         """See `Receiver`."""
-        if binary:
-            self.close(codes.INAPPROPRIATE)
+        if binary is not self.codec.binary:
+            self.close(codes.NOT_BINARY if self.codec.binary else codes.NOT_TEXT)
             return
         traffic = self.runtime.traffic
         traffic.received += 1
@@ -173,7 +176,7 @@ class Connection:
                 return
             self._execute(item, replies)
         if replies and not self._closed:
-            self.send(b"\n".join(replies))
+            self.send(self.codec.join(replies))
 
     def writable(self, ready: bool) -> None:
         """See `Receiver`."""
@@ -218,7 +221,7 @@ class Connection:
         due = self.session.due(now)
         if due.ping:
             self._taken = self.socket.send_progress().taken
-            self.socket.send(_PING_MESSAGE)
+            self.socket.send(_PING_MESSAGES[self.codec.binary])
             self.runtime.presence.renew(self)
         elif due.disconnect is not None and not self._put_off(due.disconnect, now):
             self.close(self._expiry(due.disconnect))
@@ -247,10 +250,14 @@ class Connection:
         return left > 0 and self._taken > before
 
     def _expiry(self, disconnect: codes.Disconnect) -> codes.Disconnect:
-        """Silence of a connection whose token had expired at the handshake is 3500, not 3502."""
-        if disconnect is codes.STALE and self.context.admit.inert == "expired":
+        """Silence of a connection whose token had expired at the handshake is 3500, not 3502; silence of one whose
+        handshake proved its user lacks only the command.
+        """
+        if disconnect is not codes.STALE:
+            return disconnect
+        if self.context.admit.inert == "expired":
             return codes.NO_FRESH_TOKEN
-        return disconnect
+        return codes.STALE if self.context.identity is None else codes.NOT_CONNECTED
 
     def _schedule(self) -> None:
         at = self.session.wake_at()
@@ -266,7 +273,7 @@ class Connection:
         if command.name != "connect" and self.session.phase is not Phase.LIVE:
             if self.session.phase is Phase.WAITING:  # the connect that it was batched behind has failed
                 if command.id:
-                    replies.append(encode_error(command.id, _NOT_CONNECTED))
+                    replies.append(self.codec.error(command.id, _NOT_CONNECTED))
                 return
             if self._held is None:
                 self._held = []
@@ -279,7 +286,7 @@ class Connection:
             if command.name == "connect":
                 self.session.failed_connect()
             if command.id:
-                replies.append(encode_error(command.id, codes.TOO_MANY_REQUESTS))
+                replies.append(self.codec.error(command.id, codes.TOO_MANY_REQUESTS))
             return
         about = subject(command)
         until = self.runtime.timers.now() + COMMAND_TIMEOUT_S
@@ -307,7 +314,7 @@ class Connection:
             outcome.close()
             if command.name == "connect":
                 self.session.failed_connect()
-            replies.append(encode_error(command.id, codes.TOO_MANY_REQUESTS))
+            replies.append(self.codec.error(command.id, codes.TOO_MANY_REQUESTS))
             return False
         self._in_flight += 1
         if about:
@@ -359,7 +366,7 @@ class Connection:
                     self._order.wait(about, waiting)
                 break
         if replies and not self._closed:
-            self.send(b"\n".join(replies))
+            self.send(self.codec.join(replies))
         if not self._order:
             self._order = None
 
@@ -385,7 +392,7 @@ class Connection:
         temporary = isinstance(fault, DependencyError | TimeoutError)
         if command.name == "connect":
             self.session.failed_connect()
-        return encode_error(command.id, replace(codes.INTERNAL, temporary=temporary))
+        return self.codec.error(command.id, replace(codes.INTERNAL, temporary=temporary))
 
     def live(self, identity: Identity, expires_at: float) -> None:
         """The connect reply is about to be sent: sets the user, and the end of the token (loop time)."""
@@ -407,7 +414,7 @@ class Connection:
                 if not self._closed:
                     self._execute(command, replies)
             if replies and not self._closed:
-                self.send(b"\n".join(replies))
+                self.send(self.codec.join(replies))
 
     def refreshed(self, identity: Identity, expires_at: float) -> None:
         """Accept a fresh token of the same subject: its permissions and its end replace the old ones."""
@@ -488,7 +495,7 @@ class Connection:
     # -- out -----------------------------------------------------------------------------------------------
 
     def send(self, payload: bytes) -> None:
-        """Send protocol objects (newline-joined JSON)."""
+        """Send protocol objects, encoded and joined by `codec`."""
         if self.lagging and self.socket.buffered() > self.runtime.backlog_limits.max_bytes:
             self._close_slow("replies")  # it sends requests and does not read the answers
             return

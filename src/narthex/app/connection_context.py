@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from narthex.domain.admission import Admit
 from narthex.domain.identity import Identity, IdentityClass
+from narthex.protocol.codec import JSON, Codec
 
 if TYPE_CHECKING:
     from narthex.app.connection_limits import ConnectionSlot
@@ -25,6 +26,7 @@ class ConnectionContext:
         scheme: `https` or `http`, as the client sees it.
         origin: the `Origin` header, None when there was none.
         transport: `websocket`, `conformance`, `sse` or `http_stream`.
+        codec: the client's format of the protocol.
         started_at: seconds since the epoch.
         identity: the current user: the handshake's, or proved in-band since; None while inert.
         key_id: the key of the token that proves it, empty without one: when that key is withdrawn, the connection ends.
@@ -34,6 +36,7 @@ class ConnectionContext:
         "_slot",
         "address",
         "admit",
+        "codec",
         "identity",
         "key_id",
         "origin",
@@ -53,6 +56,7 @@ class ConnectionContext:
         scheme: str = "http",
         origin: str | None = None,
         transport: str = "websocket",
+        codec: Codec = JSON,
         started_at: float = 0.0,
     ) -> None:
         self.admit = admit
@@ -63,6 +67,7 @@ class ConnectionContext:
         self.scheme = scheme
         self.origin = origin
         self.transport = transport
+        self.codec = codec
         self.started_at = started_at
         self._slot = slot
 

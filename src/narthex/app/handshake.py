@@ -24,9 +24,12 @@ from narthex.app.handshake_request import HandshakeRequest, read_request
 from narthex.domain import endpoints
 from narthex.domain.addresses import TrustedProxies
 from narthex.domain.admission import AdmissionPolicy, Admit, Screened, admit_screened, screen
+from narthex.domain.carriers import PROTOBUF as PROTOBUF_SUBPROTOCOL
 from narthex.domain.refusals import Refusal
 from narthex.ports.edge import Accept, Decision, Deny, Receiver, RequestHead
 from narthex.ports.later import Later, settled
+from narthex.protocol.codec import JSON, PROTOBUF, Codec
+from narthex.protocol.protobuf_schema import is_protobuf
 
 COME_BACK_S: Final = 1  # starting and draining: another instance answers at once, this one within seconds
 
@@ -45,11 +48,12 @@ _WRONG_HOST: Final = Refusal(code="bad_request", detail="The Host header does no
 
 
 class Route(NamedTuple):
-    """A path that upgrades (or streams): its transport, its receiver, its limits."""
+    """A path that upgrades (or streams): its transport, its receiver, its limits, whether it also speaks protobuf."""
 
     transport: str
     receiver: NewReceiver
     limits: str = "app"
+    protobuf: bool = False
     proven: bool = False  # an inert connection would be of no use there
 
     @property
@@ -66,8 +70,8 @@ def gateway_routes(new_receiver: NewReceiver, new_echo: NewReceiver | None = Non
         new_echo: of `/ws/conformance`; None: there is no such path.
     """
     routes = {
-        **dict.fromkeys(endpoints.WEBSOCKETS, Route("websocket", new_receiver)),
-        endpoints.HTTP_STREAM: Route("http_stream", new_receiver),
+        **dict.fromkeys(endpoints.WEBSOCKETS, Route("websocket", new_receiver, protobuf=True)),
+        endpoints.HTTP_STREAM: Route("http_stream", new_receiver, protobuf=True),
         endpoints.SSE: Route("sse", new_receiver),
     }
     if new_echo is not None:
@@ -304,6 +308,7 @@ class HandshakeHandler:
         context = ConnectionContext(
             outcome,
             slot,
+            codec=_codec(request, route),
             trace_id=request.trace_id,
             address=request.client.address,
             scheme=request.client.scheme,
@@ -350,6 +355,10 @@ class HandshakeHandler:
             context.release()
             raise
         self._record(context.admit, request, verdicts, count=True)
+        if context.codec is PROTOBUF:
+            return Accept(
+                receiver=receiver, subprotocol=PROTOBUF_SUBPROTOCOL, protobuf=True, limits=route.limits
+            )
         return Accept(receiver=receiver, subprotocol=context.admit.subprotocol, limits=route.limits)
 
     def _deny(self, request: HandshakeRequest, refusal: Refusal, verdicts: Verdicts = ()) -> Deny:
@@ -375,3 +384,9 @@ class HandshakeHandler:
                 trace_id=request.trace_id,
                 duration_s=duration_s,
             )
+
+
+def _codec(request: HandshakeRequest, route: Route) -> Codec:
+    """The client's format: by its subprotocol, or by the type of a stream's body."""
+    wanted = request.carriers.protobuf if route.upgrade else is_protobuf(request.head.get("content-type"))
+    return PROTOBUF if wanted and route.protobuf else JSON

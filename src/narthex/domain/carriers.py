@@ -30,6 +30,7 @@ IN_BAND_CARRIERS: Final = (CONNECT_TOKEN,)
 
 JWT_AUTH: Final = "jwt-auth"
 EXPLAIN: Final = "narthex.explain"
+PROTOBUF: Final = "centrifuge-protobuf"
 SUBPROTOCOL_FORM: Final = "Offer the subprotocols `jwt-auth, jwt.<token>`, the token raw or base64url."
 
 SESSION_COOKIE: Final = "narthex_session"  # set by /auth/login over http: HttpOnly, SameSite
@@ -86,6 +87,7 @@ class ParsedCarriers(msgspec.Struct, frozen=True, kw_only=True):
         credentials: in the order of `HANDSHAKE_CARRIERS`.
         subprotocol: the one to select, None for none.
         explain: the client offered `narthex.explain`.
+        protobuf: the client offered `centrifuge-protobuf`.
         test_run: `X-E2E-Test-Run`, empty when it is not there.
         fault: the first carrier that is there and malformed.
         hint: the detail of the refusal when no credential was found: the nearest miss.
@@ -94,6 +96,7 @@ class ParsedCarriers(msgspec.Struct, frozen=True, kw_only=True):
     credentials: tuple[Credential, ...] = ()
     subprotocol: str | None = None
     explain: bool = False
+    protobuf: bool = False
     test_run: str = ""
     fault: Refusal | None = None
     hint: str = ""
@@ -141,6 +144,7 @@ def parse_carriers(headers: Headers, query: str, *, secure: bool = False) -> Par
         credentials=tuple(reading.found),
         subprotocol=reading.selected,
         explain=reading.explain,
+        protobuf=reading.protobuf,
         test_run=reading.run,
         fault=reading.fault,
         hint=reading.hint,
@@ -168,12 +172,13 @@ def bearer_token(values: Sequence[str]) -> str | Refusal | None:
 class _CarrierParser:
     """Collects the credentials of one request; lives as long as `parse_carriers`."""
 
-    __slots__ = ("explain", "fault", "found", "hint", "run", "selected")
+    __slots__ = ("explain", "fault", "found", "hint", "protobuf", "run", "selected")
 
     def __init__(self) -> None:
         self.found: list[Credential] = []
         self.selected: str | None = None
         self.explain = False
+        self.protobuf = False
         self.run = ""
         self.fault: Refusal | None = None
         self.hint = ""
@@ -200,6 +205,7 @@ class _CarrierParser:
             )
             return
         self.explain = EXPLAIN in names
+        self.protobuf = PROTOBUF in names
         offered = JWT_AUTH in names
         self.selected = JWT_AUTH if offered else EXPLAIN if self.explain else None
         tokens = {name[4:] for name in names if name.startswith("jwt.") and len(name) > 4}

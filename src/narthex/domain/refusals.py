@@ -59,8 +59,10 @@ TABLE: Final[dict[str, RefusalRow]] = {
         "Send one, or two of one subject."),
     "bad_request": RefusalRow(400, 3501, "The request is malformed",
         "Send it as docs/protocol.md describes it."),
-    "silence": RefusalRow(None, 3502, "No credential came in time",
-        "Send a `connect` command with a token within 10 s."),
+    "silence": RefusalRow(None, 3502, "No `connect` came in time",
+        "Send a `connect` command within 10 s of the upgrade, with a token if the handshake had none."),
+    "inappropriate_protocol": RefusalRow(None, 3506, "The message is not in the connection's format",
+        "Send JSON in text messages, or offer the subprotocol `centrifuge-protobuf` and send protobuf in binary ones."),
     "origin_not_allowed": RefusalRow(403, 3507, "The page's origin is not allowed",
         "Add the origin to NARTHEX_ALLOWED_ORIGINS."),
     "permission_denied": RefusalRow(403, 3507, "Permission denied",
@@ -105,7 +107,8 @@ TABLE: Final[dict[str, RefusalRow]] = {
     "slow": RefusalRow(None, 3008, "The client reads too slowly", "Reconnect; missed events are recovered."),
     "insufficient_state": RefusalRow(None, 3010, "The position in a channel was lost",
         "Reconnect to recover."),
-    "no_pong": RefusalRow(None, 3012, "No pong came in time", "Reconnect; check the network on the path."),
+    "no_pong": RefusalRow(None, 3012, "No pong came in time",
+        "Answer each ping; reconnect to recover what was missed. Check the network on the path."),
     "internal": RefusalRow(500, 1011, "A bug in narthex", "Report it with the trace_id."),
 }  # fmt: skip
 """Every refusal and disconnect. Tests check each row against docs/design.md#admission."""

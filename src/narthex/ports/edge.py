@@ -79,7 +79,7 @@ class DirectSender(Protocol):
     """Sends directly to one client, for code that writes the same bytes to thousands."""
 
     def send(self, data: bytes, /) -> int:
-        """Give bytes framed for `Framing.WEBSOCKET` to the kernel; returns the number of bytes that it took.
+        """Give bytes framed for the socket's `framing` to the kernel; returns the number of bytes that it took.
 
         Raises OSError while direct sending is not allowed: earlier bytes are still buffered, or the socket is
         closing, gone or broken. Then call `Socket.send_frames` with the bytes. When the kernel took fewer than all,
@@ -144,12 +144,14 @@ class Accept(msgspec.Struct, kw_only=True):
 
     Attributes:
         subprotocol: the subprotocol to select, None for none.
+        protobuf: the client takes protobuf: its messages are binary ones.
         headers: more response headers.
         limits: the message limits that hold: `app` or `conformance`.
     """
 
     receiver: Receiver
     subprotocol: str | None = None
+    protobuf: bool = False
     headers: list[tuple[str, str]] = []
     limits: str = "app"
 

@@ -57,16 +57,24 @@ class Disconnect(msgspec.Struct, frozen=True):
 NORMAL: Final = Disconnect(1000, "")
 FORCE_RECONNECT: Final = Disconnect(3011, "force_reconnect: connect again")
 FORCED: Final = Disconnect(3503, "disconnected: by the server")
-INAPPROPRIATE: Final = Disconnect(3506, "inappropriate_protocol: send JSON in text messages")
+NOT_TEXT: Final = Disconnect.refusing(
+    "inappropriate_protocol", "send JSON in text messages, or offer the subprotocol centrifuge-protobuf"
+)
+NOT_BINARY: Final = Disconnect.refusing("inappropriate_protocol", "send protobuf in binary messages")
 
 SHUTDOWN: Final = Disconnect.refusing("draining")
 TOKEN_LIFE_ENDED: Final = Disconnect.refusing("expired")
 SLOW: Final = Disconnect.refusing("slow")
 INSUFFICIENT_STATE: Final = Disconnect.refusing("insufficient_state")
-NO_PONG: Final = Disconnect.refusing("no_pong")
+NO_PONG: Final = Disconnect.refusing(
+    "no_pong", "the client did not answer a ping in time; reconnect to recover what was missed"
+)
 TOO_MANY_COMMANDS: Final = Disconnect.refusing("rate_limited", "too many commands")
 INVALID_TOKEN: Final = Disconnect.refusing("auth_required", "send a token in the connect command")
 NO_FRESH_TOKEN: Final = Disconnect.refusing("token_expired", "no fresh token came in time")
 REVOKED: Final = Disconnect.refusing("token_revoked", "sign in again")
 BAD_FRAME: Final = Disconnect.refusing("bad_request", "the frame is not a command; see docs/protocol.md")
-STALE: Final = Disconnect.refusing("silence")
+STALE: Final = Disconnect.refusing("silence", "no credential came in time; send connect with a token")
+NOT_CONNECTED: Final = Disconnect.refusing(
+    "silence", "the credential is valid, but no connect came; send connect"
+)

@@ -1,8 +1,8 @@
-"""Commands of the Centrifuge client protocol v2 as msgspec Structs, and how a frame becomes commands.
+"""Commands of the Centrifuge client protocol v2 as msgspec Structs, and how a frame of JSON becomes commands.
 
-Not here: the commands that each state allows (`session`). Rules: decoding raises only `FrameError`;
-JSON deeper than the limit is refused before it is parsed; `data` stays raw bytes until a handler needs it; an escape of
-half a surrogate pair, which JSON allows and UTF-8 cannot hold, becomes U+FFFD.
+Not here: frames of protobuf (`protobuf_schema`), the commands that each state allows (`session`). Rules: decoding
+raises only `FrameError`; JSON deeper than the limit is refused before it is parsed; `data` stays raw bytes until a
+handler needs it; an escape of half a surrogate pair, which JSON allows and UTF-8 cannot hold, becomes U+FFFD.
 """
 
 from __future__ import annotations
@@ -46,13 +46,14 @@ class SubscribeRequest(msgspec.Struct, frozen=True):
 
 
 class ConnectRequest(msgspec.Struct, frozen=True):
-    """`connect`."""
+    """`connect`. `headers`: an SDK's emulation of request headers, where its platform lets it set none."""
 
     token: str = ""
     data: msgspec.Raw = NO_DATA
     subs: dict[str, SubscribeRequest] | None = None
     name: str = ""
     version: str = ""
+    headers: dict[str, str] | None = None
 
 
 class ChannelRequest(msgspec.Struct, frozen=True):
@@ -147,6 +148,7 @@ MEMBERS: Final = (
 _AS_BRACES: Final = bytes.maketrans(b"[]", b"{}")
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _decoder: Final = msgspec.json.Decoder(Command)
+_any_json: Final = msgspec.json.Decoder(msgspec.Raw)
 # Every escape from the left: a whole pair, (1) half of one, any other.
 _ESCAPE: Final = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
@@ -180,7 +182,7 @@ def json_depth_exceeds(raw: bytes, limit: int) -> bool:
     return False
 
 
-def decode_frame(frame: bytes, *, max_depth: int = MAX_JSON_DEPTH) -> list[Command]:
+def decode_frame(frame: bytes, max_depth: int = MAX_JSON_DEPTH) -> list[Command]:
     """Decode a text message into its newline-joined commands, in order.
 
     Args:
@@ -214,6 +216,24 @@ def _decoded(frame: bytes) -> list[Command]:
     if b"\n" not in frame:
         return [_decoder.decode(frame)]
     return [_decoder.decode(line) for line in frame.split(b"\n") if line]
+
+
+def checked_json(raw: bytes, max_depth: int, name: str) -> bytes:
+    """A payload that came beside a command, by the rules of a frame of JSON.
+
+    Raises:
+        FrameError: it is not JSON, or nests too deep; the reason has the payload's name.
+    """
+    if json_depth_exceeds(raw, max_depth):
+        raise FrameError(f"{name} nests deeper than {max_depth}")
+    if b"\\u" in raw:
+        raw = _ESCAPE.sub(_whole_pair, raw)
+    try:
+        raw.decode()
+        _any_json.decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as fault:
+        raise FrameError(f"{name} is not valid JSON") from fault
+    return raw
 
 
 def _whole_pair(escape: re.Match[bytes]) -> bytes:

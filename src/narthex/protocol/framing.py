@@ -33,12 +33,19 @@ MIN_DEFLATE_BYTES: Final = 256  # below this the deflate block costs more than i
 
 
 class Framing(IntEnum):
-    """The framing of a socket's messages."""
+    """The framing of a socket's messages; those of a client that takes protobuf are the last three."""
 
     WEBSOCKET = 0
     WEBSOCKET_DEFLATE = 1
     HTTP_STREAM = 2
     SSE = 3
+    PROTOBUF_WEBSOCKET = 4
+    PROTOBUF_WEBSOCKET_DEFLATE = 5
+    PROTOBUF_HTTP_STREAM = 6
+
+
+DIRECT_FRAMINGS: Final = (Framing.WEBSOCKET, Framing.PROTOBUF_WEBSOCKET)
+"""Those whose sockets may have a direct sender."""
 
 
 def accept_key(key: bytes) -> bytes:
@@ -97,19 +104,17 @@ def deflate(payload: bytes) -> bytes:
 
 
 class Prepared:
-    """One outbound message: its JSON payload and, lazily, its bytes for each framing.
+    """One outbound message: its payload and, lazily, its bytes for each framing.
 
-    `payload` holds one or more newline-joined protocol objects.
+    `payload` holds one or more protocol objects in the client's format: newline-joined JSON, or protobuf.
     """
 
-    __slots__ = ("_deflated", "_sse", "_stream", "_text", "payload")
+    __slots__ = ("_others", "_text", "payload")
 
     def __init__(self, payload: bytes) -> None:
         self.payload = payload
         self._text: bytes | None = None
-        self._deflated: bytes | None = None
-        self._stream: bytes | None = None
-        self._sse: bytes | None = None
+        self._others: dict[Framing, bytes] | None = None
 
     def framed(self, framing: Framing) -> bytes:
         """The bytes to write for `framing`; computed at most once each."""
@@ -117,18 +122,24 @@ class Prepared:
             if self._text is None:
                 self._text = encode_frame(TEXT, self.payload)
             return self._text
-        if framing == Framing.WEBSOCKET_DEFLATE:
-            if self._deflated is None:
-                self._deflated = (
-                    encode_frame(TEXT | RSV1, deflate(self.payload))
-                    if len(self.payload) >= MIN_DEFLATE_BYTES
-                    else encode_frame(TEXT, self.payload)
-                )
-            return self._deflated
-        if framing == Framing.HTTP_STREAM:
-            if self._stream is None:
-                self._stream = self.payload + b"\n"
-            return self._stream
-        if self._sse is None:
-            self._sse = b"".join(b"data: " + line + b"\n\n" for line in self.payload.split(b"\n"))
-        return self._sse
+        if self._others is None:
+            self._others = {}
+        found = self._others.get(framing)
+        if found is None:
+            found = self._others[framing] = _framed(self.payload, framing)
+        return found
+
+
+def _framed(payload: bytes, framing: Framing) -> bytes:
+    if framing == Framing.PROTOBUF_WEBSOCKET:
+        return encode_frame(BINARY, payload)
+    if framing in (Framing.WEBSOCKET_DEFLATE, Framing.PROTOBUF_WEBSOCKET_DEFLATE):
+        opcode = TEXT if framing == Framing.WEBSOCKET_DEFLATE else BINARY
+        if len(payload) < MIN_DEFLATE_BYTES:
+            return encode_frame(opcode, payload)
+        return encode_frame(opcode | RSV1, deflate(payload))
+    if framing == Framing.HTTP_STREAM:
+        return payload + b"\n"
+    if framing == Framing.PROTOBUF_HTTP_STREAM:
+        return payload
+    return b"".join(b"data: " + line + b"\n\n" for line in payload.split(b"\n"))

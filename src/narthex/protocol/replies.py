@@ -1,6 +1,7 @@
-"""Replies and pushes of the Centrifuge client protocol v2, encoded to JSON bytes.
+"""Replies and pushes of the Centrifuge client protocol v2 as values, and encoded to JSON bytes.
 
-Not here: how bytes are framed (`framing`). Members that are empty are left out, as Centrifugo does.
+Not here: the same in protobuf (`protobuf_schema`), how bytes are framed (`framing`). Members that are empty are left
+out, as Centrifugo does.
 """
 
 from __future__ import annotations
@@ -17,20 +18,21 @@ _ERROR: Final = b',"error":{"code":'
 _encode: Final = msgspec.json.Encoder().encode
 
 
-class PublicationView(msgspec.Struct, omit_defaults=True):
-    """A publication as clients see it; `data` is JSON as it was published."""
-
-    data: msgspec.Raw
-    offset: int = 0
-    tags: dict[str, str] | None = None
-
-
 class ClientInfo(msgspec.Struct, omit_defaults=True):
-    """A client that is present in a channel."""
+    """A client that is present in a channel, or that published."""
 
     user: str
     client: str
     conn_info: dict[str, Any] | None = None
+
+
+class PublicationView(msgspec.Struct, omit_defaults=True):
+    """A publication as clients see it; `data` is JSON as it was published, `info` the client that published it."""
+
+    data: msgspec.Raw
+    offset: int = 0
+    tags: dict[str, str] | None = None
+    info: ClientInfo | None = None
 
 
 class SubscribeResult(msgspec.Struct, omit_defaults=True):
@@ -121,9 +123,17 @@ def push_prefix(channel: str) -> bytes:
     return b'{"push":{"channel":%s,"pub":{"data":' % _encode(channel)
 
 
-def encode_publication(prefix: bytes, data: bytes, offset: int, tags: dict[str, str] | None = None) -> bytes:
+def encode_publication(
+    prefix: bytes,
+    data: bytes,
+    offset: int,
+    tags: dict[str, str] | None = None,
+    info: ClientInfo | None = None,
+) -> bytes:
     """A publication push from `push_prefix`'s bytes; offset 0 (not in history) is left out."""
     tail = b',"tags":' + _encode(tags) if tags else b""
+    if info is not None:
+        tail += b',"info":' + _encode(info)
     if offset:
         return b'%s%s,"offset":%d%s}}}' % (prefix, data, offset, tail)
     return b"%s%s%s}}}" % (prefix, data, tail)

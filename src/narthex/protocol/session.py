@@ -2,7 +2,7 @@
 
 Feed it frames and the time; it returns the requests to execute, in order, or raises `SessionFault` with the
 disconnect to send. It asks for one timer (`wake_at`) and returns the due action (`due`). Not here: decoding frames
-(`commands`), executing requests: the driver (app/connection) does that, and reports back with `connected`,
+(`codec`), executing requests: the driver (app/connection) does that, and reports back with `connected`,
 `failed_connect`, `refreshed`. The driver holds requests that arrive while connecting (batched behind `connect`) until
 it has reported.
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+from narthex.protocol.codec import JSON, Codec
 from narthex.protocol.codes import (
     BAD_FRAME,
     FORCE_RECONNECT,
@@ -34,7 +35,6 @@ from narthex.protocol.commands import (
     PingRequest,
     Request,
     SendRequest,
-    decode_frame,
     request_of,
 )
 
@@ -98,6 +98,7 @@ class Session:
     __slots__ = (
         "_bucket",
         "_bucket_at",
+        "_codec",
         "_life_ends_at",
         "_life_until",
         "_limits",
@@ -108,8 +109,9 @@ class Session:
         "silent_until",
     )
 
-    def __init__(self, limits: SessionLimits, now: float) -> None:
+    def __init__(self, limits: SessionLimits, now: float, codec: Codec = JSON) -> None:
         self._limits = limits
+        self._codec = codec
         self.phase = Phase.WAITING
         self.silent_until = now + limits.silence_s
         self.expires_at = NEVER
@@ -128,11 +130,11 @@ class Session:
         """
         if self.phase is Phase.CLOSED:
             return []
-        if frame == b"{}":
+        if frame == self._codec.ping:
             self._pong(now)
             return []
         try:
-            commands = decode_frame(frame, max_depth=self._limits.json_depth)
+            commands = self._codec.decode(frame, self._limits.json_depth)
             received = [found for command in commands if (found := self._asked(command, now)) is not None]
         except FrameError as fault:
             raise SessionFault(_bad(fault.reason)) from fault

@@ -1,10 +1,10 @@
 """Serves the bidirectional fallbacks of the Centrifuge protocol: HTTP streaming and SSE out, `/emulation` in.
 
-They are for networks that break WebSockets. Not here: admission and the session, which are the `UpgradeHandler` and
-`Receiver` of WebSockets. Rules: the SSE URL holds the whole connect command, so a token in it is `credential_in_url`
-and only the cookie counts; commands come in under a session secret that only the stream's own client has; a stream's
-buffer is bounded like a WebSocket's; commands forwarded to another node, which alone can check the secret, are bounded
-per client address.
+They are for networks that break WebSockets. HTTP streams speak JSON or protobuf, SSE only JSON. Not here: admission
+and the session, which are the `UpgradeHandler` and `Receiver` of WebSockets. Rules: the SSE URL holds the whole
+connect command, so a token in it is `credential_in_url` and only the cookie counts; commands come in under a session
+secret that only the stream's own client has; a stream's buffer is bounded like a WebSocket's; commands forwarded to
+another node, which alone can check the secret, are bounded per client address.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Final
 
@@ -38,10 +39,11 @@ from narthex.ports.edge import (
     UpgradeHandler,
 )
 from narthex.ports.later import settled
+from narthex.protocol.codec import JSON, PROTOBUF
 from narthex.protocol.codes import Disconnect
 from narthex.protocol.commands import FrameError, decode_frame
 from narthex.protocol.framing import Framing, Prepared
-from narthex.protocol.replies import encode_disconnect
+from narthex.protocol.protobuf_schema import MEDIA_TYPE, EmulationRequest, decode_emulation, is_protobuf
 from narthex.web.fields import bounded_body
 from narthex.web.problems import problem
 from narthex.web.request_rules import RequestAuthenticator, abort_of, head_of
@@ -71,6 +73,7 @@ class StreamSocket:
 
     def __init__(self, framing: Framing, receiver: Receiver) -> None:
         self.framing = framing
+        self.codec = PROTOBUF if framing is Framing.PROTOBUF_HTTP_STREAM else JSON
         self.session = secrets.token_urlsafe(24)
         self.receiver = receiver
         self._parts: list[bytes] = []
@@ -112,7 +115,7 @@ class StreamSocket:
 
     def close(self, code: int, reason: str) -> None:
         """See `Socket`: sends the disconnect push in place of the close frame."""
-        self.send(Prepared(encode_disconnect(Disconnect(code, reason))))
+        self.send(Prepared(self.codec.disconnect(Disconnect(code, reason))))
         self._end(code, reason)
 
     def abort(self) -> None:
@@ -220,14 +223,17 @@ class Fallbacks:
         """Handle a Control of kind `emulation` from another node."""
         stream = self._streams.get(str(message.data["session"]))
         if stream is not None:
-            stream.receiver.message(str(message.data["data"]).encode(), binary=False)
+            data, binary = str(message.data["data"]).encode(), bool(message.data.get("binary"))
+            stream.receiver.message(b64decode(data) if binary else data, binary=binary)
 
     async def _asked_first(self, request: Request) -> Response:
         """Answer a browser's OPTIONS."""
         return self._http.cors_preflight(request, ("POST", "OPTIONS"))
 
     async def http_stream(self, request: Request) -> Response:
-        """POST with the connect command as its body; the answer is newline-delimited JSON until the stream ends."""
+        """POST with the connect command as its body; the answer is newline-delimited JSON until the stream ends, or
+        protobuf messages behind their lengths where the body is one.
+        """
         body = await bounded_body(request, self._message_bytes)
         if body is None:
             return self._refused(request, self._too_large())
@@ -253,10 +259,12 @@ class Fallbacks:
         if isinstance(decision, Deny):
             return self._refused(request, decision.refusal, decision.trace_id)
         receiver = decision.receiver
+        if decision.protobuf:
+            framing, media = Framing.PROTOBUF_HTTP_STREAM, MEDIA_TYPE
         socket = StreamSocket(framing, receiver)
         self._streams[socket.session] = socket
         receiver.opened(socket)
-        receiver.message(first, binary=False)
+        receiver.message(first, binary=decision.protobuf)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **self._http.cors(request)}
 
         def ended() -> None:
@@ -275,28 +283,30 @@ class Fallbacks:
         body = await bounded_body(request, ESCAPED * self._message_bytes + ENVELOPE_BYTES)
         if body is None:
             return self._refused(request, self._too_large())
+        binary = is_protobuf(request.headers.get("content-type"))
         try:
-            posted = msgspec.json.decode(body, type=Emulated)
-        except (msgspec.DecodeError, RecursionError):
+            posted = decode_emulation(body) if binary else _emulated(body)
+        except FrameError:
             refusal = Refusal(code="bad_request", detail="The body is not {session, node, data}.")
             return self._refused(request, refusal)
-        if len(posted.data.encode()) > self._message_bytes:
+        if len(posted.data) > self._message_bytes:
             return self._refused(request, self._too_large())
         if posted.node and posted.node != self._node:
-            return await self._forward(request, posted)
+            return await self._forward(request, posted, binary=binary)
         stream = self._streams.get(posted.session)
         if stream is None:
             return Response(status_code=404, headers=self._http.cors(request))
-        stream.receiver.message(posted.data.encode(), binary=False)
+        stream.receiver.message(posted.data, binary=binary)
         return Response(status_code=204, headers=self._http.cors(request))
 
-    async def _forward(self, request: Request, posted: Emulated) -> Response:
+    async def _forward(self, request: Request, posted: EmulationRequest, *, binary: bool) -> Response:
         """Forward a command, limited per address because only the other node knows whether the session exists."""
         wait_s = self._forwarded.take(bucket(self._http.address(request)), time.monotonic())
         if wait_s > 0:
             detail = f"This address may send at most {FORWARDS} commands to other nodes in {FORWARDS_WINDOW_S:g} s."
             return self._refused(request, rate_limited(wait_s, detail))
-        data: dict[str, object] = {"session": posted.session, "data": posted.data}
+        text = b64encode(posted.data) if binary else posted.data
+        data: dict[str, object] = {"session": posted.session, "data": text.decode(), "binary": binary}
         await self._broadcast(Control("emulation", data, posted.node))
         return Response(status_code=204, headers=self._http.cors(request))
 
@@ -305,6 +315,15 @@ class Fallbacks:
 
     def _refused(self, request: Request, refusal: Refusal, trace_id: str = "") -> Response:
         return problem(refusal, trace_id, headers=self._http.cors(request))
+
+
+def _emulated(body: bytes) -> EmulationRequest:
+    """Raises: FrameError."""
+    try:
+        posted = msgspec.json.decode(body, type=Emulated)
+        return EmulationRequest(posted.node, posted.session, posted.data.encode())
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as fault:
+        raise FrameError("not an emulation request") from fault
 
 
 def _has_token(command: bytes) -> bool:

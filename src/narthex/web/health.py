@@ -201,7 +201,7 @@ def client_config(
             "ticket": "/ws/ticket",
             "health": "/ws/health",
         },
-        "subprotocols": ["jwt-auth", "narthex.explain"],
+        "subprotocols": ["jwt-auth", "narthex.explain", "centrifuge-protobuf"],
         "carriers": ["authorization", "subprotocol", "cookie", "ticket"],
         "pre_connection_auth_required": auth_required,
         "guests": guests,

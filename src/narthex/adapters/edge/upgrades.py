@@ -98,6 +98,7 @@ def _accept(tcp: TcpConnection, upgrade: Upgrade, decision: Accept, early: bytes
         limits,
         FrameReader(limits, deflate=agreement is not None),
         agreement.window if agreement is not None else 0,
+        protobuf=decision.protobuf,
     )
     if decision.subprotocol is not None and decision.subprotocol not in upgrade.protocols:
         socket.abandon()

@@ -29,6 +29,7 @@ from narthex.ports.edge import Receiver, SendProgress, Socket
 from narthex.protocol.framing import (
     ABNORMAL,
     CLOSE,
+    DIRECT_FRAMINGS,
     PING,
     PONG,
     Framing,
@@ -42,6 +43,10 @@ _OPEN: Final = 0
 _CLOSING: Final = 1
 _GONE: Final = 2
 
+_FRAMINGS: Final = (
+    (Framing.WEBSOCKET, Framing.WEBSOCKET_DEFLATE),
+    (Framing.PROTOBUF_WEBSOCKET, Framing.PROTOBUF_WEBSOCKET_DEFLATE),
+)
 _LOOP_MARKS: Final = (64 * KIB, 16 * KIB)  # the defaults of asyncio and uvloop
 
 
@@ -77,6 +82,7 @@ class WebSocket(Stage):
         limits: bounds of this connection.
         reader: reads its frames.
         window: bits of the agreed deflate window for outgoing messages; 0 when deflate was not agreed.
+        protobuf: its messages are binary.
     """
 
     session: str = ""  # only the HTTP fallbacks have one
@@ -93,9 +99,11 @@ class WebSocket(Stage):
         limits: MessageLimits,
         reader: FrameReader,
         window: int = 0,
+        *,
+        protobuf: bool = False,
     ) -> None:
         self.window = window
-        self.framing = Framing.WEBSOCKET_DEFLATE if window == FULL_WINDOW else Framing.WEBSOCKET
+        self.framing = _FRAMINGS[protobuf][window == FULL_WINDOW]
         self.tcp = tcp
         self._transport = tcp.transport
         self._receiver = receiver
@@ -323,7 +331,7 @@ class WebSocket(Stage):
         self._direct = not self._transport.get_write_buffer_size()
         if not self._direct:  # the transport still holds the 101
             sender.disable()
-        if self.framing is Framing.WEBSOCKET:
+        if self.framing in DIRECT_FRAMINGS:
             self.direct_sender = sender
 
     def _disable_sender(self) -> None:

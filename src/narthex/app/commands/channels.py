@@ -24,9 +24,7 @@ from narthex.protocol.replies import (
     HistoryResult,
     PresenceResult,
     PresenceStatsResult,
-    encode_error,
     encode_json,
-    encode_reply,
 )
 from narthex.protocol.session import ReceivedCommand
 
@@ -49,46 +47,48 @@ class ChannelCommands:
         assert isinstance(request, HistoryRequest)
         subscription = connection.subscriptions.get(request.channel)
         if subscription is None:
-            return encode_error(command.id, codes.PERMISSION_DENIED)
-        return self._history(command, request, subscription.channel.key)
+            return connection.codec.error(command.id, codes.PERMISSION_DENIED)
+        return self._history(connection, command, request, subscription.channel.key)
 
-    async def _history(self, command: ReceivedCommand, request: HistoryRequest, key: str) -> bytes:
+    async def _history(
+        self, connection: Connection, command: ReceivedCommand, request: HistoryRequest, key: str
+    ) -> bytes:
         since = Position(request.since.offset, request.since.epoch) if request.since else None
         limit = RECOVERY_LIMIT if request.limit < 0 else min(request.limit, RECOVERY_LIMIT)
         page = await read(
             self._broker, key, since=since, limit=limit, max_bytes=HISTORY_BYTES, reverse=request.reverse
         )
         if since is not None and since.epoch and since.epoch != page.top.epoch:
-            return encode_error(command.id, codes.UNRECOVERABLE_POSITION)
+            return connection.codec.error(command.id, codes.UNRECOVERABLE_POSITION)
         result = HistoryResult(
             publications=[view(item.data, item.offset, item.tags) for item in page.publications],
             epoch=page.top.epoch,
             offset=page.top.offset,
         )
-        return encode_reply(command.id, "history", result)
+        return connection.codec.reply(command.id, "history", result)
 
     def presence(self, connection: Connection, command: ReceivedCommand) -> Outcome:
         """The clients in a subscribed thread, by client id."""
         key = _present_key(connection, command)
-        return key if isinstance(key, bytes) else self._presence(command, key[0])
+        return key if isinstance(key, bytes) else self._presence(connection, command, key[0])
 
-    async def _presence(self, command: ReceivedCommand, key: str) -> bytes:
+    async def _presence(self, connection: Connection, command: ReceivedCommand, key: str) -> bytes:
         members = await self._broker.members(key)
         shown = {
             client: ClientInfo(user=member.user, client=member.client, conn_info=member.conn_info)
             for client, member in members.items()
         }
-        return encode_reply(command.id, "presence", PresenceResult(presence=shown))
+        return connection.codec.reply(command.id, "presence", PresenceResult(presence=shown))
 
     def presence_stats(self, connection: Connection, command: ReceivedCommand) -> Outcome:
         """The number of clients and users in a subscribed thread."""
         key = _present_key(connection, command)
-        return key if isinstance(key, bytes) else self._presence_stats(command, key[0])
+        return key if isinstance(key, bytes) else self._presence_stats(connection, command, key[0])
 
-    async def _presence_stats(self, command: ReceivedCommand, key: str) -> bytes:
+    async def _presence_stats(self, connection: Connection, command: ReceivedCommand, key: str) -> bytes:
         members = await self._broker.members(key)
         users = {member.user for member in members.values()}
-        return encode_reply(
+        return connection.codec.reply(
             command.id, "presence_stats", PresenceStatsResult(num_clients=len(members), num_users=len(users))
         )
 
@@ -98,21 +98,23 @@ class ChannelCommands:
         assert isinstance(request, PublishRequest)
         identity = connection.identity
         if identity is None or not identity.may(ADMIN):
-            return encode_error(command.id, codes.PERMISSION_DENIED)
+            return connection.codec.error(command.id, codes.PERMISSION_DENIED)
         if parse_channel(request.channel) is None:
-            return encode_error(command.id, codes.UNKNOWN_CHANNEL)
+            return connection.codec.error(command.id, codes.UNKNOWN_CHANNEL)
         if bytes(request.data) == bytes(NO_DATA):
-            return encode_error(command.id, codes.BAD_REQUEST)
+            return connection.codec.error(command.id, codes.BAD_REQUEST)
         try:
             # As over HTTP: white space between the tokens of the JSON goes (an SSE client ends a line at a CR).
             data = encode_json(msgspec.json.decode(request.data))
         except (msgspec.DecodeError, RecursionError):  # JSON that no program can hold, as 1e999
-            return encode_error(command.id, codes.BAD_REQUEST)
-        return self._publish(command, channel_key(identity.tenant, request.channel), data)
+            return connection.codec.error(command.id, codes.BAD_REQUEST)
+        return self._publish(connection, command, channel_key(identity.tenant, request.channel), data)
 
-    async def _publish(self, command: ReceivedCommand, key: str, data: bytes) -> bytes:
+    async def _publish(
+        self, connection: Connection, command: ReceivedCommand, key: str, data: bytes
+    ) -> bytes:
         await self._broker.publish(key, data)
-        return encode_reply(command.id, "publish", {})
+        return connection.codec.reply(command.id, "publish", {})
 
     def send(self, connection: Connection, command: ReceivedCommand) -> None:  # noqa: ARG002 - every handler has one shape
         """A message without a reply: narthex ignores and counts it."""
@@ -125,17 +127,17 @@ def _present_key(connection: Connection, command: ReceivedCommand) -> bytes | tu
     assert isinstance(request, ChannelRequest)
     subscription = connection.subscriptions.get(request.channel)
     if subscription is None:
-        return encode_error(command.id, codes.PERMISSION_DENIED)
+        return connection.codec.error(command.id, codes.PERMISSION_DENIED)
     if not subscription.presence:
-        return encode_error(command.id, codes.NOT_AVAILABLE)
+        return connection.codec.error(command.id, codes.NOT_AVAILABLE)
     return (subscription.channel.key,)
 
 
-def sub_refresh(connection: Connection, command: ReceivedCommand) -> bytes:  # noqa: ARG001 - every handler has one shape
+def sub_refresh(connection: Connection, command: ReceivedCommand) -> bytes:
     """Answer: subscriptions have no tokens of their own here."""
-    return encode_error(command.id, codes.NOT_AVAILABLE)
+    return connection.codec.error(command.id, codes.NOT_AVAILABLE)
 
 
-def ping(connection: Connection, command: ReceivedCommand) -> bytes | None:  # noqa: ARG001 - every handler has one shape
+def ping(connection: Connection, command: ReceivedCommand) -> bytes | None:
     """The ping command of old clients."""
-    return encode_reply(command.id, "ping", {}) if command.id else None
+    return connection.codec.reply(command.id, "ping", {}) if command.id else None

@@ -24,7 +24,7 @@ from narthex.ports.later import Later, settled
 from narthex.ports.telemetry import Meter
 from narthex.protocol import codes
 from narthex.protocol.commands import ConnectRequest, RefreshRequest
-from narthex.protocol.replies import ConnectResult, RefreshResult, SubscribeResult, encode_error, encode_reply
+from narthex.protocol.replies import ConnectResult, RefreshResult, SubscribeResult
 from narthex.protocol.session import NEVER, ReceivedCommand, SessionLimits
 
 
@@ -77,7 +77,7 @@ class ConnectCommands:
         admit = connection.context.admit
         if admit.inert == "expired":
             connection.session.failed_connect()
-            return encode_error(command.id, codes.TOKEN_EXPIRED)
+            return connection.codec.error(command.id, codes.TOKEN_EXPIRED)
         if admit.identity is None:
             connection.close(codes.INVALID_TOKEN)
             return None
@@ -95,7 +95,7 @@ class ConnectCommands:
         if isinstance(outcome, Refusal):
             if outcome.code == "token_expired":
                 connection.session.failed_connect()
-                return encode_error(command.id, codes.TOKEN_EXPIRED)
+                return connection.codec.error(command.id, codes.TOKEN_EXPIRED)
             connection.refuse(outcome)
             return None
         assert outcome.identity is not None
@@ -165,7 +165,7 @@ class ConnectCommands:
             node=self.node,
             time=int(self.clock() * 1000),
         )
-        reply = encode_reply(command.id, "connect", result)
+        reply = connection.codec.reply(command.id, "connect", result)
         if goes_on:
             connection.reply(command.id, reply)
         else:
@@ -185,7 +185,7 @@ class ConnectCommands:
         request = command.request
         assert isinstance(request, RefreshRequest)
         if not request.token:
-            return encode_error(command.id, codes.BAD_REQUEST)
+            return connection.codec.error(command.id, codes.BAD_REQUEST)
         return _then(
             self.in_band.admit(connection.context, request.token),
             lambda outcome: self._refreshed(connection, command, outcome),
@@ -197,9 +197,9 @@ class ConnectCommands:
         if isinstance(outcome, Refusal):
             self.meter.count("token_refreshes", surface="connection", result=outcome.code)
             if outcome.code == "token_expired":
-                return encode_error(command.id, codes.EXPIRED)
+                return connection.codec.error(command.id, codes.EXPIRED)
             if outcome.code == "auth_unavailable":  # the old token still holds: let the SDK try again
-                return encode_error(command.id, codes.INTERNAL)
+                return connection.codec.error(command.id, codes.INTERNAL)
             connection.refuse(outcome)
             return None
         identity = outcome.identity
@@ -211,7 +211,7 @@ class ConnectCommands:
         connection.refreshed(identity, expires_at)
         self.meter.count("token_refreshes", surface="connection", result="ok")
         result = RefreshResult(client=connection.client, version=self.version, expires=ttl > 0, ttl=ttl)
-        return encode_reply(command.id, "refresh", result)
+        return connection.codec.reply(command.id, "refresh", result)
 
 
 def _then(admitted: Later[Admit | Refusal], step: Callable[[Admit | Refusal], Outcome]) -> Outcome:

@@ -13,7 +13,6 @@ from narthex.errors import ClientError, DependencyError
 from narthex.protocol import codes
 from narthex.protocol.codes import ReplyError
 from narthex.protocol.commands import RpcRequest
-from narthex.protocol.replies import encode_error, encode_reply
 from narthex.protocol.session import ReceivedCommand
 
 
@@ -29,31 +28,35 @@ class RpcCommand:
         assert isinstance(request, RpcRequest)
         method = self._methods.get(request.method)
         if method is None:
-            return encode_error(command.id, codes.METHOD_NOT_FOUND)
+            return connection.codec.error(command.id, codes.METHOD_NOT_FOUND)
         if connection.identity is not None and not method.allowed(connection.identity):
-            return encode_error(command.id, codes.PERMISSION_DENIED)
+            return connection.codec.error(command.id, codes.PERMISSION_DENIED)
         try:
             outcome = method.call(connection, bytes(request.data))
         except ClientError as fault:
-            return encode_error(command.id, _numbered(fault))
+            return connection.codec.error(command.id, _numbered(fault))
         if isinstance(outcome, Coroutine):
-            return _awaited(command, outcome)
-        return _reply(command, outcome)
+            return _awaited(connection, command, outcome)
+        return _reply(connection, command, outcome)
 
 
-async def _awaited(command: ReceivedCommand, outcome: Coroutine[object, object, object]) -> bytes:
+async def _awaited(
+    connection: Connection, command: ReceivedCommand, outcome: Coroutine[object, object, object]
+) -> bytes:
     try:
         result = await outcome
     except ClientError as fault:
-        return encode_error(command.id, _numbered(fault))
+        return connection.codec.error(command.id, _numbered(fault))
     except DependencyError as fault:
-        return encode_error(command.id, ReplyError(503, f"{fault.code}: {fault.message}", temporary=True))
-    return _reply(command, result)
+        return connection.codec.error(
+            command.id, ReplyError(503, f"{fault.code}: {fault.message}", temporary=True)
+        )
+    return _reply(connection, command, result)
 
 
-def _reply(command: ReceivedCommand, result: object) -> bytes:
+def _reply(connection: Connection, command: ReceivedCommand, result: object) -> bytes:
     """A method without a result is answered with `{}`."""
-    return encode_reply(command.id, "rpc", {"data": {} if result is None else result})
+    return connection.codec.reply(command.id, "rpc", {"data": {} if result is None else result})
 
 
 def _numbered(fault: ClientError) -> ReplyError:

@@ -20,7 +20,7 @@ from narthex.domain.channels import channel_key, parse_channel
 from narthex.domain.identity import Identity
 from narthex.protocol import codes
 from narthex.protocol.commands import SubscribeRequest
-from narthex.protocol.replies import SubscribeResult, encode_publication, encode_push, push_prefix
+from narthex.protocol.replies import SubscribeResult
 
 RESTORED_LIMIT: Final = 32  # threads that a `connect` may name: each costs two reads before it is answered
 
@@ -61,16 +61,10 @@ class ServerSubscriptions:
             return
         subscription = connection.subscriptions[name]
         missed, result.publications = result.publications or [], None
-        prefix = push_prefix(name)
+        push = connection.codec.push
         connection.send(
-            b"\n".join(
-                [
-                    encode_push(name, "subscribe", result),
-                    *(
-                        encode_publication(prefix, bytes(item.data), item.offset, item.tags)
-                        for item in missed
-                    ),
-                ]
+            connection.codec.join(
+                [push(name, "subscribe", result), *(push(name, "pub", item) for item in missed)]
             )
         )
         if not release(connection, subscription.channel, result.offset):

@@ -24,7 +24,7 @@ from narthex.ports.broker import Broker, Page, Position
 from narthex.ports.telemetry import Meter
 from narthex.protocol import codes
 from narthex.protocol.commands import ChannelRequest, SubscribeRequest
-from narthex.protocol.replies import PublicationView, SubscribeResult, encode_error, encode_push, encode_reply
+from narthex.protocol.replies import PublicationView, SubscribeResult
 from narthex.protocol.session import ReceivedCommand
 
 _ENDED: Final = msgspec.structs.replace(codes.NOT_AVAILABLE, message="unsubscribed meanwhile", temporary=True)
@@ -75,16 +75,16 @@ class Subscriptions:
         assert isinstance(request, SubscribeRequest)
         parsed = parse_channel(request.channel)
         if parsed is None:
-            return encode_error(command.id, codes.UNKNOWN_CHANNEL)
+            return connection.codec.error(command.id, codes.UNKNOWN_CHANNEL)
         if request.channel in connection.subscriptions:
-            return encode_error(command.id, codes.ALREADY_SUBSCRIBED)
+            return connection.codec.error(command.id, codes.ALREADY_SUBSCRIBED)
         if len(connection.subscriptions) >= self.channel_limit:
-            return encode_error(command.id, codes.LIMIT_EXCEEDED)
+            return connection.codec.error(command.id, codes.LIMIT_EXCEEDED)
         identity = connection.identity
         assert identity is not None
         kind, ident = parsed
         if kind == "user":  # the server subscribes every connection to its own; another user's is forbidden
-            return encode_error(command.id, codes.PERMISSION_DENIED)
+            return connection.codec.error(command.id, codes.PERMISSION_DENIED)
         return self._subscribe_thread(connection, command, request, identity, ident)
 
     async def _subscribe_thread(
@@ -97,16 +97,16 @@ class Subscriptions:
     ) -> bytes | None:
         may_read = self.membership(identity, thread_id)
         if await self._chat.role(identity, thread_id) is None:
-            return encode_error(command.id, codes.PERMISSION_DENIED)
+            return connection.codec.error(command.id, codes.PERMISSION_DENIED)
         if connection.is_closed or request.channel in connection.subscriptions:
-            return encode_error(command.id, codes.ALREADY_SUBSCRIBED)
+            return connection.codec.error(command.id, codes.ALREADY_SUBSCRIBED)
         key = channel_key(identity.tenant, request.channel)
         result = await self.join(connection, key, request.channel, request, may_read)
         if result is None:
-            return encode_error(command.id, _ENDED)
+            return connection.codec.error(command.id, _ENDED)
         # The reply must leave before anything newer, so it is sent here, in the same tick as `ready`.
         subscription = connection.subscriptions[request.channel]
-        connection.reply(command.id, encode_reply(command.id, "subscribe", result))
+        connection.reply(command.id, connection.codec.reply(command.id, "subscribe", result))
         if not release(connection, subscription.channel, result.offset):
             connection.close(codes.INSUFFICIENT_STATE)
             return None
@@ -119,9 +119,9 @@ class Subscriptions:
         assert isinstance(request, ChannelRequest)
         subscription = connection.subscriptions.get(request.channel)
         if subscription is not None and subscription.server_side:
-            return encode_error(command.id, codes.PERMISSION_DENIED)
+            return connection.codec.error(command.id, codes.PERMISSION_DENIED)
         connection.leave(request.channel)
-        return encode_reply(command.id, "unsubscribe", {})
+        return connection.codec.reply(command.id, "unsubscribe", {})
 
     # -- rights --------------------------------------------------------------------------------------------
 
@@ -151,7 +151,7 @@ class Subscriptions:
         if left and connection.identity is not None:
             reason = "the server ended the subscription"
             connection.send(
-                encode_push(name, "unsubscribe", {"code": UNSUBSCRIBED_BY_SERVER, "reason": reason})
+                connection.codec.push(name, "unsubscribe", {"code": UNSUBSCRIBED_BY_SERVER, "reason": reason})
             )
 
     # -- joining -------------------------------------------------------------------------------------------

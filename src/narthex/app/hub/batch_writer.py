@@ -10,7 +10,6 @@ from collections.abc import Callable
 from operator import length_hint
 
 from narthex.app.hub.channel import Channel, Recipients, Subscriber
-from narthex.protocol.framing import Framing
 
 
 class BatchWriter:
@@ -25,24 +24,13 @@ class BatchWriter:
         size: their payloads' bytes.
     """
 
-    __slots__ = (
-        "_at",
-        "_batch",
-        "_departures",
-        "_frames",
-        "_on_fault",
-        "_recipients",
-        "channel",
-        "items",
-        "size",
-    )
+    __slots__ = ("_at", "_batch", "_departures", "_on_fault", "_recipients", "channel", "items", "size")
 
     def __init__(self, channel: Channel, on_fault: Callable[[BaseException], None]) -> None:
         self.channel = channel
         self._batch = channel.seal()
-        self._recipients = channel.recipients()
+        self._recipients = [*channel.recipients()]
         self._departures = channel.departures
-        self._frames = self._batch.framed(Framing.WEBSOCKET) if self._recipients.senders else b""
         self._at = 0
         self._on_fault = on_fault
         items = self._batch.items
@@ -53,24 +41,32 @@ class BatchWriter:
         """Write to at most `count` more members; returns the number of them, smaller only at the end."""
         if self.channel.departures != self._departures:
             self._drop_departed()
-        recipients = self._recipients
-        begin, direct = self._at, len(recipients.senders)
-        end = self._at = min(begin + count, direct + len(recipients.others))
-        if begin < direct:
-            self._send_direct(begin, min(end, direct))
-        for subscriber in recipients.others[max(begin - direct, 0) : max(end - direct, 0)]:
-            self._deliver(subscriber)
-        return end - begin
+        left = count
+        while left and self._recipients:
+            group = self._recipients[0]
+            begin, size = self._at, len(group.subscribers)
+            end = self._at = min(begin + left, size)
+            if group.framing is not None:
+                self._send_direct(group, begin, end)
+            else:
+                for subscriber in group.subscribers[begin:end]:
+                    self._deliver(subscriber)
+            left -= end - begin
+            if end == size:
+                del self._recipients[0]
+                self._at = 0
+        return count - left
 
     def done(self) -> bool:
         """Whether every member has had the batch."""
-        return self._at == len(self._recipients.senders) + len(self._recipients.others)
+        return not self._recipients
 
-    def _send_direct(self, begin: int, end: int) -> None:
+    def _send_direct(self, group: Recipients, begin: int, end: int) -> None:
         """The hot path: for most members one call that goes to the kernel, and no other object is touched."""
-        frames, riders = self._frames, self._recipients.subscribers
+        assert group.framing is not None
+        frames, riders = self._batch.framed(group.framing), group.subscribers
         size = len(frames)
-        direct = iter(self._recipients.senders[begin:end])
+        direct = iter(group.senders[begin:end])
         while True:
             try:
                 for sender in direct:
@@ -102,16 +98,14 @@ class BatchWriter:
     def _drop_departed(self) -> None:
         """Drop members that left since the previous part: they get nothing more."""
         self._departures = self.channel.departures
-        members, recipients, at = self.channel.members, self._recipients, self._at
-        staying = [
-            (sender, rider)
-            for sender, rider in zip(recipients.senders[at:], recipients.subscribers[at:], strict=True)
-            if rider in members
-        ]
-        others = recipients.others[max(at - len(recipients.senders), 0) :]
-        self._recipients = Recipients(
-            [sender for sender, _ in staying],
-            [rider for _, rider in staying],
-            [subscriber for subscriber in others if subscriber in members],
-        )
-        self._at = 0
+        staying: list[Recipients] = []
+        for group in self._recipients:
+            left = Recipients(group.framing, [], [])
+            for index in range(self._at, len(group.subscribers)):
+                if group.subscribers[index] in self.channel.members:
+                    left.subscribers.append(group.subscribers[index])
+                    left.senders.extend(group.senders[index : index + 1])
+            self._at = 0
+            if left.subscribers:
+                staying.append(left)
+        self._recipients = staying

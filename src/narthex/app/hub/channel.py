@@ -12,8 +12,8 @@ from typing import Final, NamedTuple, Protocol
 
 from narthex.ports.broker import Publication
 from narthex.ports.edge import DirectSender, Socket
+from narthex.protocol.broadcast import Broadcast, ChannelEncoder
 from narthex.protocol.framing import Framing, Prepared
-from narthex.protocol.replies import encode_publication, push_prefix
 
 JOIN_BUFFER: Final = 4_096  # publications kept for a joiner while its history is read: about 1 s of a flood
 
@@ -64,17 +64,18 @@ class ChannelBatch:
 
 
 class Recipients(NamedTuple):
-    """The members of a channel for writing: made anew only when a member came or left.
+    """Members of a channel that get the same bytes, for writing: made anew only when a member came or left.
 
     Attributes:
+        framing: of the members with direct senders; None: the members have none.
         senders: senders that write to the kernel.
-        subscribers: their owners, index by index; touched only when a direct sender does not take everything.
-        others: members without a direct sender.
+        subscribers: the members, the senders' owners index by index; touched only when a direct sender does not take
+            everything.
     """
 
+    framing: Framing | None
     senders: list[DirectSender]
     subscribers: list[Subscriber]
-    others: list[Subscriber]
 
 
 class Joiner:
@@ -96,6 +97,7 @@ class Channel:
         "_recipients",
         "batch",
         "departures",
+        "encoder",
         "epoch",
         "flushing",
         "held",
@@ -104,14 +106,13 @@ class Channel:
         "last",
         "members",
         "name",
-        "prefix",
         "repairing",
     )
 
     def __init__(self, key: str, name: str) -> None:
         self.key = key
         self.name = name
-        self.prefix = push_prefix(name)
+        self.encoder = ChannelEncoder(name)
         self.members: dict[Subscriber, None] = {}
         self.joiners: dict[Subscriber, Joiner] = {}
         self.last: int | None = None
@@ -121,7 +122,7 @@ class Channel:
         self.repairing = False
         self.held: list[tuple[Publication, str]] = []
         self.departures = 0  # members that have left: a batch under way looks whether it moved
-        self._recipients: Recipients | None = None
+        self._recipients: list[Recipients] | None = None
 
     def __len__(self) -> int:
         return len(self.members) + len(self.joiners)
@@ -129,10 +130,13 @@ class Channel:
     def accept(self, publication: Publication) -> Delivery:
         """Encode once, put into this tick's batch, and hand to joiners. The caller has checked the order."""
         self.last = publication.offset
-        data = encode_publication(self.prefix, publication.data, publication.offset, publication.tags)
-        delivery = self.put(Delivery(Prepared(data), publication))
+        delivery = self.put(Delivery(self.encoded(publication), publication))
         self.promote()
         return delivery
+
+    def encoded(self, publication: Publication) -> Broadcast:
+        """The push of a publication."""
+        return self.encoder.publication(publication.data, publication.offset, publication.tags)
 
     def put(self, delivery: Delivery) -> Delivery:
         """Add to the batch and to joiners."""
@@ -186,19 +190,21 @@ class Channel:
             self.members[subscriber] = None
             self._recipients = None
 
-    def recipients(self) -> Recipients:
+    def recipients(self) -> list[Recipients]:
         """The members, for writing. The value never changes: a later call may return another."""
-        recipients = self._recipients
-        if recipients is None:
-            recipients = self._recipients = Recipients([], [], [])
+        if self._recipients is None:
+            found: dict[Framing | None, Recipients] = {}
             for subscriber in self.members:
                 sender = subscriber.socket.direct_sender
-                if sender is None:
-                    recipients.others.append(subscriber)
-                else:
-                    recipients.senders.append(sender)
-                    recipients.subscribers.append(subscriber)
-        return recipients
+                framing = None if sender is None else subscriber.socket.framing
+                group = found.get(framing)
+                if group is None:
+                    group = found[framing] = Recipients(framing, [], [])
+                if sender is not None:
+                    group.senders.append(sender)
+                group.subscribers.append(subscriber)
+            self._recipients = list(found.values())
+        return self._recipients
 
     def drop(self, subscriber: Subscriber) -> None:
         """The subscriber is gone; idempotent."""
