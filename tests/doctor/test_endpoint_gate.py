@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from narthex.doctor.canary import one_round
 from narthex.doctor.diagnosis import diagnose
 from narthex.doctor.endpoint_gate import examine_endpoint
 from narthex.doctor.examination import ExaminationOptions, examine
@@ -140,6 +141,44 @@ async def test_an_endpoint_that_takes_its_proof_in_the_first_message(in_band: st
     report = await gated(in_band)
     assert report.ok, failed(report)
     assert "3502" in next(check.detail for check in report.checks if check.name == "refused without a token")
+
+
+ELSEWHERE = """
+import narthex
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+
+async def endpoint(socket):
+    await socket.accept()
+    async for text in socket.iter_text():
+        await socket.close(4999, "told " + text)
+
+app = narthex.Guard(Starlette(routes=[WebSocketRoute("/rooms/live", endpoint)]), paths=["/rooms/live"])
+"""
+
+
+async def test_a_guard_whose_endpoint_is_elsewhere(tmp_path: Path) -> None:
+    """The doctor and the canary find the guard's routes at the root, and send nothing to the application; a server that
+    never answers a large head costs little.
+    """
+    (tmp_path / "elsewhere_app.py").write_text(ELSEWHERE, encoding="utf-8")
+    settings = {"PYTHONPATH": str(tmp_path)}
+    async with serving(
+        "uvicorn-websockets", "starlette", tmp_path, settings, app="elsewhere_app:app"
+    ) as server:
+        target = parse_target(f"ws://127.0.0.1:{server.port}/rooms/live")
+        seen = await examine(target, ExaminationOptions(token=token(), timeout_s=within(5)))
+        assert seen.gateway is not None
+        assert seen.gateway.health["status"] == "healthy"
+        assert seen.gateway.preflight["verdict"] == "admit"
+        assert seen.steps == ()
+        (large,) = (made for made in seen.exchanges if made.attempt.large)
+        assert (large.end, large.waited_s < within(5)) == ("timeout", True)
+        assert {finding.code for finding in diagnose(seen).findings} == {"large_head_silence"}
+        done = await one_round(target, token=token(), timeout_s=within(5))
+        assert [(step.name, step.ok) for step in done.steps] == [
+            (name, True) for name in ("dns", "tcp", "health", "handshake")
+        ]
 
 
 async def test_the_profile_of_a_chat_and_the_doctor_at_a_guard(tmp_path: Path) -> None:

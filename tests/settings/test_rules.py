@@ -97,8 +97,24 @@ def _all(environ: dict[str, str]) -> list[str]:
 
 
 def test_production_needs_its_host_names() -> None:
-    """Or any name that resolves here would be served."""
+    """Or any name that resolves here would be served; the public URL has one."""
     assert "NARTHEX_ALLOWED_HOSTS" in problem({"ENVIRONMENT": "production"})
+    named = load({}, {"ENVIRONMENT": "production", "NARTHEX_PUBLIC_URL": "https://Chat.example.com/"}).hosts
+    assert named.allows("chat.example.com:8443")
+    assert not named.allows("evil.example.com")
+    assert not named.allows("localhost")  # but for probes of this machine (`served_to_probes`)
+
+
+def test_staging_without_host_names_says_that_it_refuses_clients() -> None:
+    """It starts, because probes and tests of the machine itself work."""
+    staging = {"ENVIRONMENT": "staging", "NARTHEX_JWT_SECRET": "s" * 32}
+    named = load({}, staging | {"NARTHEX_PUBLIC_URL": "https://chat.example.com"})
+    assert named.hosts.allows("chat.example.com")
+    assert named.hosts.allows("localhost")
+    unnamed = load({}, staging)
+    assert not unnamed.hosts.allows("chat.example.com")
+    for given, warned in ((unnamed, True), (named, False)):
+        assert any("NARTHEX_ALLOWED_HOSTS" in warning for warning in given.warnings) is warned
 
 
 @pytest.mark.parametrize("name", ["NARTHEX_CONFORMANCE_ECHO", "NARTHEX_ALLOW_ANONYMOUS"])
@@ -185,7 +201,7 @@ def test_a_remote_gateway_that_nobody_can_enter_is_warned_about() -> None:
     """It starts, because `narthex token` works, and the warning explains it."""
     assert any("narthex token" in text for text in load({}, {"ENVIRONMENT": "staging"}).warnings)
     with_issuer = {"ENVIRONMENT": "staging", "NARTHEX_JWKS_URL": "https://i.example/jwks"}
-    assert not load({}, with_issuer).warnings
+    assert not load({}, with_issuer | {"NARTHEX_ALLOWED_HOSTS": "chat.example.com"}).warnings
 
 
 def test_agents_run_apart_only_on_shared_engines() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from narthex.doctor import dialing
+from narthex.doctor.beacons import find_beacon
 from narthex.doctor.conversation import converse
 from narthex.doctor.exchanging import Line, Secrets, exchange
 from narthex.doctor.observations import Attempt, ConversationStep
@@ -81,7 +82,8 @@ async def one_round(
 
 
 async def _talk(line: Line, address: str, steps: list[ConversationStep], *, credential: bool) -> None:
-    path = line.target.beside("health")
+    beacon = await find_beacon(line, address)
+    path = line.target.beside("health") if beacon is None else f"{beacon.routes}/health"
     health = await exchange(line, address, Attempt(name="health", upgrade=False, path=path))
     detail = "" if health.status == 200 else f"HTTP {health.status}" if health.status else health.end
     steps.append(ConversationStep(name="health", ok=not detail, ms=health.total_ms, detail=detail))
@@ -91,7 +93,7 @@ async def _talk(line: Line, address: str, steps: list[ConversationStep], *, cred
     ok = made.opened or (not credential and made.status in (401, 403))
     detail = "" if ok else f"HTTP {made.status}" if made.status else made.end
     steps.append(ConversationStep(name="handshake", ok=ok, ms=made.first_byte_ms, detail=detail))
-    if ok and credential:
+    if ok and credential and not (beacon is not None and beacon.application):
         steps.extend(await converse(line, address))
 
 

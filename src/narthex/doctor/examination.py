@@ -19,6 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from narthex.doctor import dialing
+from narthex.doctor.beacons import find_beacon
 from narthex.doctor.conversation import converse
 from narthex.doctor.documents import json_object
 from narthex.doctor.exchanging import Line, Secrets, exchange
@@ -40,6 +41,7 @@ SETTLE_S: Final = (
 )
 PATIENCE_S: Final = 65.0  # for a handshake without an answer: proxies give up after 60 s
 SLOW_MS: Final = 900.0  # HAProxy retries a refused back end for 3 s, daphne takes 1 s, time-outs take longer
+MIN_LARGE_HEAD_S: Final = 1.0
 VERDICT: Final = ("verdict", "inert", "status", "code", "detail", "carriers", "carriers_checked", "trace_id")
 SHOWN_CLAIMS: Final = ("exp", "nbf", "iat", "iss", "aud")
 
@@ -90,6 +92,7 @@ class _Examination:
         self.secrets = Secrets(options.token, options.headers)
         self.line = self._line()
         self.address = ""
+        self.routes = ""  # of a narthex, once it is found
         self.seen = Observations(
             url=target.shown,
             endpoint=target.endpoint,
@@ -183,9 +186,13 @@ class _Examination:
 
     # -- handshakes ----------------------------------------------------------------------------------------------
 
-    async def _try(self, attempt: Attempt, *, settle_s: float = 0.05, address: str = "") -> HttpExchange:
+    async def _try(
+        self, attempt: Attempt, *, settle_s: float = 0.05, address: str = "", timeout_s: float = 0.0
+    ) -> HttpExchange:
         self.progress(attempt.name)
-        made = await exchange(self.line, address or self.address, attempt, settle_s=settle_s)
+        made = await exchange(
+            self.line, address or self.address, attempt, settle_s=settle_s, timeout_s=timeout_s
+        )
         self._note(exchanges=(*self.seen.exchanges, made))
         return made
 
@@ -228,7 +235,10 @@ class _Examination:
         await self._try(Attempt(name="upgrade with Origin", presents=best, origin=origin))
         await self._try(Attempt(name="upgrade of a random path", random_path=True))
         if base.accepted or first.accepted:
-            await self._try(Attempt(name="upgrade with a 9 KB header", presents=best, large=True))
+            await self._try(
+                Attempt(name="upgrade with a 9 KB header", presents=best, large=True),
+                timeout_s=self._large_head_s(base),
+            )
         for number in range(REPEATS):
             await self._try(Attempt(name=f"upgrade again ({number + 2})", presents=best))
         for dial in self.seen.dials:
@@ -237,9 +247,15 @@ class _Examination:
                     Attempt(name=f"upgrade at {dial.address}", presents=best), address=dial.address
                 )
         if self.options.thorough:
-            await self._every_combination(best)
+            await self._every_combination(best, self._large_head_s(base))
 
-    async def _every_combination(self, best: Credential) -> None:
+    def _large_head_s(self, base: HttpExchange) -> float:
+        """How long an answer to a large head may take: some servers never give one (uvicorn), and others answer it
+        as fast as a small one.
+        """
+        return min(self.options.timeout_s, max(MIN_LARGE_HEAD_S, 10 * base.first_byte_ms / 1000))
+
+    async def _every_combination(self, best: Credential, large_head_s: float) -> None:
         origin = self.options.origin or self.target.origin
         credentials: tuple[Credential, ...] = ("none", "bad", "good") if best == "good" else ("none", "bad")
         no_yes = (False, True)
@@ -254,16 +270,18 @@ class _Examination:
                     origin=origin if with_origin else "",
                     random_path=random_path,
                     large=large,
-                )
+                ),
+                timeout_s=large_head_s if large else 0.0,
             )
 
     # -- more when it is a narthex -------------------------------------------------------------------------------
 
     async def _look_for_narthex(self) -> None:
         self.progress("is the server a narthex?")
-        _, beacon = await self._json("beacon")
-        if beacon.get("beacon") == "narthex":
-            self._note(gateway=GatewayFacts(beacon=beacon))
+        beacon = await find_beacon(self.line, self.address)
+        if beacon is not None:
+            self.routes = beacon.routes
+            self._note(gateway=GatewayFacts(beacon=beacon.body))
             if not self.target.path_given:
                 self.target = msgspec.structs.replace(self.target, path=endpoints.WEBSOCKET)
                 self.line = self._line()
@@ -272,7 +290,7 @@ class _Examination:
     async def _json(self, name: str, attempt: Attempt | None = None) -> tuple[int, dict[str, object]]:
         """One of narthex' own routes; not kept among the exchanges."""
         asked = attempt or Attempt(name=name, upgrade=False, bare=True)
-        path = self.target.beside(name)
+        path = f"{self.routes}/{name}"
         made = await exchange(self.line, self.address, msgspec.structs.replace(asked, path=path))
         return made.status, (json_object(made.body) if made.end == "response" else None) or {}
 

@@ -85,6 +85,10 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         """The path of a narthex's other routes: `beside("health")` is `/ws/health`, below the same prefix."""
         return f"{prefix_of(self.path)}/ws/{name}"
 
+    def route_paths(self, name: str) -> tuple[str, ...]:
+        """Where such a route may be: beside a gateway's endpoint; a guard's are at the root, whatever it guards."""
+        return tuple(dict.fromkeys((self.beside(name), f"/ws/{name}")))
+
 
 def parse_target(url: str) -> Target:
     """Take `ws://`, `wss://`, `http://` or `https://` apart; a bare `host:port` is `ws://`.

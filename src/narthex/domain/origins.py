@@ -197,18 +197,28 @@ def parse_allowed_origins(words: Sequence[str]) -> OriginPolicy | list[str]:
     return problems or OriginPolicy(frozenset(exact), tuple(suffixes), frozenset(shells))
 
 
-def parse_allowed_hosts(words: Sequence[str], *, required: bool = False) -> HostPolicy | list[str]:
+def parse_allowed_hosts(
+    words: Sequence[str], *, public_url: str = "", required: bool = False
+) -> HostPolicy | list[str]:
     """`NARTHEX_ALLOWED_HOSTS`: names and `*.example.com`; or every problem.
 
     Args:
-        words: the setting's items; none: loopback names only. Beside listed names loopback names are served to
-            probes of this machine only, among them health's own handshake.
-        required: in production: an empty list is a problem.
+        words: the setting's items; none: the host of `public_url` and loopback names. Beside listed names loopback
+            names are served to probes of this machine only, among them health's own handshake.
+        public_url: how clients reach this process; empty: unknown.
+        required: in production: there must be a name, and loopback names are for probes only.
     """
-    if not words and required:
-        return [
-            "NARTHEX_ALLOWED_HOSTS is not set, and ENVIRONMENT is production. Set it to the gateway's host names."
-        ]
+    if not words:
+        public = parse_origin(public_url.rstrip("/"))
+        if public is not None:
+            return HostPolicy(frozenset((public.host,)), loopback=not required)
+        if required:
+            return [
+                (
+                    "NARTHEX_ALLOWED_HOSTS is not set, and ENVIRONMENT is production. Set it to the host names that "
+                    "clients use, or set NARTHEX_PUBLIC_URL."
+                )
+            ]
     exact: set[str] = set()
     suffixes: list[str] = []
     problems: list[str] = []

@@ -28,7 +28,8 @@ class RefusalRow(NamedTuple):
 
 TABLE: Final[dict[str, RefusalRow]] = {
     "auth_required": RefusalRow(401, 3500, "Authentication required",
-        "Send a token in the Authorization header, as subprotocol `jwt.<token>` beside `jwt-auth`, or sign in."),
+        "Send a token in the Authorization header or as subprotocol `jwt.<token>` beside `jwt-auth`, a ticket, or the "
+        "cookie of a signed-in session."),
     "token_malformed": RefusalRow(401, 3500, "The token is not a JWT",
         "Send the token as the issuer gave it."),
     "token_invalid": RefusalRow(401, 3500, "The token did not verify",

@@ -109,7 +109,11 @@ class GuardRoutes:
             core.lifecycle,
             core.meter,
             log,
-            config={**self._limits(), "max_connections_per_user": self._per_user()},
+            config={
+                **self._limits(),
+                "max_connections_per_user": self._per_user(),
+                "endpoint_checked": probe is not None,
+            },
             policy=core.environment_policy,
             critical=tuple(checks or ()),
         )

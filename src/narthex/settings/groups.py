@@ -112,8 +112,8 @@ class AdmissionOptions(BaseModel):
     )
     allowed_hosts: Words = option(
         (),
-        "Host names that requests may use; `*.example.com` allows subdomains. Required in production.",
-        default_text="loopback names outside production",
+        "Host names that requests may use; `*.example.com` allows subdomains. Production needs this or `public_url`.",
+        default_text="the host of `public_url`; loopback names outside production",
     )
     trusted_proxies: Words = option(
         (),

@@ -65,7 +65,7 @@ def check_rules(
     problems += decision if isinstance(decision, list) else []
     required = production and "allowed_hosts" not in broken
     origins = parse_allowed_origins(settings.allowed_origins)
-    hosts = parse_allowed_hosts(settings.allowed_hosts, required=required)
+    hosts = parse_allowed_hosts(settings.allowed_hosts, public_url=settings.public_url, required=required)
     proxies = _proxies(settings.trusted_proxies, sources.get("trusted_proxies", ""), environ, remote=remote)
     for parsed in (origins, hosts, proxies):
         problems += parsed if isinstance(parsed, list) else []
@@ -303,6 +303,11 @@ def _warnings(settings: Settings, policy: EnvironmentPolicy | None) -> Iterator[
     if not remote:
         for ambiguity in ambiguities(settings, remote=False):
             yield f"{ambiguity} Staging and production refuse to start with this."
+    if remote and not policy.is_production and not settings.allowed_hosts and not settings.public_url:
+        yield (
+            "NARTHEX_ALLOWED_HOSTS is not set: only loopback names are served, and any other Host is refused 400. Set "
+            "it to the host names that clients use, or set NARTHEX_PUBLIC_URL."
+        )
     if remote and settings.allow_remote_development:
         yield f"NARTHEX_ALLOW_REMOTE_DEVELOPMENT has no effect in {policy.environment}. Unset it."
     if settings.platform == "cloud-run" and is_loopback(policy.host):
