@@ -11,8 +11,8 @@ import httpx2
 import pytest
 from starlette.applications import Starlette
 
+from narthex.adapters.edge.listeners import listen, url_of
 from narthex.adapters.edge.rules import HeadRules
-from narthex.adapters.edge.server import listen, url_of
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.adapters.telemetry.metrics import PrometheusMeter
 from narthex.app.health import ping_check

@@ -49,12 +49,15 @@ class SettingsFlags:
     Attributes:
         host: address to listen on (development: 127.0.0.1; staging and production: 0.0.0.0).
         port: port; 0 takes a free one.
+        uds: listen on a Unix socket at this path.
+        fd: listen on the socket that the parent process left open as this descriptor.
         data_dir: directory of the embedded broker, store and signing keys.
         agent: `module:function`, `module:agent`, `agui+https://…` or `openai+http://…#model`; repeatable.
         workers: processes on the one port.
         run_agents: run agents here; --no-agents leaves them to `narthex worker` processes.
         log_format: json for machines, console for people; auto: console on a terminal.
         log_level: least severe record that is written; handshake records are debug.
+        access_log: log each HTTP request and each handshake.
         allow_anonymous: admit guests from allowed origins; development and testing only.
         allow_remote_development: let development and testing listen beyond loopback.
         config: settings file instead of ./narthex.toml.
@@ -62,12 +65,15 @@ class SettingsFlags:
 
     host: str | None = None
     port: int | None = None
+    uds: Path | None = None
+    fd: int | None = None
     data_dir: Path | None = None
     agent: Agents = None
     workers: int | None = None
     run_agents: Annotated[bool | None, Parameter(negative="--no-agents")] = None
     log_format: LogFormat = None
     log_level: LogLevel = None
+    access_log: bool | None = None
     allow_anonymous: bool | None = None
     allow_remote_development: bool | None = None
     config: Path | None = None

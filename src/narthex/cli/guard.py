@@ -20,6 +20,8 @@ def guard(
     verify_only: Annotated[bool | None, Parameter(negative=())] = None,
     host: str | None = None,
     port: int | None = None,
+    uds: Path | None = None,
+    fd: int | None = None,
     data_dir: Path | None = None,
     log_format: LogFormat = None,
     log_level: LogLevel = None,
@@ -45,6 +47,8 @@ def guard(
         verify_only: No upstream: only answer proxies that ask /ws/verify (docs/guard-verify.md).
         host: Address to listen on (development: 127.0.0.1; staging and production: 0.0.0.0).
         port: Port; 0 takes a free one.
+        uds: Listen on a Unix socket at this path.
+        fd: Listen on the socket that the parent process left open as this descriptor.
         data_dir: Directory of revocations, tickets and signing keys.
         log_format: json for machines, console for people.
         log_level: Least severe record that is written; handshake records are debug.
@@ -58,6 +62,8 @@ def guard(
         "verify_only": verify_only,
         "host": host,
         "port": port,
+        "uds": uds,
+        "fd": fd,
         "data_dir": data_dir,
         "log_format": log_format,
         "log_level": log_level,

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from narthex.cli.flags import NO_FLAGS, SettingsFlags, serving_settings
 from narthex.errors import EXIT_FINDINGS, EXIT_OK
 
 
-def serve(flags: SettingsFlags = NO_FLAGS) -> int:
+def serve(
+    flags: SettingsFlags = NO_FLAGS,
+    *,
+    reload: Annotated[bool, Parameter(negative=(), help="Start again when a source file changes.")] = False,
+) -> int:
     """Serve the gateway until SIGTERM or Ctrl-C.
 
     Without any option: an embedded broker, store and sign-in under ./narthex-data, a built-in agent, and
@@ -21,7 +28,13 @@ def serve(flags: SettingsFlags = NO_FLAGS) -> int:
 
     Args:
         flags: the options below.
+        reload: start again when a source file below the working directory changes; development only.
     """
+    if reload:
+        from narthex.cli.reload import serve_again_and_again
+
+        settings = flags.settings()
+        return serve_again_and_again(sys.argv[1:], settings.environment, settings.data_dir)
     sys.path.insert(0, "")  # `--agent myagents:parrot` finds the module beside where one stands
     settings = serving_settings(flags.given(), flags.config)
     from narthex.wiring.announcement import announce

@@ -43,6 +43,7 @@ from narthex.ports.tokens import TokenVerifier
 from narthex.settings import Settings, load
 from narthex.settings.requirements import requirements
 from narthex.wiring.engines import make_shared_store
+from narthex.wiring.server_process import handshake_writer
 from narthex.wiring.tokens import make_tokens
 
 REVOCATIONS_EVERY_S: Final = (
@@ -146,9 +147,7 @@ class GuardCore:
             clock=self.now,
             withdrawn=self.enforcer.withdrawn,
         )
-        decisions = DecisionRecorder(
-            self.policy, self.meter, _debug_record if settings.log_level == "debug" else None
-        )
+        decisions = DecisionRecorder(self.policy, self.meter, handshake_writer(settings, log))
         self.in_band = InBandAdmission(
             policy=self.policy,
             credentials=self.credentials,
@@ -217,8 +216,3 @@ def _confined(policy: EnvironmentPolicy, *, in_band: bool) -> EnvironmentPolicy:
 
 def _revocations_unread(fault: DependencyError) -> None:
     log.warning("revocations cannot be read", code=fault.code, detail=fault.message, remedy=fault.remedy)
-
-
-def _debug_record(record: Mapping[str, object]) -> None:
-    members: dict[str, Any] = dict(record)
-    log.debug(members.pop("event"), **members)

@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from narthex.adapters.edge.rules import HeadRules
-from narthex.adapters.edge.server import listen, run
+from narthex.adapters.edge.server import run
 from narthex.adapters.edge.upstream.dialing import Upstream
 from narthex.adapters.edge.upstream.handler import RelayHandler
 from narthex.adapters.edge.upstream.passing import HttpPassing, Message, Receive, Send
@@ -47,7 +47,7 @@ from narthex.web import verify
 from narthex.web.problems import exception_handlers, problem
 from narthex.web.request_rules import RequestRules
 from narthex.wiring.capacity_log import Evictions, log_capacity
-from narthex.wiring.server_process import ServerProcess, edge_limits, make_edge
+from narthex.wiring.server_process import ServerProcess, edge_limits, make_edge, open_listeners
 
 JWKS_PATH: Final = "/.well-known/jwks.json"
 JWKS_MAX_AGE_S: Final = 30  # below the minute for which a new key is published before it signs
@@ -111,7 +111,7 @@ class GuardProcess:
             app,
             edge,
             core.lifecycle,
-            listen(settings.host, settings.port, send_buffer_bytes=edge.limits.send_buffer_bytes),
+            open_listeners(settings, send_buffer_bytes=edge.limits.send_buffer_bytes),
             grace_s=settings.drain_grace_s,
             log=log,
             on_ready=on_ready,

@@ -33,6 +33,18 @@ class ServerOptions(BaseModel):
         default_text="`127.0.0.1` in development and testing, `0.0.0.0` in staging and production",
     )
     port: int = option(8000, "Port; 0 picks a free one.", variables=("PORT",), flag="--port", ge=0, le=65535)
+    uds: Path | None = option(
+        None,
+        "Listen on a Unix socket at this path, not on a port. Its peers count as 127.0.0.1.",
+        flag="--uds",
+    )
+    fd: int | None = option(
+        None,
+        "Listen on the socket that the parent process left open as this descriptor, not on a port.",
+        flag="--fd",
+        ge=0,
+        le=65_535,
+    )
     data_dir: Path = option(
         Path("narthex-data"),
         "Directory of the embedded broker, store and signing keys.",
@@ -94,6 +106,9 @@ class LogOptions(BaseModel):
         "Lowest level that is written; handshake records are debug.",
         flag="--log-level",
         fallback="LOG_LEVEL",
+    )
+    access_log: bool = option(
+        False, "Log each HTTP request and each handshake, at info.", flag="--access-log"
     )
 
 

@@ -70,7 +70,7 @@ def check_rules(
     for parsed in (origins, hosts, proxies):
         problems += parsed if isinstance(parsed, list) else []
     problems += _production(settings, production=production)
-    for rule in (_urls, _admin_key, _agent_secrets, _apart, _e2e, _limits, _upstream, _data_dir):
+    for rule in (_urls, _admin_key, _agent_secrets, _apart, _e2e, _limits, _upstream, _data_dir, _listening):
         problems += rule(settings)
     problems += _engines(settings, platform_of(environ), parts)
     if "issuers" not in broken:
@@ -250,6 +250,16 @@ def _limits(settings: Settings) -> Iterator[str]:
 def _upstream(settings: Settings) -> Iterator[str]:
     if settings.upstream and isinstance(problem := parse_upstream(settings.upstream), str):
         yield f"NARTHEX_UPSTREAM {problem}"
+
+
+def _listening(settings: Settings) -> Iterator[str]:
+    if settings.uds is not None and settings.fd is not None:
+        yield "NARTHEX_UDS and NARTHEX_FD name two sockets to listen on. Unset one of them."
+    if settings.workers > 1 and (settings.uds is not None or settings.fd is not None):
+        yield (
+            "NARTHEX_WORKERS shares a port, which NARTHEX_UDS and NARTHEX_FD have not. Set NARTHEX_WORKERS=1, or "
+            "listen on a port."
+        )
 
 
 def _data_dir(settings: Settings) -> Iterator[str]:

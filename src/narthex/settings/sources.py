@@ -237,7 +237,11 @@ def _foreign(variable: str, environ: Mapping[str, str]) -> bool:
 
 
 def _did_you_mean(name: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
+    # The prefix alone makes no two names alike; of `PORT` and `NARTHEX_PORT` ours is meant.
+    rest = {
+        one.removeprefix(PREFIX): one for one in sorted(known, key=lambda one: (one.startswith(PREFIX), one))
+    }
+    close = difflib.get_close_matches(name.removeprefix(PREFIX), rest, n=1, cutoff=0.6)
     if close:
-        return f" Did you mean {close[0]}? Rename or unset it."
+        return f" Did you mean {rest[close[0]]}? Rename or unset it."
     return " Unset it; docs/settings.md lists every setting."

@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 from narthex._version import __version__
 from narthex.adapters.edge.limits import EdgeLimits
 from narthex.adapters.edge.rules import HeadRules
-from narthex.adapters.edge.server import listen, run
+from narthex.adapters.edge.server import run
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.adapters.telemetry.metrics import PrometheusMeter
 from narthex.app.chat import Chat
@@ -40,7 +40,14 @@ from narthex.ports.broker import Control, Member, Position, Publication
 from narthex.settings import Settings
 from narthex.wiring.agents import load_agents, run_limits
 from narthex.wiring.engines import make_broker, make_store
-from narthex.wiring.server_process import NoUpgrades, ServerProcess, make_edge, make_health, probe_pages
+from narthex.wiring.server_process import (
+    NoUpgrades,
+    ServerProcess,
+    make_edge,
+    make_health,
+    open_listeners,
+    probe_pages,
+)
 
 CONNECTIONS: Final = 100  # probes and scrapers are the port's only clients
 RUNS_SHARE: Final = 0.9  # of the drain's grace that the lifecycle gets; half of that is the runs' own
@@ -123,7 +130,7 @@ class AgentWorker:
                 HeadRules(allowed_host=lambda _: True, websocket_paths=frozenset()),
             ),
             lifecycle,
-            listen(settings.host, settings.port),
+            open_listeners(settings),
             grace_s=settings.drain_grace_s,
             log=log,
             on_ready=lambda urls: on_ready(urls[0]),

@@ -25,6 +25,8 @@ def announce(settings: Settings, urls: Sequence[str], parts: Parts | None) -> No
         parts: of the gateway, for a token; None: in other processes.
     """
     url = settings.public_url or urls[0].replace("//0.0.0.0", "//127.0.0.1").replace("//[::]", "//[::1]")
+    if url.startswith("unix:"):  # the public URL is the proxy's
+        url = f"http://localhost  (curl --unix-socket {shlex.quote(url.removeprefix('unix:'))})"
     lines = [
         f"narthex is ready ({settings.environment})",
         f"  chat      {url}/",

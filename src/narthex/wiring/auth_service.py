@@ -15,8 +15,9 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from narthex._version import __version__
+from narthex.adapters.edge.listeners import url_of_listener
 from narthex.adapters.edge.rules import HeadRules
-from narthex.adapters.edge.server import listen, run, url_of
+from narthex.adapters.edge.server import run
 from narthex.adapters.machine import raise_descriptor_limit
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.adapters.telemetry.metrics import PrometheusMeter
@@ -44,6 +45,7 @@ from narthex.wiring.server_process import (
     edge_limits,
     make_edge,
     make_health,
+    open_listeners,
     probe_pages,
 )
 from narthex.wiring.tokens import provider_rules
@@ -171,8 +173,8 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
         ConfigError: the address cannot be bound, or the keys do not match.
         Damaged: the data in the store cannot be read.
     """
-    listeners = listen(settings.host, settings.port)
-    issuer = settings.public_url or url_of(*listeners[0].getsockname()[:2])
+    listeners = open_listeners(settings)
+    issuer = settings.public_url or url_of_listener(listeners[0])
     log.info("auth service", issuer=issuer, environment=settings.environment)
 
     async def main() -> None:

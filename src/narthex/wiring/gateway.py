@@ -6,16 +6,19 @@ Not here: its parts (`parts`, `web_application`), its life (`server_process`), s
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
 from narthex.adapters.edge.edge import Edge
 from narthex.adapters.edge.rules import HeadRules
-from narthex.adapters.edge.server import listen, run
+from narthex.adapters.edge.self_probe import SelfAddress
+from narthex.adapters.edge.server import run
 from narthex.adapters.machine import descriptor_limit, raise_descriptor_limit, share_one_heap
 from narthex.adapters.telemetry.logging import (
     configure_logging,
@@ -37,7 +40,7 @@ from narthex.wiring.capacity_log import Evictions, log_capacity
 from narthex.wiring.engines import make_broker, make_store
 from narthex.wiring.mounted_lifespans import with_lifespans
 from narthex.wiring.parts import Parts
-from narthex.wiring.server_process import ServerProcess, edge_limits, make_edge
+from narthex.wiring.server_process import ServerProcess, edge_limits, make_edge, open_listeners
 from narthex.wiring.web_application import WebApplication
 
 log = get_logger("narthex.gateway")
@@ -154,7 +157,6 @@ class GatewayServer:
             self._store or make_store(settings),
             agents if agents is not None else load_agents(settings, self.facts),
             verifier=self._verifier,
-            debug=settings.log_level == "debug",
             limits=fitted.limits,
             on_drain=self._drain,
         )
@@ -166,11 +168,8 @@ class GatewayServer:
             _rules(settings, self._routes),
             Evictions(parts.meter).counted,
         )
-        listeners = sockets or listen(
-            settings.host,
-            settings.port,
-            reuse_port=reuse_port,
-            send_buffer_bytes=edge.limits.send_buffer_bytes,
+        listeners = sockets or open_listeners(
+            settings, reuse_port=reuse_port, send_buffer_bytes=edge.limits.send_buffer_bytes
         )
         routes, applications = with_lifespans(self._routes)
         site = self.site = WebApplication(parts, _loopback_of(listeners[0]), edge.connections.__len__, routes)
@@ -217,7 +216,10 @@ def takes_websocket(routes: Sequence[BaseRoute], path: str) -> bool:
     return any(route.matches(scope)[0] is Match.FULL for route in routes)
 
 
-def _loopback_of(listener: socket.socket) -> tuple[str, int]:
+def _loopback_of(listener: socket.socket) -> SelfAddress:
     """The gateway's own address for itself: the bound one, or loopback when it is bound to all."""
-    host, port = listener.getsockname()[:2]
+    name = listener.getsockname()
+    if not isinstance(name, tuple):
+        return Path(os.fsdecode(name))
+    host, port = name[:2]
     return ("127.0.0.1" if host == "0.0.0.0" else "::1" if host == "::" else host, port)  # noqa: S104 - compared

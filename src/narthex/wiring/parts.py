@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from narthex._version import __version__
 from narthex.adapters.edge.echo import Echo
@@ -36,6 +35,7 @@ from narthex.ports.tokens import TokenVerifier
 from narthex.settings import Settings
 from narthex.wiring.agents import run_limits
 from narthex.wiring.gauges import Gauges
+from narthex.wiring.server_process import handshake_writer
 from narthex.wiring.tokens import make_tokens
 
 FLUSH_EVERY_S = 1.0  # 60 gauges and what was counted: 0.1 ms
@@ -66,7 +66,6 @@ class Parts:
         store: likewise.
         agents: by name, the default first.
         verifier: of tokens, instead of the configured issuers.
-        debug: whether handshake records are written.
         limits: reduced to the machine's limits; None: those of the settings.
         on_drain: begins a drain when a command asks for it.
     """
@@ -79,7 +78,6 @@ class Parts:
         agents: Mapping[str, Agent],
         *,
         verifier: TokenVerifier | None = None,
-        debug: bool = False,
         limits: Limits | None = None,
         on_drain: Callable[[], None] = lambda: None,
     ) -> None:
@@ -126,7 +124,7 @@ class Parts:
             clock=self.now,
             withdrawn=self.core.enforcer.withdrawn,
         )
-        decisions = DecisionRecorder(self.policy, self.meter, _debug_record if debug else None)
+        decisions = DecisionRecorder(self.policy, self.meter, handshake_writer(settings, log))
         self.in_band = InBandAdmission(
             policy=self.policy, credentials=credentials, admissions=self.admissions, decisions=decisions
         )
@@ -190,8 +188,3 @@ def _flush(meter: PrometheusMeter) -> list[Component]:
 
     every_second = Periodic(settle, every_s=FLUSH_EVERY_S)
     return [Component("metrics", every_second.start, stop)]
-
-
-def _debug_record(record: Mapping[str, object]) -> None:
-    members: dict[str, Any] = dict(record)
-    log.debug(members.pop("event"), **members)

@@ -29,9 +29,11 @@ from narthex._version import __version__
 from narthex.adapters.edge.connections import Evicted
 from narthex.adapters.edge.edge import Edge, EdgeUpgradeHandler
 from narthex.adapters.edge.limits import EdgeLimits, MessageLimits
+from narthex.adapters.edge.listeners import inherit, listen, listen_unix
 from narthex.adapters.edge.rules import HeadRules
 from narthex.adapters.edge.server import EdgeServer
 from narthex.adapters.telemetry.metrics import PrometheusMeter
+from narthex.app.handshake_record import Record
 from narthex.app.health import CRITICAL, Check, CheckResult, Health
 from narthex.app.lifecycle import Component, Lifecycle
 from narthex.domain.addresses import TrustedProxies, client_of
@@ -166,6 +168,18 @@ def _started_well(task: asyncio.Task[None]) -> bool:
     return task.cancelled() or task.exception() is None
 
 
+def open_listeners(
+    settings: Settings, *, reuse_port: bool = False, send_buffer_bytes: int = 0
+) -> list[socket.socket]:
+    """The sockets that the settings ask for, bound: `fd`, else `uds`, else host and port. Raises ConfigError."""
+    if settings.fd is not None:
+        local = not settings.policy.environment.remote and not settings.allow_remote_development
+        return inherit(settings.fd, loopback_only=local, send_buffer_bytes=send_buffer_bytes)
+    if settings.uds is not None:
+        return listen_unix(settings.uds, send_buffer_bytes=send_buffer_bytes)
+    return listen(settings.host, settings.port, reuse_port=reuse_port, send_buffer_bytes=send_buffer_bytes)
+
+
 class NoUpgrades:
     """`ports.edge.UpgradeHandler` of a process without WebSockets. `log` gets the edge's refusals, at debug."""
 
@@ -290,6 +304,19 @@ def probe_pages(
         origin=rules.origin_refusal,
     )
     return ProbePages(health, metrics=meter.scraped, access=access, details=details)
+
+
+def handshake_writer(settings: Settings, log: Any) -> Record | None:
+    """The writer of handshake records: at info with the access log, else at debug; None where none are written."""
+    if not settings.access_log and settings.log_level != "debug":
+        return None
+    level = log.info if settings.access_log else log.debug
+
+    def write(record: Mapping[str, object]) -> None:
+        members: dict[str, Any] = dict(record)
+        level(members.pop("event"), **members)
+
+    return write
 
 
 async def _refuse_users(_: Request) -> Refusal:

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from narthex.adapters.edge.server import listen, url_of
+from narthex.adapters.edge.listeners import listen, url_of
 from narthex.adapters.telemetry import multiprocess
 from narthex.adapters.telemetry.logging import configure_logging, get_logger
 from narthex.errors import EXIT_CONFIG, ConfigError, DependencyError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -12,7 +13,7 @@ from starlette.requests import Request
 from starlette.routing import BaseRoute
 
 from narthex._version import __version__
-from narthex.adapters.edge.self_probe import SelfProbe
+from narthex.adapters.edge.self_probe import SelfAddress, SelfProbe
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.app.expiry import CredentialExpiry
 from narthex.app.health import (
@@ -33,6 +34,7 @@ from narthex.ports.broker import Broker
 from narthex.ports.store import Store
 from narthex.web import e2e, pages, preflight, problem_pages, tickets
 from narthex.web.access import Access
+from narthex.web.access_log import AccessLog
 from narthex.web.agui import AguiRoutes
 from narthex.web.api import ServerApi
 from narthex.web.auth import AuthRoutes
@@ -65,7 +67,7 @@ class WebApplication:
     def __init__(
         self,
         parts: Parts,
-        address: tuple[str, int],
+        address: SelfAddress,
         tcp_connections: Callable[[], int],
         routes: Sequence[BaseRoute] = (),
     ) -> None:
@@ -119,6 +121,7 @@ class WebApplication:
             ],
             exception_handlers=exception_handlers(parts.report_bug, self.http.cors),
             middleware=[
+                *self._access_log(),
                 Middleware(
                     AddressRates,
                     rates=Rates(
@@ -132,6 +135,12 @@ class WebApplication:
                 Middleware(KeptFromApplications),
             ],
         )
+
+    def _access_log(self) -> list[Middleware]:
+        if not self._parts.settings.access_log:
+            return []
+        write = partial(get_logger("narthex.access").info, "request")
+        return [Middleware(AccessLog, address=self.http.address, write=write)]
 
     def components(self) -> list[Component]:
         """The components that the lifecycle opens beside those of the parts."""
@@ -198,7 +207,7 @@ class WebApplication:
 
     # -- health --------------------------------------------------------------------------------------------
 
-    def _make_health(self, address: tuple[str, int]) -> Health:
+    def _make_health(self, address: SelfAddress) -> Health:
         parts = self._parts
 
         async def ticket() -> str:

@@ -17,8 +17,9 @@ from websockets.utils import apply_mask
 from narthex.adapters.edge.echo import Echo
 from narthex.adapters.edge.edge import Edge
 from narthex.adapters.edge.limits import EdgeLimits
+from narthex.adapters.edge.listeners import listen
 from narthex.adapters.edge.rules import HeadRules
-from narthex.adapters.edge.server import EdgeServer, listen
+from narthex.adapters.edge.server import EdgeServer
 from narthex.domain.refusals import Refusal
 from narthex.ports.edge import Accept, Decision, Deny, RequestHead, Socket
 

@@ -11,8 +11,9 @@ import os
 
 from narthex.adapters.edge.edge import Edge
 from narthex.adapters.edge.limits import EdgeLimits, MessageLimits
+from narthex.adapters.edge.listeners import listen
 from narthex.adapters.edge.rules import HeadRules
-from narthex.adapters.edge.server import EdgeServer, listen, run
+from narthex.adapters.edge.server import EdgeServer, run
 from narthex.domain.refusals import Refusal
 from narthex.ports.edge import Accept, Decision, Deny, RequestHead, Socket
 from tests.adapters.edge.harness import PathHandler, echo_app

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from narthex.adapters.edge.server import listen, url_of
+from narthex.adapters.edge.listeners import listen, url_of
 from narthex.errors import ConfigError
 from tests.adapters.edge.child import child
 from tests.adapters.edge.harness import TIME_UNIT_S, Running, upgrade

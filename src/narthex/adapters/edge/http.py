@@ -337,5 +337,6 @@ def serve_http(tcp: TcpConnection, data: bytes) -> None:
     """Pass a connection whose first head requests no upgrade to uvicorn, with the bytes read so far."""
     connection = HttpConnection(tcp)
     connection.connection_made(tcp.transport)
+    connection.client = tcp.peer  # uvicorn finds none on a Unix socket
     tcp.become(connection)
     connection.data_received(data)

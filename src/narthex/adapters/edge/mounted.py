@@ -31,5 +31,6 @@ def serve_mounted(tcp: TcpConnection, data: bytes) -> None:
     tcp.busy()
     connection = MountedWebSocket(tcp)
     connection.connection_made(tcp.transport)
+    connection.client = tcp.peer  # uvicorn finds none on a Unix socket
     tcp.become(connection)
     connection.data_received(data)

@@ -12,7 +12,8 @@ import json
 import secrets
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, TypeAlias
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
@@ -28,6 +29,9 @@ MAX_REPLIES: Final = 16  # messages that may come before the awaited reply
 CLOSE_TIMEOUT_S: Final = 0.5  # the server is this very process
 INERT_ENDS: Final = (INVALID_TOKEN.code, STALE.code)
 
+SelfAddress: TypeAlias = tuple[str, int] | Path
+"""The address at which a process reaches itself: host and port, or the path of its Unix socket."""
+
 Ticket = Callable[[], Awaitable[str]]
 """Issues a fresh ticket of class `probe`."""
 
@@ -36,15 +40,13 @@ class SelfProbe:
     """A `Check` of `app.health`.
 
     Args:
-        address: returns the listening host and port, called at each probe: with port 0 it is known late.
+        address: returns the listening address, called at each probe: with port 0 it is known late.
         ticket: see `Ticket`.
         auth_required: whether a connection without a credential must be refused before the upgrade; otherwise it
             must be upgraded without any rights.
     """
 
-    def __init__(
-        self, address: Callable[[], tuple[str, int]], ticket: Ticket, *, auth_required: bool
-    ) -> None:
+    def __init__(self, address: Callable[[], SelfAddress], ticket: Ticket, *, auth_required: bool) -> None:
         self._address = address
         self._ticket = ticket
         self._auth_required = auth_required
@@ -98,24 +100,27 @@ class SelfProbe:
 
 
 def probe_connection(
-    address: tuple[str, int], target: str, *, max_size: int, tls: ssl.SSLContext | None = None
+    address: SelfAddress, target: str, *, max_size: int, tls: ssl.SSLContext | None = None
 ) -> connect:
     """A connection of a health check to this process itself, over loopback.
 
     Args:
-        address: of the listener.
+        address: of the listener; a Unix socket's path.
         target: path and query.
         max_size: of a message, in bytes.
         tls: where the listener speaks TLS itself.
     """
-    host, port = address
+    where: dict[str, Any] = {"unix": True, "path": str(address)}
+    port = 80  # of the Host header alone
+    if isinstance(address, tuple):
+        host, port = address
+        where = {"host": reachable(host), "port": port}
     # No proxy: the connection must stay on loopback. No origin: the probe is no page.
     no_origin: Origin | None = None
     return connect(
         # The name is loopback's for every address, because loopback names are always served.
         f"{'ws' if tls is None else 'wss'}://localhost:{port}{target}",
-        host=reachable(host),
-        port=port,
+        **where,
         ssl=tls,
         origin=no_origin,
         proxy=None,

@@ -1,4 +1,4 @@
-"""Runs the server process: listeners, uvicorn, and the drain at SIGTERM.
+"""Runs the server process: uvicorn, and the drain at SIGTERM.
 
 Stock uvicorn closes its listener first and then waits for WebSockets for ever or sends 1012 to all at once.
 Here the first signal starts `drain` while the listener stays open, so that the upgrade handler answers new upgrades
@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import gc
 import math
-import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -25,10 +23,10 @@ import uvicorn
 
 from narthex.adapters.edge.edge import Edge, log
 from narthex.adapters.edge.head_stage import ProtocolFactory
+from narthex.adapters.edge.listeners import url_of_listener
 from narthex.adapters.edge.upstream.relay import Relay
 from narthex.adapters.edge.websocket import WebSocket
 from narthex.domain.refusals import Refusal
-from narthex.errors import ConfigError
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIApplication
@@ -148,7 +146,7 @@ class EdgeServer(uvicorn.Server):
         if self._own_signals:  # then the process is ours to tune
             _settle_collector()
         if self._on_started is not None:
-            self._on_started([url for listener in sockets or [] for url in _urls(listener)])
+            self._on_started([url_of_listener(listener) for listener in sockets or []])
 
     async def on_tick(self, counter: int) -> bool:
         """Check ten times a second for a signal and for the end of the drain."""
@@ -201,68 +199,6 @@ class EdgeServer(uvicorn.Server):
         return [one.stage for one in self.edge.connections if isinstance(one.stage, WebSocket | Relay)]
 
 
-def listen(
-    host: str, port: int, *, reuse_port: bool = False, send_buffer_bytes: int = 0
-) -> list[socket.socket]:
-    """Bind every address that `host` names, not yet listening.
-
-    Args:
-        host: name or address; `localhost` binds to both families if there are two, `::` to every address of both.
-        port: 0 picks a free one, the same for every address.
-        reuse_port: share the port with other processes (workers); the kernel spreads connections.
-        send_buffer_bytes: `SO_SNDBUF`, which accepted sockets inherit; 0 leaves it.
-
-    Raises:
-        ConfigError: no address could be bound.
-    """
-    bound: list[socket.socket] = []
-    problem = "no address"
-    hosts = (host, "0.0.0.0") if host == "::" else (host,)  # noqa: S104 - as asked for
-    try:
-        found = [
-            info
-            for name in hosts
-            for info in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        ]
-    except OSError as error:
-        raise ConfigError([f"The host {host} does not resolve ({error}). Give an address."]) from error
-    for family, kind, protocol, _, address in dict.fromkeys(found):
-        listener = socket.socket(family, kind, protocol)
-        try:
-            _prepare(listener, reuse_port=reuse_port, send_buffer_bytes=send_buffer_bytes)
-            chosen = bound[0].getsockname()[1] if bound and port == 0 else port
-            listener.bind((address[0], chosen, *address[2:]))
-        except OSError as error:
-            listener.close()
-            problem = os.strerror(error.errno or 0)
-            if error.errno == errno.EADDRINUSE and host == "::":
-                _close(bound)  # otherwise another program would serve half of the addresses
-                break
-        else:
-            bound.append(listener)
-    if not bound:
-        raise ConfigError(
-            [f"Cannot listen on {host}:{port} ({problem}). Free the port, or choose another host or port."]
-        )
-    return bound
-
-
-def _close(listeners: list[socket.socket]) -> None:
-    while listeners:
-        listeners.pop().close()
-
-
-def _prepare(listener: socket.socket, *, reuse_port: bool, send_buffer_bytes: int) -> None:
-    listener.setblocking(False)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if reuse_port:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    if listener.family == socket.AF_INET6:
-        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    if send_buffer_bytes:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
-
-
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run `main` to its end on uvloop where it is installed, else on asyncio's own loop."""
     try:
@@ -292,15 +228,3 @@ def _settle_collector() -> None:
     gc.collect()
     gc.freeze()  # objects so far stay for ever: the collector can skip them
     gc.set_threshold(*_GC_THRESHOLDS)
-
-
-def _urls(listener: socket.socket) -> list[str]:
-    address = listener.getsockname()
-    if not isinstance(address, tuple):
-        return []
-    return [url_of(*address[:2])]
-
-
-def url_of(host: str, port: int) -> str:
-    """The URL of a listener; an IPv6 address stands in brackets (RFC 3986 section 3.2.2)."""
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -165,8 +165,8 @@ class TcpConnection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         self.accepted_at = edge.clock()
         peer = transport.get_extra_info("peername")
-        # A unix socket has no address: its peer is a proxy on this machine, or a program of ours.
-        self.peer = (peer[0], peer[1]) if peer and not isinstance(peer, str | bytes) else ("", 0)
+        # A Unix socket's peer has no address, and is on this machine, as loopback's is.
+        self.peer = (peer[0], peer[1]) if peer and not isinstance(peer, str | bytes) else ("127.0.0.1", 0)
         if edge.connections.add(self, self.peer[0]):
             self.expire_in(edge.limits.handshake_s)
         else:
