@@ -26,7 +26,12 @@ def asks(sent: str | bytes = "", address: str = "1.2.3.4") -> Request:
 class Desk:
     """An Access with a clock that the test moves."""
 
-    def __init__(self, keys: tuple[str, ...] = (ADMIN,), metrics_tokens: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        keys: tuple[str, ...] = (ADMIN,),
+        metrics_tokens: tuple[str, ...] = (),
+        trusted: tuple[str, ...] = (),
+    ) -> None:
         self.now = 0.0
         self.opaque: dict[str, Identity | Refusal] = {}
         self.asked: list[str] = []
@@ -44,7 +49,14 @@ class Desk:
             assert request.client is not None
             return request.client.host
 
-        self.access = Access(keys, person, address, lambda: self.now, metrics_tokens=metrics_tokens)
+        self.access = Access(
+            keys,
+            person,
+            address,
+            lambda: self.now,
+            metrics_tokens=metrics_tokens,
+            trusted_scraper=lambda request: address(request) in trusted,
+        )
 
     async def told(self, sent: str | bytes = "", address: str = "1.2.3.4") -> str:
         """The refusal's code, or the operator's id."""
@@ -157,10 +169,13 @@ async def test_wrong_keys_slow_their_household_down() -> None:
     assert await desk.told(ADMIN, "2001:db8::ffff") == "admin key"
 
 
-def test_metrics_are_open_until_there_is_a_token() -> None:
-    """As scrapers expect of an unconfigured gateway."""
-    assert Desk().scrape() == ""
-    assert Desk().scrape("anything") == ""
+def test_metrics_are_for_trusted_scrapers_and_tokens() -> None:
+    """A trusted scraper needs no token, and a wrong one does not harm it; any other client is refused."""
+    desk = Desk(trusted=("10.0.0.9",))
+    assert desk.scrape(address="10.0.0.9") == ""
+    assert desk.scrape("stale", address="10.0.0.9") == ""
+    assert desk.scrape() == "auth_required"
+    assert desk.scrape("anything") == "token_invalid"
 
 
 @pytest.mark.parametrize("sent", [SCRAPER, ADMIN])

@@ -14,12 +14,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Message
 
+from narthex.domain.addresses import TrustedProxies, parse_networks, parse_trusted_proxies
 from narthex.domain.identity import Identity
+from narthex.domain.origins import OriginPolicy
 from narthex.domain.refusals import Refusal
 from narthex.errors import ClientError, DependencyError
 from narthex.web import e2e, preflight, tickets
 from narthex.web.problems import exception_handlers
-from narthex.web.request_rules import RequestAuthenticator
+from narthex.web.request_rules import RequestAuthenticator, RequestRules
 from tests.app.handshake_harness import ANN, KEY, PAGE, HandshakeHarness, head, open_entrance
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -319,3 +321,35 @@ class TestDoor:
         named = RequestAuthenticator(harness.handshakes, "https://chat.example.com/").facts(Request(scope))
         assert named.base_url == "https://chat.example.com", "what the operator says of it goes first"
         assert not rules.origin_allowed(Request(scope), FOREIGN)
+
+
+@pytest.mark.parametrize(
+    ("peer", "headers", "loopback", "admitted"),
+    [
+        ("127.0.0.1", {}, True, True),
+        ("::1", {}, True, True),
+        ("127.0.0.1", {}, False, False),
+        ("127.0.0.1", {"x-forwarded-for": "127.0.0.1"}, True, False),
+        ("127.0.0.1", {"forwarded": "for=127.0.0.1"}, True, False),
+        ("127.0.0.1", {"x-real-ip": "127.0.0.1"}, True, False),
+        ("10.1.2.3", {}, True, True),
+        ("::ffff:10.1.2.3", {}, True, True),
+        ("192.0.2.1", {}, True, False),
+        ("10.1.2.3", {"x-forwarded-for": "192.0.2.1"}, True, False),
+        ("172.16.0.1", {"x-forwarded-for": "10.9.9.9"}, True, True),
+        ("172.16.0.1", {"x-forwarded-for": "192.0.2.1"}, True, False),
+        ("192.0.2.1", {"x-forwarded-for": "10.9.9.9"}, True, False),
+    ],
+)
+def test_a_scraper_is_known_by_its_own_address(
+    peer: str, headers: dict[str, str], loopback: bool, admitted: bool
+) -> None:
+    """This machine, or a trusted network; behind a proxy that is not trusted every client would look the same."""
+    networks = parse_networks(["10.0.0.0/8"], "X")
+    trusted = parse_trusted_proxies(["172.16.0.1"])
+    assert isinstance(networks, tuple)
+    assert isinstance(trusted, TrustedProxies)
+    rules = RequestRules(trusted, OriginPolicy())
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    request = Request({"type": "http", "headers": raw, "client": (peer, 1), "method": "GET", "path": "/"})
+    assert rules.scraper(request, networks, loopback=loopback) is admitted

@@ -51,6 +51,7 @@ class SettingsFlags:
         port: port; 0 takes a free one.
         uds: listen on a Unix socket at this path.
         fd: listen on the socket that the parent process left open as this descriptor.
+        metrics_port: one more port for /metrics, /livez and /readyz, without a token; 0 takes a free one.
         data_dir: directory of the embedded broker, store and signing keys.
         agent: `module:function`, `module:agent`, `agui+https://…` or `openai+http://…#model`; repeatable.
         workers: processes on the one port.
@@ -67,6 +68,7 @@ class SettingsFlags:
     port: int | None = None
     uds: Path | None = None
     fd: int | None = None
+    metrics_port: int | None = None
     data_dir: Path | None = None
     agent: Agents = None
     workers: int | None = None

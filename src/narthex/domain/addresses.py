@@ -83,6 +83,25 @@ def parse_trusted_proxies(
     return problems or TrustedProxies(tuple(networks), hops)
 
 
+def parse_networks(words: Sequence[str], variable: str) -> tuple[Network, ...] | list[str]:
+    """A setting's addresses and networks, or every problem as a sentence with its remedy."""
+    networks: list[Network] = []
+    problems: list[str] = []
+    for word in words:
+        try:
+            networks.append(ipaddress.ip_network(word, strict=False))
+        except ValueError:
+            problems.append(
+                f"{variable} holds {word[:64]!r}, which is not an address or a network. Write for example 10.0.0.0/8."
+            )
+    return problems or tuple(networks)
+
+
+def within(address: str, networks: tuple[Network, ...]) -> bool:
+    """Whether an address is in one of the networks; text that is no address is in none."""
+    return bool(networks) and _in_networks(canonical(address) or address, networks)
+
+
 def client_of(
     peer: str,
     secure: bool,

@@ -247,9 +247,17 @@ def served_to_probes(host: str, peer: str, header_names: Iterable[str]) -> bool:
         header_names: lower case; with any forwarding header the client is behind a proxy of this machine.
     """
     found = parse_host(host)
-    if found is None or not _is_loopback(found[0]) or not _is_loopback(canonical(peer) or ""):
-        return False
-    return not any(name in _FORWARDING or name.startswith("x-forwarded-") for name in header_names)
+    return found is not None and _is_loopback(found[0]) and from_this_machine(peer, header_names)
+
+
+def from_this_machine(peer: str, header_names: Iterable[str]) -> bool:
+    """Whether the socket's other end is loopback and no proxy forwarded the request. Arguments: `served_to_probes`."""
+    return _is_loopback(canonical(peer) or "") and not is_forwarded(header_names)
+
+
+def is_forwarded(header_names: Iterable[str]) -> bool:
+    """Whether a header of a proxy is among them (lower case)."""
+    return any(name in _FORWARDING or name.startswith("x-forwarded-") for name in header_names)
 
 
 def _below(origin: Origin, suffix: Origin) -> bool:

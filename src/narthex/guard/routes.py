@@ -37,7 +37,7 @@ from narthex.web.health import HealthPages
 from narthex.web.problems import NO_STORE, exception_handlers, problem
 from narthex.web.rates import ADDRESS_SHARE, AddressRates
 from narthex.web.request_rules import RequestAuthenticator, head_of
-from narthex.wiring.server_process import make_health
+from narthex.wiring.server_process import make_health, trusted_scraper
 from narthex.wiring.tokens import make_exchange
 
 PREFIX: Final = "/ws"
@@ -123,6 +123,7 @@ class GuardRoutes:
             self._http.address,
             core.now,
             metrics_tokens=settings.metrics_tokens(),
+            trusted_scraper=trusted_scraper(settings, self._http),
             origin=self._http.origin_refusal,
         )
         health_pages = HealthPages(

@@ -148,7 +148,20 @@ class AdmissionOptions(BaseModel):
         None,
         "Bearer token that `/metrics` requires; the admin key is accepted as well.",
         secret=True,
-        default_text="not set: any client that reaches the port can read `/metrics`",
+        default_text="not set: programs of this machine, trusted scrapers and the admin key read `/metrics`",
+    )
+    trusted_scrapers: Words = option(
+        (),
+        "Addresses or networks that read `/metrics` without a token.",
+        default_text="none; without a token, programs of this machine",
+    )
+    metrics_port: int | None = option(
+        None,
+        "One more port for `/metrics`, `/livez` and `/readyz`, without a token: keep it inside the network.",
+        flag="--metrics-port",
+        default_text="none",
+        ge=0,
+        le=65535,
     )
 
 

@@ -13,7 +13,7 @@ from pydantic import PrivateAttr, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from narthex.domain import engine_urls
-from narthex.domain.addresses import TrustedProxies
+from narthex.domain.addresses import Network, TrustedProxies
 from narthex.domain.environment import EnvironmentPolicy
 from narthex.domain.limits import Limits
 from narthex.domain.origins import HostPolicy, OriginPolicy
@@ -51,6 +51,7 @@ class RuleResults(NamedTuple):
     origins: OriginPolicy = OriginPolicy()
     hosts: HostPolicy = HostPolicy()
     proxies: TrustedProxies = TrustedProxies()
+    scrapers: tuple[Network, ...] = ()
     warnings: tuple[str, ...] = ()
     sources: Mapping[str, str] = {}
 
@@ -120,6 +121,11 @@ class Settings(
         """`trusted_proxies`, parsed; on Cloud Run the last hop when none are given."""
         return self._results.proxies
 
+    @property
+    def scrapers(self) -> tuple[Network, ...]:
+        """`trusted_scrapers`, parsed."""
+        return self._results.scrapers
+
     def limits(self) -> Limits:
         """The limits as the value that is enforced and advertised."""
         return Limits(**{name: getattr(self, name) for name in Limits.__struct_fields__})
@@ -188,7 +194,7 @@ class Settings(
         return (self.admin_key.get_secret_value(),) if self.admin_key else ()
 
     def metrics_tokens(self) -> tuple[str, ...]:
-        """The live tokens of scrapers; none: `/metrics` is open."""
+        """The live tokens of scrapers."""
         return (self.metrics_token.get_secret_value(),) if self.metrics_token else ()
 
     def e2e_keys(self) -> tuple[str, ...]:

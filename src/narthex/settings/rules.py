@@ -17,7 +17,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from narthex.adapters.stores.postgres_address import parse_postgres
-from narthex.domain.addresses import TrustedProxies, parse_trusted_proxies
+from narthex.domain.addresses import TrustedProxies, parse_networks, parse_trusted_proxies
 from narthex.domain.engine_urls import BadEngineUrl, parse_engine_urls
 from narthex.domain.environment import Environment, EnvironmentPolicy, decide, find_environment, is_loopback
 from narthex.domain.origins import HostPolicy, OriginPolicy, parse_allowed_hosts, parse_allowed_origins
@@ -67,7 +67,8 @@ def check_rules(
     origins = parse_allowed_origins(settings.allowed_origins)
     hosts = parse_allowed_hosts(settings.allowed_hosts, public_url=settings.public_url, required=required)
     proxies = _proxies(settings.trusted_proxies, sources.get("trusted_proxies", ""), environ, remote=remote)
-    for parsed in (origins, hosts, proxies):
+    scrapers = parse_networks(settings.trusted_scrapers, "NARTHEX_TRUSTED_SCRAPERS")
+    for parsed in (origins, hosts, proxies, scrapers):
         problems += parsed if isinstance(parsed, list) else []
     problems += _production(settings, production=production)
     for rule in (_urls, _admin_key, _agent_secrets, _apart, _e2e, _limits, _upstream, _data_dir, _listening):
@@ -80,6 +81,7 @@ def check_rules(
         OriginPolicy() if isinstance(origins, list) else origins,
         HostPolicy() if isinstance(hosts, list) else hosts,
         TrustedProxies() if isinstance(proxies, list) else proxies,
+        () if isinstance(scrapers, list) else scrapers,
         (*(policy.warnings if policy else ()), *_warnings(settings, policy)),
     )
 
@@ -322,10 +324,12 @@ def _warnings(settings: Settings, policy: EnvironmentPolicy | None) -> Iterator[
         yield f"NARTHEX_ALLOW_REMOTE_DEVELOPMENT has no effect in {policy.environment}. Unset it."
     if settings.platform == "cloud-run" and is_loopback(policy.host):
         yield "The gateway listens on loopback, where Cloud Run cannot reach it. Set ENVIRONMENT=staging."
-    if policy.is_production and settings.metrics_token is None:
+    if policy.is_production and not (
+        settings.metrics_tokens() or settings.trusted_scrapers or settings.metrics_port is not None
+    ):
         yield (
-            "NARTHEX_METRICS_TOKEN is not set: any client that reaches the port can read /metrics. Set it and give it "
-            "to the scraper, or keep the path from outside at the proxy."
+            "Only programs of this machine can read /metrics. Set NARTHEX_METRICS_TOKEN and give it to the scraper, "
+            "name its network in NARTHEX_TRUSTED_SCRAPERS, or serve the metrics on NARTHEX_METRICS_PORT."
         )
     if policy.is_production and settings.public_url.startswith("http://"):
         yield "NARTHEX_PUBLIC_URL is http:// in production. Serve it over https."

@@ -1,4 +1,4 @@
-"""Authorises callers of the server API, at two levels, and scrapers of `/metrics`, which is open until a token is set.
+"""Authorises callers of the server API, at two levels, and scrapers of `/metrics`.
 
 The process's operator (the admin key, or a token with the permission `operator`) may do what concerns every tenant:
 statistics, draining, all results. A tenant's administrator (the admin key, or a token with `admin`) may do what
@@ -42,7 +42,8 @@ class Access:
         person: returns the user of a request's token or cookie.
         address: returns the client's address of a request.
         now: returns seconds.
-        metrics_tokens: valid tokens of scrapers; empty: `/metrics` is open.
+        metrics_tokens: valid tokens of scrapers.
+        trusted_scraper: whether a request may read `/metrics` without a token.
         origin: returns the reason why a request's origin may not use a credential here.
     """
 
@@ -54,11 +55,13 @@ class Access:
         now: Callable[[], float],
         *,
         metrics_tokens: Sequence[str] = (),
+        trusted_scraper: Callable[[Request], bool] = lambda _: False,
         origin: Callable[[Request], Refusal | None] = lambda _: None,
     ) -> None:
         self._origin = origin
         self._keys = tuple(admin_keys)
         self._metrics_tokens = tuple(metrics_tokens)
+        self._trusted_scraper = trusted_scraper
         self._authenticate = person
         self._address = address
         self._now = now
@@ -116,14 +119,16 @@ class Access:
 
     def scraper(self, request: Request) -> Refusal | None:
         """The reason why a request may not read `/metrics`; None: it may."""
-        if not self._metrics_tokens:
-            return None
         sent = bearer(request)
         refused = self._origin(request)
         if refused is not None:
             return refused
+        if self._trusted_scraper(request):
+            return None
         if not sent:
-            detail = "`/metrics` requires NARTHEX_METRICS_TOKEN as a Bearer token."
+            detail = (
+                "`/metrics` requires NARTHEX_METRICS_TOKEN as a Bearer token, or NARTHEX_TRUSTED_SCRAPERS."
+            )
             return Refusal(code="auth_required", detail=detail, carriers_checked=("authorization",))
         address, now = bucket(self._address(request)), self._now()
         wait_s = self._wrong_scrapes.wait_s(address, now)

@@ -16,9 +16,9 @@ from starlette.responses import Response
 
 from narthex.app.handshake import HandshakeHandler
 from narthex.app.rates import Rates
-from narthex.domain.addresses import ClientAddress, TrustedProxies, client_of
+from narthex.domain.addresses import ClientAddress, Network, TrustedProxies, client_of, within
 from narthex.domain.identity import Identity
-from narthex.domain.origins import OriginPolicy, claimed_origin, origin_fault
+from narthex.domain.origins import OriginPolicy, claimed_origin, from_this_machine, is_forwarded, origin_fault
 from narthex.domain.refusals import Refusal, rate_limited
 from narthex.ports.edge import ABORT, RequestHead
 
@@ -64,6 +64,15 @@ class RequestRules:
     def address(self, request: Request) -> str:
         """The client's address."""
         return self.client(request).address
+
+    def scraper(self, request: Request, networks: tuple[Network, ...], *, loopback: bool) -> bool:
+        """Whether a request for `/metrics` needs no token: its client is in `networks`, or (`loopback`) a program of
+        this machine. A forwarding header of a proxy that is not trusted hides the client, so that it is neither.
+        """
+        peer, names = request.client.host if request.client else "", request.headers.keys()
+        if is_forwarded(names):
+            return self._trusted.proxied(peer) and within(self.address(request), networks)
+        return within(peer, networks) or (loopback and from_this_machine(peer, names))
 
     def facts(self, request: Request) -> RequestFacts:
         """Client address, whether the client uses TLS, and the origin under which it reached us (`https://host`)."""

@@ -29,7 +29,7 @@ from narthex._version import __version__
 from narthex.adapters.edge.connections import Evicted
 from narthex.adapters.edge.edge import Edge, EdgeUpgradeHandler
 from narthex.adapters.edge.limits import EdgeLimits, MessageLimits
-from narthex.adapters.edge.listeners import inherit, listen, listen_unix
+from narthex.adapters.edge.listeners import inherit, listen, listen_unix, url_of
 from narthex.adapters.edge.rules import HeadRules
 from narthex.adapters.edge.server import EdgeServer
 from narthex.adapters.telemetry.metrics import PrometheusMeter
@@ -50,6 +50,7 @@ from narthex.web.request_rules import RequestRules
 if TYPE_CHECKING:
     from uvicorn._types import ASGIApplication
 
+SCRAPERS: Final = 64  # connections of the metrics port: some Prometheus servers and probes
 FIRST_S: Final = 0.25
 LAST_S: Final = 1.0
 """Bounds of the wait between two tries, with full jitter below: an engine that comes late is used within a second."""
@@ -253,7 +254,7 @@ def make_health(
     critical: Sequence[str] = (),
     policy: EnvironmentPolicy | None = None,
 ) -> Health:
-    """Health of a process.
+    """Health of a process, also on the metrics port where the settings name one.
 
     Args:
         settings: validated.
@@ -284,6 +285,7 @@ def make_health(
         on_change=changed,
     )
     lifecycle.add([Component("health", close=health.stop)])
+    lifecycle.add(metrics_port(settings, health, meter, log), first=True)
     return health
 
 
@@ -301,6 +303,7 @@ def probe_pages(
         rules.address,
         time.time,
         metrics_tokens=settings.metrics_tokens(),
+        trusted_scraper=trusted_scraper(settings, rules),
         origin=rules.origin_refusal,
     )
     return ProbePages(health, metrics=meter.scraped, access=access, details=details)
@@ -317,6 +320,44 @@ def handshake_writer(settings: Settings, log: Any) -> Record | None:
         level(members.pop("event"), **members)
 
     return write
+
+
+def trusted_scraper(settings: Settings, rules: RequestRules) -> Callable[[Request], bool]:
+    """Whether a request needs no token for `/metrics`: `trusted_scrapers`, and this machine while no token is set."""
+    return partial(rules.scraper, networks=settings.scrapers, loopback=not settings.metrics_tokens())
+
+
+def metrics_port(settings: Settings, health: Health, meter: PrometheusMeter, log: Any) -> list[Component]:
+    """`/metrics`, `/livez` and `/readyz` on a port of their own, open from the start to the end of the process; none
+    where the settings name no such port.
+    """
+    if settings.metrics_port is None:
+        return []
+    port = settings.metrics_port
+    access = Access((), _refuse_users, lambda _: "", time.time, trusted_scraper=lambda _: True)
+    pages = ProbePages(health, metrics=meter.scraped, access=access)
+    serving: list[tuple[EdgeServer, asyncio.Task[None]]] = []
+
+    async def open_port() -> None:
+        edge = make_edge(
+            settings,
+            EdgeLimits(connections=SCRAPERS, connections_per_address=SCRAPERS),
+            NoUpgrades(log),
+            HeadRules(allowed_host=lambda _: True, websocket_paths=frozenset()),
+        )
+        app = cast("ASGIApplication", Starlette(routes=pages.routes()))
+        server = EdgeServer(app, edge, grace_s=1.0, lifespan="off", own_signals=False)
+        listeners = listen(settings.host, port, reuse_port=meter.shared)  # with --workers any of them answers
+        serving.append((server, asyncio.create_task(server.serve(sockets=listeners), name="metrics port")))
+        log.info("metrics port", urls=[url_of(*listener.getsockname()[:2]) for listener in listeners])
+
+    async def close_port() -> None:
+        while serving:
+            server, task = serving.pop()
+            server.stop_once()
+            await task
+
+    return [Component("metrics port", open_port, close_port)]
 
 
 async def _refuse_users(_: Request) -> Refusal:

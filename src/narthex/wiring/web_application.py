@@ -48,7 +48,7 @@ from narthex.web.request_rules import RequestAuthenticator
 from narthex.wiring.gauges import session_refreshes
 from narthex.wiring.parts import Parts
 from narthex.wiring.provider import make_code_flow, make_provider
-from narthex.wiring.server_process import make_health
+from narthex.wiring.server_process import make_health, trusted_scraper
 from narthex.wiring.tokens import make_exchange
 
 log = get_logger("narthex.health")
@@ -87,6 +87,7 @@ class WebApplication:
             self.http.address,
             parts.now,
             metrics_tokens=parts.settings.metrics_tokens(),
+            trusted_scraper=trusted_scraper(parts.settings, self.http),
             origin=self.http.origin_refusal,
         )
         self.provider = self._make_provider()
