@@ -69,7 +69,8 @@ function write(results) {
     const entry = output?.entryPoint;
     if (entry) {
       const key = Object.keys(entries).find((k) => resolve(here, entry) === entries[k]);
-      assets[key] = { js: name, css: output.cssBundle ? basename(output.cssBundle) : null };
+      const chunks = output.imports.filter((one) => one.kind === "import-statement").map((one) => basename(one.path));
+      assets[key] = { js: name, css: output.cssBundle ? basename(output.cssBundle) : null, chunks };
     }
   }
   const licences = Buffer.from(licencesOf(results.flatMap((result) => Object.keys(result.metafile.inputs))));
@@ -84,6 +85,8 @@ function write(results) {
       .replaceAll("{{icon}}", `/static/${icon}`)
       .replaceAll("{{boot}}", boot ? `/static/${boot.js}` : "")
       .replaceAll("{{css}}", main.css ? `/static/${main.css}` : "")
+      // Files that the script imports at once: the browser asks for them without waiting for the script.
+      .replaceAll("{{preload}}", main.chunks.map((name) => `<link rel="modulepreload" href="/static/${name}">`).join(""))
       .replaceAll("{{js}}", `/static/${main.js}`);
     files[`${page}.html`] = Buffer.from(html);
     manifest.pages[page] = `${page}.html`;

@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 
 from narthex.adapters.stores.sql.credentials import SqlCredentials
 from narthex.adapters.stores.sql.dialect import SQLITE
+from narthex.adapters.stores.sql.history import SqlHistory
 from narthex.adapters.stores.sql.memberships import SqlMemberships
 from narthex.adapters.stores.sql.operation import Operation, Row, Statement
 from narthex.adapters.stores.sql.records import SqlRecords
@@ -25,6 +26,7 @@ from narthex.adapters.stores.sql.schema import migrate
 from narthex.adapters.stores.sql.threads import SqlThreads
 from narthex.errors import Bug
 from narthex.ports.credentials import Credentials
+from narthex.ports.history import History
 from narthex.ports.memberships import Memberships
 from narthex.ports.runs import Runs
 from narthex.ports.store import Records
@@ -170,6 +172,7 @@ class SimStore:
     runs: Runs
     credentials: Credentials
     records: Records
+    history: History
 
     def __init__(self, engine: StoreEngine, link: Link) -> None:
         self._engine = engine
@@ -179,6 +182,7 @@ class SimStore:
         self.runs = SqlRuns(self, SQLITE)
         self.credentials = SqlCredentials(self, SQLITE)
         self.records = SqlRecords(self, SQLITE)
+        self.history = SqlHistory(self, SQLITE)
 
     async def start(self) -> None:
         """Raises DependencyError while it cannot be reached."""

@@ -375,6 +375,14 @@ class HandshakeHandler:
         duration_s = max(0.0, self._monotonic() - request.started_at)
         if count:
             self._decisions.counted(result, request.traffic, duration_s, request.trace_id)
+            if isinstance(result, Refusal):
+                self._decisions.refused(
+                    result,
+                    tuple(credential.carrier for credential in request.carriers.credentials),
+                    client=request.client.address,
+                    traffic=request.traffic,
+                    trace_id=request.trace_id,
+                )
         if self._decisions.wants_records:
             self._decisions.recorded(
                 result,

@@ -8,7 +8,7 @@ trace_id, duration_ms`; never a header value, a token, a prefix of one, or a bod
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from narthex.domain.admission import AdmissionPolicy, Admit, CheckedCredential
 from narthex.domain.refusals import Refusal
@@ -17,6 +17,16 @@ from narthex.ports.telemetry import Meter
 
 Record = Callable[[Mapping[str, object]], None]
 """The writer of records at debug. Must not raise."""
+
+
+class RefusalList(Protocol):
+    """The operators' list of the newest refusals (`app.fleet.refusals`)."""
+
+    def add(
+        self, refusal: Refusal, carriers: tuple[str, ...], *, client: str, traffic: str, trace_id: str
+    ) -> None:
+        """Record one."""
+
 
 MAX_KEY_ID: Final = 64  # it is the client's text until the signature is verified
 
@@ -35,12 +45,20 @@ class DecisionRecorder:
         policy: for the record.
         meter: counts.
         record: None when debug is off, so that none is built.
+        refusals: gets every refusal, for the operators' list; None: there is no such list.
     """
 
-    def __init__(self, policy: AdmissionPolicy, meter: Meter, record: Record | None) -> None:
+    def __init__(
+        self,
+        policy: AdmissionPolicy,
+        meter: Meter,
+        record: Record | None,
+        refusals: RefusalList | None = None,
+    ) -> None:
         self._policy = policy
         self._meter = meter
         self._record = record
+        self._refusals = refusals
 
     @property
     def wants_records(self) -> bool:
@@ -59,6 +77,13 @@ class DecisionRecorder:
             traffic = identity.identity_class._value_
         outcome, code = outcome_of(result)
         self._meter.handshake(outcome, code, traffic, duration_s, trace_id)
+
+    def refused(
+        self, refusal: Refusal, carriers: tuple[str, ...], *, client: str, traffic: str, trace_id: str
+    ) -> None:
+        """Show a refusal to operators."""
+        if self._refusals is not None:
+            self._refusals.add(refusal, carriers, client=client, traffic=traffic, trace_id=trace_id)
 
     def recorded(
         self,

@@ -96,6 +96,14 @@ class InBandAdmission:
         checked = (CheckedCredential(CONNECT_TOKEN, verdict),)
         outcome = admit(HandshakeFacts(in_band=True, bound=context.bound), self._policy, checked)
         self._decisions.extracted(checked)
+        if isinstance(outcome, Refusal):
+            self._decisions.refused(
+                outcome,
+                (CONNECT_TOKEN,),
+                client=context.address,
+                traffic=context.slot.traffic,
+                trace_id=context.trace_id,
+            )
         if self._decisions.wants_records:
             self._decisions.recorded(
                 outcome,

@@ -166,6 +166,17 @@ def bucket(address: str) -> str:
         return address
 
 
+def address_class(address: str) -> str:
+    """`loopback`, `private`, `public-ipv4`, `public-ipv6` or `unknown`: the part of an address that operators see."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return "unknown"
+    if parsed.is_loopback:
+        return "loopback"
+    return "private" if parsed.is_private else f"public-ipv{parsed.version}"
+
+
 @lru_cache(maxsize=4096)
 def _in_networks(address: str, networks: tuple[Network, ...]) -> bool:
     try:

@@ -14,6 +14,11 @@ from narthex.domain.ids import MAX_ID_LENGTH, quoted_tenant, unquoted_tenant, va
 KINDS: Final = ("thread", "user")
 MAX_CHANNEL_LENGTH: Final = max(map(len, KINDS)) + 1 + MAX_ID_LENGTH
 
+OPERATORS: Final = "operator:"
+"""The beginning of the names of operators' channels. They are of no tenant, and are in no log."""
+OPERATOR_LIVE: Final = "operator:live"
+"""The operators' channel with the snapshots of all processes."""
+
 
 def parse_channel(name: str) -> tuple[str, str] | None:
     """Split a client's channel name into kind (`thread` or `user`) and id; None when it is neither."""
@@ -34,6 +39,11 @@ def user_channel(subject: str) -> str:
 def channel_key(tenant: str, name: str) -> str:
     """The broker's key of channel `name` of `tenant`."""
     return f"{quoted_tenant(tenant)}/{name}"
+
+
+def operator_key(name: str) -> str:
+    """The broker's key of an operators' channel."""
+    return f"narthex/{name}"
 
 
 def split_key(key: str) -> tuple[str, str]:

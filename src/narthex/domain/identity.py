@@ -74,6 +74,11 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc
         """Whether both name the same user of the same tenant."""
         return self.subject == other.subject and self.tenant == other.tenant
 
+    @property
+    def is_operator(self) -> bool:
+        """Whether it may see and do what concerns every tenant. A test identity never may."""
+        return not self.e2e and OPERATOR in self.permissions
+
     def may(self, permission: str) -> bool:
         """Whether the issuer granted `permission`. `admin` grants all of its own tenant, and so not `operator`."""
         return permission in self.permissions or (permission != OPERATOR and ADMIN in self.permissions)

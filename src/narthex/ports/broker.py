@@ -125,9 +125,10 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Control(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A message to instances: `kind` is one of `revoke`, `disconnect`, `subscribe`, `unsubscribe`, `refresh`,
-    `run`, `drain`, `runs_available`; `data` its plain values. At most once: a control message only spreads faster
-    what the store already holds, so a lost one delays the effect and loses nothing.
+    """A message to instances: `kind` is one of `revoke`, `disconnect`, `subscribe`, `unsubscribe`, `refresh`, `run`,
+    `drain`, `runs_available`, or of the fleet (`app.fleet`); `data` its plain values. At most once: a control message
+    only spreads faster what the store already holds, so a lost one delays the effect and loses nothing; of the fleet
+    the next one repeats it.
 
     Attributes:
         node: the receiving node's id; empty: all.

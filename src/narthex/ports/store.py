@@ -15,6 +15,7 @@ from typing import Final, Protocol
 import msgspec
 
 from narthex.ports.credentials import Credentials
+from narthex.ports.history import History
 from narthex.ports.memberships import Memberships
 from narthex.ports.runs import Runs
 from narthex.ports.threads import Threads
@@ -89,6 +90,7 @@ class Store(Protocol):
     runs: Runs
     credentials: Credentials
     records: Records
+    history: History
 
     async def start(self) -> None:
         """Open and migrate. Raises DependencyError when the engine is unreachable, ConfigError for a newer schema."""

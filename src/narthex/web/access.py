@@ -16,7 +16,7 @@ from starlette.requests import Request
 
 from narthex.app.attempts import Attempts, PendingAttempts
 from narthex.domain.addresses import bucket
-from narthex.domain.identity import ADMIN, OPERATOR, Identity
+from narthex.domain.identity import ADMIN, Identity
 from narthex.domain.refusals import Refusal, rate_limited
 from narthex.domain.secrets import any_equal
 from narthex.web.fields import bearer
@@ -78,7 +78,7 @@ class Access:
         found = await self.caller(request)
         if isinstance(found, Operator | Refusal):
             return found
-        if found.e2e or not found.may(OPERATOR):
+        if not found.is_operator:
             return Refusal(code="permission_denied", detail="The permission `operator` is needed.")
         return Operator(None, found.subject)
 

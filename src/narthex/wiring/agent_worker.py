@@ -26,7 +26,7 @@ from narthex.app.chat import Chat
 from narthex.app.control_log import ControlLog
 from narthex.app.engine_meter import measured_broker, measured_store
 from narthex.app.health import agents_check, ping_check
-from narthex.app.lifecycle import Component, Lifecycle
+from narthex.app.lifecycle import Component, Lifecycle, LifecycleState
 from narthex.app.loop_watch import LoopWatch
 from narthex.app.notices import Notices
 from narthex.app.runs.engine import RunEngine
@@ -40,6 +40,7 @@ from narthex.ports.broker import Control, Member, Position, Publication
 from narthex.settings import Settings
 from narthex.wiring.agents import load_agents, run_limits
 from narthex.wiring.engines import make_broker, make_store
+from narthex.wiring.fleet import FLEET_KINDS, Fleet
 from narthex.wiring.server_process import (
     NoUpgrades,
     ServerProcess,
@@ -61,11 +62,18 @@ class ControlHandler:
     Args:
         engine: takes messages about runs.
         stop: called when this node is to drain.
+        fleet: takes messages about the fleet.
     """
 
-    def __init__(self, engine: RunEngine, stop: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        engine: RunEngine,
+        stop: Callable[[], None],
+        fleet: Callable[[Control], None] = lambda _: None,
+    ) -> None:
         self._engine = engine
         self._stop = stop
+        self._fleet = fleet
 
     def publication(self, channel: str, publication: Publication, epoch: str) -> None:
         """Not subscribed to anything."""
@@ -88,6 +96,8 @@ class ControlHandler:
         """See the port."""
         if message.kind == "drain":
             self._stop()
+        elif message.kind in FLEET_KINDS:
+            self._fleet(message)
         else:
             self._engine.control(message)
 
@@ -113,6 +123,15 @@ class AgentWorker:
         self.broker = ControlLog(measured_broker(make_broker(settings), self.meter))
         self.store = measured_store(make_store(settings), self.meter)
         self.engine = self._make_engine(load_agents(settings, self._facts), settings.plan_table())
+        self.fleet = Fleet(
+            self.node,
+            kind="worker",
+            environment=settings.environment,
+            meter=self.meter,
+            state=lambda: lifecycle.state.value,
+            broker=self.broker,
+            store=self.store,
+        )
         lifecycle = self._make_lifecycle()
         checks = {
             "broker": ping_check(self.broker.ping),
@@ -155,7 +174,7 @@ class AgentWorker:
 
     def _make_lifecycle(self) -> Lifecycle:
         watch = LoopWatch(self.meter)
-        handler = ControlHandler(self.engine, self._drain)
+        handler = ControlHandler(self.engine, self._drain, self.fleet.control)
         staleness = StalenessCheck(handler, self.broker)
         presence = WorkerPresence(self.broker, self.node, self.engine.agents, self.meter)
         return Lifecycle(
@@ -166,11 +185,16 @@ class AgentWorker:
                 Component("staleness", staleness.start, staleness.stop),
                 Component("runs", self.engine.open, self.engine.close),
                 Component("attendance", presence.start, presence.stop),
+                *self.fleet.components(),
             ],
             drain_runs=self.engine.drain,
             grace_s=self.settings.drain_grace_s * RUNS_SHARE,
-            on_state=lambda state: log.info("state", state=state.value, node=self.node),
+            on_state=self._entered,
         )
+
+    def _entered(self, state: LifecycleState) -> None:
+        log.info("state", state=state.value, node=self.node)
+        self.fleet.publisher.wake()
 
     def _drain(self) -> None:
         self.process.stop()

@@ -22,7 +22,7 @@ from narthex.app.e2e import Admissions, KeyProofs
 from narthex.app.handshake import HandshakeHandler, gateway_routes
 from narthex.app.handshake_record import DecisionRecorder
 from narthex.app.in_band import InBandAdmission
-from narthex.app.lifecycle import Component
+from narthex.app.lifecycle import Component, LifecycleState
 from narthex.app.loop_lag import LoopLag
 from narthex.app.loop_watch import LoopWatch
 from narthex.app.periodic import Periodic
@@ -34,6 +34,7 @@ from narthex.ports.store import Store
 from narthex.ports.tokens import TokenVerifier
 from narthex.settings import Settings
 from narthex.wiring.agents import run_limits
+from narthex.wiring.fleet import Fleet
 from narthex.wiring.gauges import Gauges
 from narthex.wiring.server_process import handshake_writer
 from narthex.wiring.tokens import make_tokens
@@ -124,7 +125,22 @@ class Parts:
             clock=self.now,
             withdrawn=self.core.enforcer.withdrawn,
         )
-        decisions = DecisionRecorder(self.policy, self.meter, handshake_writer(settings, log))
+        self.fleet = Fleet(
+            self.core.node,
+            kind="gateway",
+            environment=settings.environment,
+            meter=self.meter,
+            state=self.state,
+            broker=self.broker,
+            store=store,
+            connections=self.core.registry,
+            operators=self.core.hub,
+            gauges=self._gauges,
+        )
+        self.fleet.handle(self.core.controls)
+        decisions = DecisionRecorder(
+            self.policy, self.meter, handshake_writer(settings, log), self.fleet.refusals
+        )
         self.in_band = InBandAdmission(
             policy=self.policy, credentials=credentials, admissions=self.admissions, decisions=decisions
         )
@@ -136,9 +152,9 @@ class Parts:
                 Component("loop watch", watch.start, watch.stop),
             ],
             [Component("tokens", self.verifier.start, self._stop_tokens)],
-            [Component("retention", retention.start, retention.stop)],
+            [Component("retention", retention.start, retention.stop), *self.fleet.components()],
             grace_s=settings.drain_grace_s * (1 - EDGE_SHARE),
-            on_state=lambda state: log.info("state", state=state.value, node=self.core.node),
+            on_state=self._entered,
         )
         self.handshakes = HandshakeHandler(
             policy=self.policy,
@@ -163,6 +179,18 @@ class Parts:
     def state(self) -> str:
         """The lifecycle's state."""
         return self.lifecycle.state.value
+
+    def _entered(self, state: LifecycleState) -> None:
+        log.info("state", state=state.value, node=self.core.node)
+        self.fleet.publisher.wake()
+
+    def _gauges(self) -> Mapping[str, float]:
+        """Of this node's snapshots."""
+        return {
+            "users": float(self.core.registry.users()),
+            "channels": float(self.core.hub.channels()),
+            "commands_in_flight": float(len(self.core.tasks)),
+        }
 
     def report_bug(self, fault: BaseException, trace_id: str) -> None:
         """An unexpected exception: counted, logged with its trace id."""

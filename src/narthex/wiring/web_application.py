@@ -14,8 +14,10 @@ from starlette.routing import BaseRoute
 
 from narthex._version import __version__
 from narthex.adapters.edge.self_probe import SelfAddress, SelfProbe
+from narthex.adapters.telemetry.catalogue import CATALOGUE
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.app.expiry import CredentialExpiry
+from narthex.app.fleet.history import HistoryReader
 from narthex.app.health import (
     Check,
     Health,
@@ -37,6 +39,7 @@ from narthex.web.access import Access
 from narthex.web.access_log import AccessLog
 from narthex.web.agui import AguiRoutes
 from narthex.web.api import ServerApi
+from narthex.web.api.operators import OperatorApi
 from narthex.web.auth import AuthRoutes
 from narthex.web.cookies import KeptFromApplications
 from narthex.web.fallbacks import Fallbacks
@@ -116,6 +119,7 @@ class WebApplication:
                 *fallbacks.routes(),
                 *self._auth_routes(keys),
                 *self._api().routes(),
+                *self._operator_api().routes(),
                 *AguiRoutes(parts.handshakes, self.http, parts.core).routes(),
                 *pages.routes(),
                 *problem_pages.routes(),
@@ -204,6 +208,16 @@ class WebApplication:
             drain=parts.drains.request,
             version=__version__,
             environment=parts.settings.environment,
+        )
+
+    def _operator_api(self) -> OperatorApi:
+        fleet = self._parts.fleet
+        return OperatorApi(
+            access=self.access,
+            view=fleet.view,
+            publisher=fleet.publisher,
+            history=HistoryReader(self._parts.store.history),
+            buckets={metric.name: metric.buckets for metric in CATALOGUE if metric.kind == "histogram"},
         )
 
     # -- health --------------------------------------------------------------------------------------------

@@ -541,6 +541,7 @@ class FakeStore:
         self.memberships: Any = None
         self.credentials: Any = None
         self.records: Any = None
+        self.history: Any = None
 
     async def start(self) -> None: ...
     async def stop(self) -> None: ...

@@ -49,11 +49,11 @@ export class Connection {
   #since = 0;
   #refusal: Refusal | null = null;
 
-  constructor(session: Session) {
+  constructor(session: Session, name = "narthex-chat") {
     const url = new URL("/ws", location.href);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
     this.#client = new Centrifuge(url.href, {
-      name: "narthex-chat",
+      name,
       websocket: narthexWebSocket({ getToken: session.handshakeToken, onRefused: (refusal) => this.#refused(refusal) }),
       getToken: () => this.#token(session),
       minReconnectDelay: 300,
@@ -120,6 +120,12 @@ export class Connection {
   subscription(channel: string, since: { offset: number; epoch: string }): Subscription {
     this.drop(channel);
     return this.#client.newSubscription(channel, { since, recoverable: true, positioned: true, joinLeave: true });
+  }
+
+  /** A subscription to a channel without a history; the caller sets its handlers, then subscribes. */
+  live(channel: string): Subscription {
+    this.drop(channel);
+    return this.#client.newSubscription(channel);
   }
 
   /** Leave a channel. */

@@ -19,7 +19,7 @@ import os
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import prometheus_client as prometheus
@@ -29,6 +29,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from narthex.adapters.telemetry.catalogue import CATALOGUE, PREFIX, QUICK_BUCKETS, Metric
+from narthex.adapters.telemetry.figures import add_figures
+from narthex.domain.figures import Figures
 from narthex.ports.telemetry import Source
 
 # `_created` would be a second series for each counter, which no rule of ours reads.
@@ -311,6 +313,16 @@ class PrometheusMeter:
         self._sources.append(source)
 
     # -- reading -----------------------------------------------------------------------------------------------
+
+    def figures(self, names: Sequence[str]) -> Figures:
+        """The values of metrics in this process, as `domain.figures` keeps them; unknown names have none."""
+        self.settle()
+        found = Figures({}, {}, {}, {})
+        for name in names:
+            metric, parent = self._declared.get(name, (None, None))
+            if metric is not None and parent is not None:
+                add_figures(found, metric, parent.collect()[0].samples)
+        return found
 
     def families(self) -> list[prometheus.Metric]:
         """Every metric of the whole gateway as of now (with several processes: of all of them)."""

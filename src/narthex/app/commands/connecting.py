@@ -210,6 +210,7 @@ class ConnectCommands:
         expires_at, ttl = self._life(identity)
         connection.refreshed(identity, expires_at)
         self.meter.count("token_refreshes", surface="connection", result="ok")
+        self.subscriptions.recheck_operator(connection)
         result = RefreshResult(client=connection.client, version=self.version, expires=ttl > 0, ttl=ttl)
         return connection.codec.reply(command.id, "refresh", result)
 

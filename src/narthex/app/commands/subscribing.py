@@ -18,7 +18,7 @@ from narthex.app.connection import Connection, Outcome
 from narthex.app.hub import Hub
 from narthex.app.hub.channel import Channel
 from narthex.app.presence import Presence, Subscription
-from narthex.domain.channels import channel_key, parse_channel
+from narthex.domain.channels import OPERATORS, channel_key, operator_key, parse_channel
 from narthex.domain.identity import Identity
 from narthex.ports.broker import Broker, Page, Position
 from narthex.ports.telemetry import Meter
@@ -74,18 +74,40 @@ class Subscriptions:
         request = command.request
         assert isinstance(request, SubscribeRequest)
         parsed = parse_channel(request.channel)
-        if parsed is None:
+        operators = request.channel.startswith(OPERATORS)
+        if operators and (connection.identity is None or not connection.identity.is_operator):
+            return connection.codec.error(command.id, codes.PERMISSION_DENIED)
+        if parsed is None and not operators:
             return connection.codec.error(command.id, codes.UNKNOWN_CHANNEL)
         if request.channel in connection.subscriptions:
             return connection.codec.error(command.id, codes.ALREADY_SUBSCRIBED)
         if len(connection.subscriptions) >= self.channel_limit:
             return connection.codec.error(command.id, codes.LIMIT_EXCEEDED)
+        if parsed is None:
+            return self._subscribe_operator(connection, command, request)
         identity = connection.identity
         assert identity is not None
         kind, ident = parsed
         if kind == "user":  # the server subscribes every connection to its own; another user's is forbidden
             return connection.codec.error(command.id, codes.PERMISSION_DENIED)
         return self._subscribe_thread(connection, command, request, identity, ident)
+
+    async def _subscribe_operator(
+        self, connection: Connection, command: ReceivedCommand, request: SubscribeRequest
+    ) -> bytes | None:
+        async def still_operator() -> bool:
+            return connection.identity is not None and connection.identity.is_operator
+
+        key = operator_key(request.channel)
+        fresh = msgspec.structs.replace(request, recover=False)  # the channel has no history
+        result = await self.join(connection, key, request.channel, fresh, still_operator, presence=False)
+        return self._joined(connection, command, request.channel, result)
+
+    def recheck_operator(self, connection: Connection) -> None:
+        """A token was refreshed: without the permission in the new one, operators' channels are taken away."""
+        if connection.identity is None or not connection.identity.is_operator:
+            for name in [name for name in connection.subscriptions if name.startswith(OPERATORS)]:
+                self.remove(connection, name)
 
     async def _subscribe_thread(
         self,
@@ -102,15 +124,22 @@ class Subscriptions:
             return connection.codec.error(command.id, codes.ALREADY_SUBSCRIBED)
         key = channel_key(identity.tenant, request.channel)
         result = await self.join(connection, key, request.channel, request, may_read)
+        failed = self._joined(connection, command, request.channel, result)
+        if failed is None and not connection.is_closed:
+            await self._presence.join(connection, key)
+        return failed
+
+    def _joined(
+        self, connection: Connection, command: ReceivedCommand, name: str, result: SubscribeResult | None
+    ) -> bytes | None:
+        """Reply to a `subscribe`; returns the error where the subscription ended meanwhile."""
         if result is None:
             return connection.codec.error(command.id, _ENDED)
         # The reply must leave before anything newer, so it is sent here, in the same tick as `ready`.
-        subscription = connection.subscriptions[request.channel]
+        subscription = connection.subscriptions[name]
         connection.reply(command.id, connection.codec.reply(command.id, "subscribe", result))
         if not release(connection, subscription.channel, result.offset):
             connection.close(codes.INSUFFICIENT_STATE)
-            return None
-        await self._presence.join(connection, key)
         return None
 
     def unsubscribe(self, connection: Connection, command: ReceivedCommand) -> bytes:
@@ -165,6 +194,7 @@ class Subscriptions:
         still_theirs: Callable[[], Awaitable[bool]] | None = None,
         *,
         server_side: bool = False,
+        presence: bool = True,
     ) -> SubscribeResult | None:
         """Attach and read. The caller sends the result and calls `release` with its offset, without awaiting.
 
@@ -176,6 +206,7 @@ class Subscriptions:
             still_theirs: called when the channel is joined; None: the user's own channel, which needs no right
                 and shows no presence.
             server_side: the client did not ask for it, and cannot leave it.
+            presence: whether the other subscribers see it.
 
         Returns:
             None: the connection, the subscription or the right to it ended meanwhile.
@@ -183,7 +214,7 @@ class Subscriptions:
         hub = self._hub
         channel = hub.attach(key, connection)
         own = still_theirs is None
-        subscription = Subscription(channel, server_side=own or server_side, presence=not own)
+        subscription = Subscription(channel, server_side=own or server_side, presence=presence and not own)
         connection.subscriptions[name] = subscription
         try:
             page, result = await self._read(key, request)

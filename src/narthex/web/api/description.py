@@ -28,6 +28,9 @@ _GETS = {
     "/api/v1/threads/{thread_id}/export": ("A thread as a download", ("format",), ("thread_id",)),
     "/api/v1/runs/{run_id}": ("One run", (), ("run_id",)),
     "/api/v1/e2e/results": ("Newest end-to-end results", (), ()),
+    "/api/v1/operator/fleet": ("Latest snapshot of every process, for operators", (), ()),
+    "/api/v1/operator/refusals": ("Newest refused handshakes of all processes, for operators", (), ()),
+    "/api/v1/operator/history": ("Figures over a range of 15m to 90d, for operators", ("range",), ()),
 }
 
 

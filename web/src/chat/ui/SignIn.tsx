@@ -3,13 +3,36 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { JSX } from "preact";
 
+import type { Signal } from "@preact/signals";
+
+import type { Refusal } from "@narthex/client";
+
 import { keepAddress } from "../address.ts";
 import type { App } from "../app.ts";
 import { Problem } from "../session.ts";
+import type { Config } from "../wire.ts";
 import { Icon } from "./icons.tsx";
 import { RefusalCard } from "./RefusalCard.tsx";
 
-export function SignIn({ app }: { app: App }): JSX.Element {
+/** What the sign-in page needs of a page's state. */
+export interface SignInHost {
+  readonly config: Signal<Config>;
+  readonly refusal: Signal<Refusal | null>;
+  signIn(email: string, password: string): Promise<void>;
+  paste(token: string): Promise<void>;
+}
+
+interface SignInProps {
+  app: SignInHost;
+  /** A sentence about what signing in is for. */
+  purpose?: string;
+  /** The page to come back to from another provider. */
+  next?: string;
+  /** The command that prints a token for this page. */
+  command?: string;
+}
+
+export function SignIn({ app, purpose = "Sign in to talk to the agents behind this gateway.", next = "/", command = "narthex token" }: SignInProps): JSX.Element {
   const [email, setEmail] = useState("");
   const [password, setPassword] = useState("");
   const [token, setToken] = useState("");
@@ -40,7 +63,7 @@ export function SignIn({ app }: { app: App }): JSX.Element {
         <p class="wordmark"><Icon name="arch" size={22} /> narthex</p>
         <h1>Sign in</h1>
         <p class="quiet">
-          {open ? `This gateway runs in ${environment}: any e-mail address works.` : "Sign in to talk to the agents behind this gateway."}
+          {open ? `This gateway runs in ${environment}: any e-mail address works.` : purpose}
         </p>
         {app.refusal.value && <RefusalCard refusal={app.refusal.value} />}
         {embedded_provider && <form onSubmit={(event) => void go(event, () => app.signIn(email, password))}>
@@ -56,14 +79,14 @@ export function SignIn({ app }: { app: App }): JSX.Element {
           )}
           <button class="primary wide" type="submit" disabled={busy}>{busy ? "One moment …" : "Sign in"}</button>
         </form>}
-        {oidc_start && <a class="button wide" href={`${oidc_start}?next=/`} onClick={() => keepAddress(location.hash)}>Sign in with your organisation</a>}
+        {oidc_start && <a class="button wide" href={`${oidc_start}?next=${next}`} onClick={() => keepAddress(location.hash)}>Sign in with your organisation</a>}
         <details class="other-way" open={!embedded_provider && !oidc_start}>
           <summary>Use a token instead</summary>
           <form onSubmit={(event) => void go(event, () => app.paste(token))}>
             <label for="token">Token</label>
             <textarea id="token" name="token" rows={3} spellcheck={false} autocomplete="off" required placeholder="eyJhbGciOi …"
               value={token} onInput={(event) => setToken(event.currentTarget.value)} />
-            <p class="hint"><code>narthex token</code> prints one. It stays in this tab until you sign out.</p>
+            <p class="hint"><code>{command}</code> prints one. It stays in this tab until you sign out.</p>
             <button class="wide" type="submit" disabled={busy}>Connect with this token</button>
           </form>
         </details>

@@ -13,7 +13,7 @@ from narthex.adapters.stores.sql.dialect import Dialect
 from narthex.adapters.stores.sql.operation import Operation
 from narthex.errors import ConfigError
 
-VERSION: Final = 4
+VERSION: Final = 5
 INDEX: Final = "CREATE INDEX "
 
 
@@ -188,6 +188,18 @@ MIGRATIONS: Final = (
                created_by TEXT NOT NULL, creator_name TEXT NOT NULL, created_at DOUBLE PRECISION NOT NULL,
                expires_at DOUBLE PRECISION NOT NULL, member_limit BIGINT NOT NULL, additions BIGINT NOT NULL)""",
             "CREATE UNIQUE INDEX thread_links_by_digest ON thread_links (tenant, digest)",
+        ),
+    ),
+    Migration(
+        version=5,
+        readable_from=2,  # new tables only
+        statements=(
+            # Figures for the dashboard, at falling resolution (`app/fleet/history.py`).
+            """CREATE TABLE history (resolution BIGINT NOT NULL, "at" BIGINT NOT NULL, node TEXT NOT NULL,
+               data TEXT NOT NULL, PRIMARY KEY (resolution, "at", node))""",
+            # Saved reports of `narthex bench` and `narthex gate`.
+            """CREATE TABLE baselines (seq {serial}, "at" DOUBLE PRECISION NOT NULL, kind TEXT NOT NULL,
+               version TEXT NOT NULL, machine TEXT NOT NULL, figures TEXT NOT NULL)""",
         ),
     ),
 )

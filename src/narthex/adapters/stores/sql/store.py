@@ -9,6 +9,7 @@ import secrets
 
 from narthex.adapters.stores.sql.credentials import SqlCredentials
 from narthex.adapters.stores.sql.dialect import Dialect
+from narthex.adapters.stores.sql.history import SqlHistory
 from narthex.adapters.stores.sql.memberships import SqlMemberships
 from narthex.adapters.stores.sql.operation import SqlEngine
 from narthex.adapters.stores.sql.records import SqlRecords, ping
@@ -16,6 +17,7 @@ from narthex.adapters.stores.sql.runs import SqlRuns
 from narthex.adapters.stores.sql.threads import SqlThreads
 from narthex.errors import DependencyError
 from narthex.ports.credentials import Credentials
+from narthex.ports.history import History
 from narthex.ports.memberships import Memberships
 from narthex.ports.runs import Runs
 from narthex.ports.store import Records
@@ -31,6 +33,7 @@ class SqlStore:
         self.runs: Runs = SqlRuns(engine, dialect)
         self.credentials: Credentials = SqlCredentials(engine, dialect)
         self.records: Records = SqlRecords(engine, dialect)
+        self.history: History = SqlHistory(engine, dialect)
 
     async def _write_and_read(self, engine: SqlEngine, name: str, remedy: str) -> None:
         """Write a value and read it back, in one transaction. Raises DependencyError when another one comes back."""

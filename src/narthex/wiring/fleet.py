@@ -1,0 +1,88 @@
+"""The fleet's objects of one process: snapshots, history, and what operators may ask of its connections.
+
+Not here: the objects themselves (`app/fleet`), routes (`web/api/operators`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from narthex._version import __version__
+from narthex.adapters.telemetry.metrics import PrometheusMeter
+from narthex.app.connection import Connection
+from narthex.app.controls import ControlDispatcher
+from narthex.app.fleet import FleetView, RecentRefusals, SnapshotBuilder
+from narthex.app.fleet.history import HistoryRecorder
+from narthex.app.fleet.publishing import LocalOperators, SnapshotPublisher
+from narthex.app.fleet.snapshots import SHOWN
+from narthex.app.lifecycle import Component
+from narthex.ports.broker import Broker, Control
+from narthex.ports.store import Store
+
+FLEET_KINDS: Final = ("snapshot", "watch")
+"""Kinds of control messages that `Fleet.control` takes."""
+
+
+class Fleet:
+    """See the module; made inside the running loop.
+
+    Args:
+        node: this process's node id.
+        kind: `gateway` or `worker`.
+        environment: where it runs.
+        meter: of this process.
+        state: of its lifecycle.
+        broker: reaches the other processes.
+        store: keeps history.
+        connections: the live ones.
+        operators: those that are connected here; None: the process has no clients.
+        gauges: more gauges of snapshots.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        *,
+        kind: str,
+        environment: str,
+        meter: PrometheusMeter,
+        state: Callable[[], str],
+        broker: Broker,
+        store: Store,
+        connections: Iterable[Connection] = (),
+        operators: LocalOperators | None = None,
+        gauges: Callable[[], Mapping[str, float]] = dict,
+    ) -> None:
+        self.view = FleetView()
+        self.refusals = RecentRefusals(node)
+        builder = SnapshotBuilder(
+            node=node,
+            kind=kind,
+            version=__version__,
+            environment=environment,
+            read=lambda: meter.figures(SHOWN),
+            state=state,
+            refusals=self.refusals,
+            connections=connections,
+            gauges=gauges,
+            facts=lambda: {"broker": broker.durability, "store": store.durability},
+        )
+        self.history = HistoryRecorder(node, store.history, builder.figures)
+        self.publisher = SnapshotPublisher(builder, self.view, broker, operators, self.history.tick)
+
+    def handle(self, controls: ControlDispatcher) -> None:
+        """Register the handlers of control messages."""
+        for kind in FLEET_KINDS:
+            controls.on(kind, self.control)
+
+    def control(self, message: Control) -> None:
+        """Handle a control message about the fleet."""
+        self.publisher.control(message)
+
+    def components(self) -> list[Component]:
+        """For the lifecycle, after the engines."""
+        return [
+            Component("history", self.history.start, self.history.stop),
+            Component("snapshots", self.publisher.start, self.publisher.stop),
+        ]

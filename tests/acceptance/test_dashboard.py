@@ -1,0 +1,196 @@
+"""The dashboard on real programs in real Chromium: what goes wrong appears within seconds, for operators only."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, expect
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
+
+from narthex.e2e.children import free_port
+from tests.acceptance.dashboard_page import SECTIONS, Dashboard, operator
+from tests.acceptance.fleet import ADMIN_KEY, Fleet, fleet
+from tests.acceptance.program import Program, shared
+from tests.timing import within
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
+APPEARS_S = within(5)
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """One gateway."""
+    with shared(tmp_path_factory.mktemp("dashboard"), {"NARTHEX_ADMIN_KEY": ADMIN_KEY}) as program:
+        yield program
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def two(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
+    """Three gateways on shared engines, whose opaque tokens go to an issuer that is not there."""
+    issuer = f"http://127.0.0.1:{free_port()}/introspect"
+    async with fleet(
+        tmp_path_factory.mktemp("dashboards"),
+        NARTHEX_INTROSPECTION_URL=issuer,
+        NARTHEX_INTROSPECTION_CLIENT_ID="narthex",
+        NARTHEX_INTROSPECTION_CLIENT_SECRET="a-secret-of-decent-length-0123456789",
+        NARTHEX_EMBEDDED_PROVIDER="on",
+    ) as found:
+        await found.gateways(3)
+        yield found
+
+
+async def refused(program: Program, token: str, times: int) -> None:
+    """Handshakes that are refused."""
+    for _ in range(times):
+        with contextlib.suppress(WebSocketException):
+            async with connect(
+                program.ws, additional_headers={"Authorization": f"Bearer {token}"}, proxy=None
+            ):
+                pass
+
+
+async def test_operators_only(gateway: Program, browser: Browser) -> None:
+    """A user sees no figure, only that the page is for operators and which permission is needed."""
+    async with operator(browser, gateway, "forbidden") as visit:
+        page = Dashboard(visit, gateway.http)
+        await page.open(gateway.token("ada"))
+        await expect(page.page.get_by_role("heading", level=1)).to_have_text("This page is for operators.")
+        await expect(page.page.locator(".refusal")).to_contain_text("The permission `operator` is needed.")
+        assert await page.page.locator(".tile, .panel").count() == 0
+        await page.page.get_by_role("button", name="Sign in as another user").click()
+        await page.page.get_by_role("heading", name="Sign in").wait_for()
+        visit.check()
+
+
+async def test_a_burst_of_refusals_appears_within_seconds(gateway: Program, browser: Browser) -> None:
+    """In the list with reason, remedy and trace id, in the numbers, and as what is wrong."""
+    async with operator(browser, gateway, "refusals") as visit:
+        page = Dashboard(visit, gateway.http)
+        await page.open(gateway.token("op", permission="operator"))
+        await page.ready()
+        began = time.monotonic()
+        await refused(gateway, "not.a.token", 30)
+        rows = page.page.locator("table.refusals tbody tr", has_text="token_malformed")
+        await rows.first.wait_for()
+        took_s = time.monotonic() - began
+        await expect(page.page.locator(".troubles")).to_contain_text("of handshakes are refused")
+        await expect(rows.first).to_contain_text("loopback")
+        await page.shot("refusals")
+        print(f"a burst of refusals after {took_s:.1f} s")
+        assert took_s < APPEARS_S
+        visit.check()
+
+
+async def test_dead_open_and_draining_appear_within_seconds(two: Fleet, browser: Browser) -> None:
+    """A killed instance, an open breaker and a drain, each seen from another instance."""
+    first, second, third = two.programs
+    async with operator(browser, first, "fleet") as visit:
+        page = Dashboard(visit, first.http)
+        await page.open(first.token("op", permission="operator"))
+        await page.ready()
+        troubles = page.page.locator(".troubles")
+        await expect(page.page.locator("tr[data-status=ready]")).to_have_count(3)
+
+        began = time.monotonic()
+        second.kill()
+        await expect(page.page.locator("tr[data-status=dead]")).to_have_count(1)
+        dead_s = time.monotonic() - began
+        await expect(troubles).to_contain_text("sends no snapshots any more")
+
+        began = time.monotonic()
+        await refused(first, "an-opaque-token", 6)
+        await expect(troubles).to_contain_text("The breaker for")
+        open_s = time.monotonic() - began
+        await page.shot("troubles")
+
+        began = time.monotonic()
+        third.process.terminate()  # type: ignore[union-attr]  # it runs
+        await expect(troubles).to_contain_text("drain")
+        drain_s = time.monotonic() - began
+        await expect(page.page.locator("tr[data-status=left]")).to_have_count(1)
+        print(f"dead after {dead_s:.1f} s, breaker after {open_s:.1f} s, drain after {drain_s:.1f} s")
+        assert max(dead_s, open_s, drain_s) < APPEARS_S
+        visit.check()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "dark"),
+    [("light", (1280, 900), False), ("dark", (1280, 900), True), ("phone", (390, 844), False)],
+)
+async def test_every_section_is_accessible_and_fits(
+    gateway: Program, browser: Browser, name: str, size: tuple[int, int], *, dark: bool
+) -> None:
+    """axe-core has no serious finding, and nothing is wider than the screen."""
+    await refused(gateway, "not.a.token", 3)
+    async with operator(browser, gateway, name, size=size, dark=dark) as visit:
+        page = Dashboard(visit, gateway.http)
+        await page.open(gateway.token("op", permission="operator"))
+        await page.ready()
+        for section in SECTIONS:
+            await page.go(section)
+            await page.page.locator("main .panel").first.wait_for()
+            assert await page.serious_findings() == [], section
+            assert await page.fits(), section
+            await page.shot(f"{section.lower()}-{name}")
+        visit.check()
+
+
+async def test_page_fits_at_twice_its_size(gateway: Program, browser: Browser) -> None:
+    """At 200 % zoom a screen of 1280 has 640 of its pixels (WCAG 1.4.4)."""
+    async with operator(browser, gateway, "zoom", size=(640, 450)) as visit:
+        page = Dashboard(visit, gateway.http)
+        await page.open(gateway.token("op", permission="operator"))
+        await page.ready()
+        for section in SECTIONS:
+            await page.go(section)
+            assert await page.fits(), section
+        await page.shot("zoom")
+        visit.check()
+
+
+async def test_page_works_by_keyboard_alone(gateway: Program, browser: Browser) -> None:
+    """From the link past the navigation to a section and a range; the focus is always visible."""
+    async with operator(browser, gateway, "keyboard") as visit:
+        page = Dashboard(visit, gateway.http)
+        await page.open(gateway.token("op", permission="operator"))
+        await page.ready()
+        keyboard = page.page.keyboard
+        await page.page.evaluate("document.activeElement.blur()")
+        await keyboard.press("Tab")
+        await expect(page.page.locator(":focus")).to_have_text("Skip to the figures")
+        seen = []
+        for _ in range(12):
+            await keyboard.press("Tab")
+            seen.append(await page.page.evaluate("document.activeElement.textContent"))
+            outline = await page.page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+            assert outline != "none", seen
+            if seen[-1] == "Runs":
+                break
+        await keyboard.press("Enter")
+        await expect(page.page.locator(".section-title")).to_have_text("Runs")
+        range_of = page.page.get_by_label("Range")
+        await range_of.focus()
+        await keyboard.press("ArrowDown")
+        await expect(range_of).to_have_value("1h")
+        visit.check()
+
+
+async def test_session_that_ends_closes_the_page(gateway: Program, browser: Browser) -> None:
+    """After a revocation no figure stays on the screen."""
+    async with operator(browser, gateway, "revoked") as visit:
+        page = Dashboard(visit, gateway.http)
+        await page.open(gateway.token("leaver", permission="operator"))
+        await page.ready()
+        answer = await gateway.post(
+            "/api/v1/revoke",
+            json={"kind": "subject", "value": "leaver"},
+            headers={"Authorization": f"Bearer {ADMIN_KEY}"},
+        )
+        assert answer.status_code == 200
+        await page.page.get_by_role("heading", name="Sign in").wait_for()
+        assert await page.page.locator(".tile, .panel").count() == 0
