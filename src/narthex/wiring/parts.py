@@ -188,8 +188,6 @@ class Parts:
         """Of this node's snapshots."""
         return {
             "users": float(self.core.registry.users()),
-            "channels": float(self.core.hub.channels()),
-            "commands_in_flight": float(len(self.core.tasks)),
         }
 
     def report_bug(self, fault: BaseException, trace_id: str) -> None:

@@ -136,7 +136,7 @@ export class Fleet {
       const { gauges, counters } = member.snapshot.figures ?? {};
       connections += sumOf(gauges, "connections_active");
       runs += sumOf(gauges, "runs_active");
-      slow += sumOf(gauges, "slow_clients");
+      slow += sumOf(gauges, "clients_lagging");
       lost += sumOf(counters, "events_lost");
       const { grown, seconds } = growth(member);
       if (seconds <= 0) continue;

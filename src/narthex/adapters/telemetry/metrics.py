@@ -19,7 +19,7 @@ import os
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import prometheus_client as prometheus
@@ -314,14 +314,13 @@ class PrometheusMeter:
 
     # -- reading -----------------------------------------------------------------------------------------------
 
-    def figures(self, names: Sequence[str]) -> Figures:
-        """The values of metrics in this process, as `domain.figures` keeps them; unknown names have none."""
+    def figures(self, shown: Mapping[str, int]) -> Figures:
+        """The values of metrics in this process, as `domain.figures` keeps them: by name, the labels to keep."""
         self.settle()
         found = Figures({}, {}, {}, {})
-        for name in names:
-            metric, parent = self._declared.get(name, (None, None))
-            if metric is not None and parent is not None:
-                add_figures(found, metric, parent.collect()[0].samples)
+        for name, labels in shown.items():
+            metric, parent = self._declared[name]
+            add_figures(found, metric, parent.collect()[0].samples, labels)
         return found
 
     def families(self) -> list[prometheus.Metric]:

@@ -14,7 +14,7 @@ export function Connections({ app }: { app: Console }): JSX.Element {
     classes: linesBy(history, "gauges", "connections_active", 0, { order: ["user", "e2e", "guest"] }),
     plans: linesBy(history, "gauges", "connections_by_plan", 0, { order: ["enterprise", "mid", "early", "free", "guest"] }),
     nodes: linesBy(history, "gauges", "node", 0, { most: 8 }),
-    slow: [lineOf(history, "gauges", "slow_clients", "slow clients")],
+    slow: [lineOf(history, "gauges", "clients_lagging", "slow clients")],
     recoveries: linesBy(history, "counters", "recoveries", 0, { order: ["recovered", "lost"] }),
     ends: linesBy(history, "counters", "disconnects", 0),
   }), [history]);
