@@ -44,7 +44,7 @@ export interface Member {
 }
 
 /** A process whose snapshots stopped for so long is dead: they come every second while this page is open. */
-export const DEAD_AFTER_MS = 4_000;
+export const DEAD_AFTER_MS = 3_500;
 /** Rates are over this time. */
 const WINDOW_S = 10;
 const KEPT_REFUSALS = 200;

@@ -16,7 +16,7 @@ import msgspec
 from narthex.app.fleet.refusals import RecentRefusal
 from narthex.app.fleet.snapshots import Snapshot
 
-DEAD_AFTER_S: Final = 4.0  # while operators watch: four snapshots are missing
+DEAD_AFTER_S: Final = 3.5  # while operators watch: three snapshots are missing
 SPARSE_DEAD_AFTER_S: Final = 25.0  # otherwise: two are missing
 KEPT_S: Final = 900.0  # a dead process is listed for a quarter of an hour
 LEFT_KEPT_S: Final = 60.0
