@@ -413,6 +413,40 @@ class GuardOptions(BaseModel):
     )
 
 
+class StatusOptions(BaseModel):
+    """The public status page, and where samples for it go (docs/status-page.md)."""
+
+    status_page: Literal["auto", "on", "off"] = option(
+        "auto",
+        "Serve `/status` from this gateway, with `status.db` in the data directory.",
+        default_text="on; off where instances have no common disk (`K_SERVICE`, `KUBERNETES_SERVICE_HOST`) unless "
+        "NARTHEX_SINGLE_INSTANCE=1; with NARTHEX_STATUS_URL `/status` leads there",
+    )
+    status_url: str = option(
+        "",
+        "URL of a `narthex status serve`, to which this gateway sends its samples instead.",
+        default_text="not set: the page of this gateway",
+    )
+    status_token: Secret | None = option(
+        None, "Token with which gateways and probes may send samples, and nothing else.", secret=True
+    )
+    status_name: str = option("narthex", "Name of the service on the page.", min_length=1, max_length=80)
+    status_logo: Path | None = option(None, "Image file of the logo: SVG, PNG, JPEG or WebP, at most 256 KB.")
+    status_links: Words = option((), "Links of the page, `Text=https://…`.")
+    status_timezone: str = option("UTC", "Time zone of the page's days and times, as `Europe/Berlin`.")
+    status_language: Literal["en", "de"] = option("en", "Language of the page.")
+    status_components: Words = option(
+        (),
+        "More components for probes to report, `id=Name`, or another name for one of `connect`, `send`, `stream`, "
+        "`sign_in`.",
+    )
+    status_webhooks: Secret | None = option(
+        None,
+        "Receivers of events, `https://…=whsec_…`, separated by commas or line breaks; one twice has two secrets.",
+        secret=True,
+    )
+
+
 class TableOptions(BaseModel):
     """Tables of `narthex.toml`; they have no variable."""
 
@@ -431,6 +465,7 @@ GROUPS: Final[tuple[tuple[str, type[BaseModel]], ...]] = (
     ("Limits", LimitOptions),
     ("Runs", RunOptions),
     ("Guard", GuardOptions),
+    ("Status page", StatusOptions),
 )
 """The order of docs/settings.md and of `narthex check`."""
 

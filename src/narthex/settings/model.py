@@ -6,6 +6,7 @@ component that uses an option gets its plain value from `wiring`, never this obj
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
@@ -28,6 +29,7 @@ from narthex.settings.groups import (
     LogOptions,
     RunOptions,
     ServerOptions,
+    StatusOptions,
     TableOptions,
     TokenOptions,
     option_fields,
@@ -66,6 +68,7 @@ class Settings(
     LimitOptions,
     RunOptions,
     GuardOptions,
+    StatusOptions,
     TableOptions,
     BaseSettings,
 ):
@@ -197,6 +200,17 @@ class Settings(
         """The live tokens of scrapers."""
         return (self.metrics_token.get_secret_value(),) if self.metrics_token else ()
 
+    def status_tokens(self) -> tuple[str, ...]:
+        """The live tokens of those that send samples for the status page."""
+        return (self.status_token.get_secret_value(),) if self.status_token else ()
+
+    @property
+    def status_embedded(self) -> bool:
+        """Whether this gateway keeps and serves the status page itself."""
+        if self.status_url or self.status_page == "off":
+            return False
+        return self.status_page == "on" or not self.platform or self.single_instance
+
     def e2e_keys(self) -> tuple[str, ...]:
         """The live end-to-end keys, the current one first."""
         keys = (self.e2e_key, self.e2e_previous_key)
@@ -214,6 +228,8 @@ class Settings(
         Of an engine's URL it is the password: the rest is needed to read an error message.
         """
         found = list(self.agent_secrets_by_name().values())
+        webhooks = self.status_webhooks.get_secret_value() if self.status_webhooks else ""
+        found += re.findall(r"whsec_[\w+/=]+", webhooks)
         for name, (_, field) in option_fields().items():
             value = getattr(self, name)
             if isinstance(value, SecretStr):

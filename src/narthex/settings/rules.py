@@ -26,6 +26,7 @@ from narthex.errors import ConfigError
 from narthex.settings.issuer_rules import issuer_problems, short_secrets
 from narthex.settings.model import RuleResults, Settings
 from narthex.settings.requirements import ALL_PARTS, Part
+from narthex.settings.status_rules import status_problems
 from narthex.settings.trust import ambiguities
 
 BROKER_SCHEMES: Final = ("nats", "tls", "redis", "rediss", "valkey", "valkeys")
@@ -74,6 +75,7 @@ def check_rules(
     for rule in (_urls, _admin_key, _agent_secrets, _apart, _e2e, _limits, _upstream, _data_dir, _listening):
         problems += rule(settings)
     problems += _engines(settings, platform_of(environ), parts)
+    problems += status_problems(settings, remote=remote)
     if "issuers" not in broken:
         problems += issuer_problems(settings, remote=remote)
     return problems, RuleResults(
@@ -273,7 +275,7 @@ def _data_dir(settings: Settings) -> Iterator[str]:
         yield f"NARTHEX_DATA_DIR={path}: {existing} is not writable by this user. Change its owner, or name another."
 
 
-DATA_FILES: Final = ("narthex.db", "log.db", "guard.db")
+DATA_FILES: Final = ("narthex.db", "log.db", "guard.db")  # status.db holds nothing secret
 _OTHERS: Final = 0o077
 _OTHERS_WRITE: Final = 0o022
 
@@ -303,6 +305,7 @@ def _warnings(settings: Settings, policy: EnvironmentPolicy | None) -> Iterator[
     for variable, keys in (
         ("NARTHEX_ADMIN_KEY", settings.admin_keys()),
         ("NARTHEX_METRICS_TOKEN", settings.metrics_tokens()),
+        ("NARTHEX_STATUS_TOKEN", settings.status_tokens()),
     ):
         if keys and len(keys[0]) < MIN_ADMIN_KEY_LENGTH:
             yield (

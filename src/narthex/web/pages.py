@@ -1,9 +1,9 @@
-"""Serves the pages (`/` and, when the bundle has them, `/dashboard` and `/status`) and their files at `/static/*`.
+"""Serves the pages (`/` and, when the bundle has it, `/dashboard`) and their files at `/static/*`.
 
 Not here: the pages' own code (`web/` in the repository, TypeScript), access to the data that they request (the
-API). Rules: only files that the bundle's manifest names are served, each from memory; a page loads nothing from
-elsewhere, which the Content-Security-Policy enforces; a file whose name holds its content's hash may be cached for
-ever, a page only with revalidation. Without a built bundle, `/` says so.
+API), the status page (`status`). Rules: only files that the bundle's manifest names are served, each from memory; a
+page loads nothing from elsewhere, which the Content-Security-Policy enforces; a file whose name holds its content's
+hash may be cached for ever, a page only with revalidation. Without a built bundle, `/` says so.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from narthex.domain.refusals import Refusal
 from narthex.web.problems import problem, trace_id_for
 
 STATIC_DIR: Final = Path(__file__).parent / "static"
-PAGES: Final = {"/": "chat", "/dashboard": "dashboard", "/status": "status"}
+PAGES: Final = {"/": "chat", "/dashboard": "dashboard"}
 """Path → page. A page that is not in the bundle has no route, except `/`."""
 
 CONTENT_SECURITY_POLICY: Final = "; ".join(

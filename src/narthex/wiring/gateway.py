@@ -174,7 +174,7 @@ class GatewayServer:
         routes, applications = with_lifespans(self._routes)
         site = self.site = WebApplication(parts, _loopback_of(listeners[0]), edge.connections.__len__, routes)
         parts.lifecycle.add(site.components())
-        parts.lifecycle.add(applications, first=True)
+        parts.lifecycle.add([*applications, *site.status_components()], first=True)
         return ServerProcess(
             site.app,
             edge,

@@ -34,6 +34,7 @@ from narthex.app.sign_in import SignIn
 from narthex.domain import endpoints
 from narthex.ports.broker import Broker
 from narthex.ports.store import Store
+from narthex.status.embedded import EmbeddedStatus
 from narthex.web import e2e, pages, preflight, problem_pages, tickets
 from narthex.web.access import Access
 from narthex.web.access_log import AccessLog
@@ -55,6 +56,7 @@ from narthex.wiring.server_process import make_health, trusted_scraper
 from narthex.wiring.tokens import make_exchange
 
 log = get_logger("narthex.health")
+status_log = get_logger("narthex.status")
 
 
 class WebApplication:
@@ -98,6 +100,7 @@ class WebApplication:
             parts.meter.read_from(session_refreshes(self.provider))
         self.code_flow = make_code_flow(parts.settings, parts.tokens.outside)
         self.health = self._make_health(address)
+        self.status = EmbeddedStatus(parts.settings, self.access, self.http, status_log)
         fallbacks = Fallbacks(
             parts.handshakes,
             parts.core.node,
@@ -121,6 +124,7 @@ class WebApplication:
                 *self._api().routes(),
                 *self._operator_api().routes(),
                 *AguiRoutes(parts.handshakes, self.http, parts.core).routes(),
+                *self.status.routes(),
                 *pages.routes(),
                 *problem_pages.routes(),
             ],
@@ -146,6 +150,13 @@ class WebApplication:
             return []
         write = partial(get_logger("narthex.access").info, "request")
         return [Middleware(AccessLog, address=self.http.address, write=write)]
+
+    def status_components(self) -> list[Component]:
+        """The components of the status page, which the lifecycle opens before the engines."""
+        parts = self._parts
+        return self.status.components(
+            self.health, lambda: parts.lifecycle.fault, parts.meter, parts.core.node
+        )
 
     def components(self) -> list[Component]:
         """The components that the lifecycle opens beside those of the parts."""

@@ -346,6 +346,15 @@ class PrometheusMeter:
             encode, content_type = prometheus.generate_latest, CONTENT_TYPE
         return encode(_Families(families)), content_type
 
+    def counts(self, name: str) -> dict[tuple[str, ...], float]:
+        """The values of a counter of this process by its labels, since it began."""
+        self._settle()
+        return {
+            labels: child._value.get()  # noqa: SLF001 - the library has no public way to read one child
+            for (found, *rest), child in self._children.items()
+            if found == name and (labels := tuple(rest)) is not None
+        }
+
     def numbers(self) -> dict[str, dict[str, int]]:
         """The member `metrics` of `/ws/health`, of this process: without the probe's own connections."""
         self.settle()

@@ -1,0 +1,116 @@
+"""Puts the status page into a gateway: its routes, its components for the lifecycle, the gateway's own samples.
+
+Not here: the page apart (`process`). Rules: a gateway with NARTHEX_STATUS_URL keeps no page: its `/status` leads to
+that service, and so do its samples; the page opens before the engines, so that it says what keeps the gateway from
+starting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from narthex.app.lifecycle import Component as Part
+from narthex.domain.availability import JOURNEYS
+from narthex.settings import Settings
+from narthex.settings.status_rules import branding
+from narthex.status.document import Component
+from narthex.status.page import SERVED, Look
+from narthex.status.reporting import SampleReporter
+from narthex.status.routes import Logo, StatusRoutes
+from narthex.status.sampling import Counters, HealthReport, Record, Sampler
+from narthex.status.service import Page, StatusService
+from narthex.status.words import LANGUAGES
+from narthex.web.access import Access
+from narthex.web.request_rules import RequestRules
+
+DATABASE: Final = "status.db"
+
+
+def look_of(settings: Settings) -> Look:
+    """The look of the page that the settings ask for."""
+    found = branding(settings)
+    return Look(LANGUAGES[settings.status_language], found.zone, found.links, found.logo is not None)
+
+
+def make_service(settings: Settings, log: Any) -> StatusService:
+    """The service over `status.db` in the data directory."""
+    found = branding(settings)
+    names = LANGUAGES[settings.status_language].journeys | found.names
+    order = [*JOURNEYS, *(key for key in found.names if key not in JOURNEYS)]
+    page = Page(
+        settings.status_name,
+        [Component(key, names[key]) for key in order],
+        found.zone,
+        settings.status_timezone,
+    )
+    return StatusService(settings.data_dir / DATABASE, page, found.receivers, log)
+
+
+def make_routes(
+    settings: Settings, service: StatusService, access: Access, rules: RequestRules
+) -> StatusRoutes:
+    """The routes of a service."""
+    logo = branding(settings).logo
+    return StatusRoutes(
+        service,
+        look_of(settings),
+        Logo(*logo) if logo else None,
+        access,
+        rules,
+        tokens=settings.status_tokens(),
+    )
+
+
+class EmbeddedStatus:
+    """The page of a gateway, or what stands in its place; see the module.
+
+    Args:
+        settings: validated.
+        access: authorises operators.
+        rules: see `StatusRoutes`.
+        log: a structlog logger.
+    """
+
+    def __init__(self, settings: Settings, access: Access, rules: RequestRules, log: Any) -> None:
+        self._settings = settings
+        self._log = log
+        self._service = make_service(settings, log) if settings.status_embedded else None
+        self._reporter = (
+            SampleReporter(settings.status_url, settings.status_tokens()[0]) if settings.status_url else None
+        )
+        self._routes = make_routes(settings, self._service, access, rules) if self._service else None
+
+    def routes(self) -> list[BaseRoute]:
+        """For the Starlette application."""
+        if self._routes is not None:
+            return self._routes.routes()
+        if self._reporter is None:
+            return []
+        paths = (SERVED.page, SERVED.json, SERVED.atom, SERVED.badge, SERVED.incident.format("{incident_id}"))
+        return [Route(path, self._elsewhere, methods=["GET", "HEAD"]) for path in paths]
+
+    def components(
+        self, health: HealthReport, fault: Callable[[], object | None], counters: Counters, node: str
+    ) -> list[Part]:
+        """The components that the lifecycle opens first: the page, and what samples this gateway for it."""
+        record: Record
+        if self._service is not None:
+            record, page = self._service.record, Part("status", self._service.start, self._service.stop)
+        elif self._reporter is not None:
+            record, page = self._reporter.record, Part("status", close=self._reporter.stop)
+        else:
+            return []
+        sampler = Sampler(health, fault, counters, node, record, self._log)
+        return [page, Part("status samples", sampler.start, sampler.stop)]
+
+    async def _elsewhere(self, request: Request) -> Response:
+        return RedirectResponse(
+            self._settings.status_url.rstrip("/") + request.scope["path"],
+            status_code=307,
+            headers={"Cache-Control": "public, max-age=60", "Access-Control-Allow-Origin": "*"},
+        )
