@@ -202,7 +202,8 @@ def _component(found: ComponentStatus, look: Look) -> str:
     label = words.bar.format(name=found.name, uptime=uptime)
     bars = "".join(_bar(at, day, words) for at, day in enumerate(found.days))
     return (
-        f'<li><div class="row"><h3>{escape(found.name)}</h3><span class="now">{_state(found.state, words)}{since}</span></div>'
+        f'<li><div class="row"><h3>{escape(found.name)}</h3><span class="now">'
+        f"{_state(found.state, words)}{since}</span></div>"
         f'<svg class="bars" viewBox="0 0 {6 * len(found.days)} 36" preserveAspectRatio="none" role="img" '
         f'aria-label="{escape(label)}">{bars}</svg>'
         f'<p class="axis quiet"><span>{escape(words.ninety_days_ago)}</span><span>{escape(uptime)}</span>'
