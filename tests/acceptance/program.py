@@ -103,7 +103,7 @@ class Program:
         with self.log_file.open("ab") as out:
             self.process = subprocess.Popen(
                 self.command(
-                    self.serving,
+                    *self.serving.split(),
                     "--port",
                     str(self.port),
                     "--data-dir",

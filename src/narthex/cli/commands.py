@@ -26,6 +26,10 @@ COMMANDS: Final[dict[str, CliCommand]] = {
     "doctor": CliCommand("narthex.cli.doctor:doctor", "Find out why a WebSocket fails, on any server."),
     "gate": CliCommand("narthex.cli.gate:gate", "Check a deployed gateway before it takes traffic."),
     "probe": CliCommand("narthex.cli.probe:probe", "Check a gateway repeatedly, as a canary."),
+    "status": CliCommand("narthex.cli.status:app", "Serve the status page alone, or write it as files."),
+    "incident": CliCommand(
+        "narthex.cli.incident:app", "Open, update and resolve incidents, schedule maintenance."
+    ),
     "test": CliCommand(
         "narthex.cli.test:test", "Run the end-to-end suite against local, staging or production."
     ),

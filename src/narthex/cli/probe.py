@@ -7,12 +7,15 @@ fails is a result and no reason to stop; ends on SIGTERM, SIGINT or after `--cou
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import socket
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
 from cyclopts import Parameter
@@ -22,7 +25,9 @@ from narthex.doctor import canary
 from narthex.doctor.observations import ConversationStep
 from narthex.doctor.target import Target, parse_target
 from narthex.domain import endpoints
-from narthex.errors import EXIT_FINDINGS, EXIT_OK, ClientError
+from narthex.errors import EXIT_FINDINGS, EXIT_OK, ClientError, DependencyError
+from narthex.status.measurements import Sample
+from narthex.status.reporting import SampleReporter
 
 
 def probe(
@@ -35,10 +40,14 @@ def probe(
     prometheus: Path | None = None,
     timeout: str = "5s",
     ca_file: str = "",
+    report: str = "",
+    location: str = "",
+    component: str = "",
 ) -> int:
     """Check a narthex again and again; one JSON line a round, or a Prometheus textfile.
 
-    With --count exits 1 when a round failed.
+    With --count exits 1 when a round failed. With --report it is also a prober of that status page, with
+    NARTHEX_STATUS_TOKEN (docs/status-page.md).
 
     Args:
         url: wss://host, or wss://host/ws.
@@ -49,6 +58,9 @@ def probe(
         prometheus: write this file for node_exporter's textfile collector instead of JSON lines.
         timeout: of each step.
         ca_file: a root certificate to trust besides the system's.
+        report: URL of a gateway or status service, whose status page gets each round.
+        location: names this prober to the status page, which does not show it; by default the machine's name.
+        component: report whole rounds as this component of the page instead of as the four journeys.
     """
     try:
         # From a file it is read anew each round; from stdin there is only one.
@@ -64,11 +76,59 @@ def probe(
             timeout_s=max(0.1, seconds_of("timeout", timeout)),
             prometheus=prometheus,
             ca_file=ca_file,
+            reporting=_reporting(report, location, component, seconds_of("every", every)) if report else None,
         )
     except ClientError as error:
         return usage(error)
     tally = asyncio.run(runner.run(count))
     return EXIT_FINDINGS if tally.failed and count else EXIT_OK
+
+
+class _Reporting(NamedTuple):
+    """Sends rounds to a status page; see the flags."""
+
+    reporter: SampleReporter
+    source: str
+    component: str
+    every_s: float
+
+    async def send(self, seen: canary.CanaryRound, *, credential: bool) -> None:
+        """Send one round. A page that does not take it is said, and gets it with the next."""
+        found = canary.journeys(seen, credential=credential)
+        if self.component and found:
+            found = {self.component: (all(ok for ok, _ in found.values()), next(iter(found.values()))[1])}
+        samples = [
+            Sample(
+                component=name,
+                kind="probe",
+                source=self.source,
+                good=int(ok),
+                failed=int(not ok),
+                latency_ms=ms,
+                every_s=self.every_s,
+                at=seen.at,
+            )
+            for name, (ok, ms) in found.items()
+        ]
+        try:
+            await self.reporter.record(samples)
+        except DependencyError as error:
+            print(f"error: {error.message}\nremedy: {error.remedy}", file=sys.stderr)
+
+
+def _reporting(url: str, location: str, component: str, every_s: float) -> _Reporting:
+    """Raises ClientError: there is no token, or the URL is none."""
+    token = os.environ.get("NARTHEX_STATUS_TOKEN", "").strip()
+    if not token.isascii() or not token.isprintable() or not token:
+        raise ClientError(
+            "no_token",
+            "--report needs NARTHEX_STATUS_TOKEN, which is not set or cannot be sent.",
+            "Set it to the value that the gateway or status service was started with.",
+        )
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        raise ClientError("bad_url", f"--report: {url[:60]!r} is no URL.", "Give https://host.")
+    source = (location or socket.gethostname() or "probe")[:100]
+    return _Reporting(SampleReporter(url, token), source, component, min(max(1.0, every_s), 86_400.0))
 
 
 @dataclass
@@ -80,6 +140,7 @@ class _Runner:
     timeout_s: float
     prometheus: Path | None
     ca_file: str
+    reporting: _Reporting | None = None
     tally: canary.Tally = field(default_factory=canary.Tally)
 
     async def run(self, count: int) -> canary.Tally:
@@ -100,11 +161,15 @@ class _Runner:
                     await stop.wait()
             except TimeoutError:
                 continue
+        if self.reporting is not None:
+            await self.reporting.reporter.stop()
         return self.tally
 
     async def _round(self) -> None:
         seen = await self._seen()
         self.tally.add(seen)
+        if self.reporting is not None:
+            await self.reporting.send(seen, credential=bool(self.token or self.headers))
         if self.prometheus is None:
             print(canary.as_json_line(seen, self.target.shown), flush=True)
             return

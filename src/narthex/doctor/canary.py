@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -95,6 +96,38 @@ async def _talk(line: Line, address: str, steps: list[ConversationStep], *, cred
     steps.append(ConversationStep(name="handshake", ok=ok, ms=made.first_byte_ms, detail=detail))
     if ok and credential and not (beacon is not None and beacon.application):
         steps.extend(await converse(line, address))
+
+
+JOURNEY_STEPS: Final[Mapping[str, tuple[str, ...]]] = {
+    "connect": ("dns", "tcp", "handshake"),
+    "sign_in": ("connect",),
+    "send": ("echo", "event"),
+    "stream": ("resume",),
+}
+"""Journeys of the status page, in the order of a round's steps, and the steps that show each of them."""
+
+
+def journeys(seen: CanaryRound, *, credential: bool) -> dict[str, tuple[bool, float | None]]:
+    """What a round says of each journey of the status page: whether it works, and its latency in ms.
+
+    A journey that a round did not reach does not work either: a user would not have reached it. One of which the
+    round can say nothing is left out: those after the handshake without a credential, and all of them where the
+    prober's own credential was refused.
+    """
+    steps = {step.name: step for step in seen.steps if step.name != "health"}
+    refused = steps.get("handshake")
+    if "token" in steps or (refused and not refused.ok and refused.detail in ("HTTP 401", "HTTP 403")):
+        return {}
+    found: dict[str, tuple[bool, float | None]] = {}
+    failed = False
+    for journey, names in JOURNEY_STEPS.items():
+        if journey != "connect" and not credential:
+            break
+        reached = [steps[name] for name in names if name in steps]
+        failed = failed or any(not step.ok for step in reached)
+        if reached or failed:
+            found[journey] = (not failed, None if failed else reached[-1].ms)
+    return found
 
 
 def as_json_line(seen: CanaryRound, url: str) -> str:

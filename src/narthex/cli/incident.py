@@ -1,0 +1,340 @@
+"""`narthex incident`: opens, updates and resolves incidents of a status page, schedules maintenance, lists both.
+
+Rules: it speaks to a gateway or to `narthex status serve` over HTTP with the admin key; a call that got no answer can
+be repeated safely, because it carries an id of its own; exit 0 done, 1 refused, 2 usage, 69 nothing answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
+
+from cyclopts import App, Parameter
+
+from narthex.cli.arguments import seconds_of, usage
+from narthex.errors import EXIT_OK, ClientError, DependencyError
+
+if TYPE_CHECKING:
+    import httpx2
+
+ANSWER_S: Final = 10.0
+DEFAULT_URL: Final = "http://127.0.0.1:8000"
+KEY_REMEDY: Final = "Set NARTHEX_ADMIN_KEY to the value that the gateway or status service was started with."
+
+Components = Annotated[list[str] | None, Parameter(name="--component", negative_iterable=())]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class StatusFlags:
+    """Which status page, and how the answer is shown.
+
+    Attributes:
+        url: the gateway, or narthex status serve.
+        key: the admin key; better in NARTHEX_ADMIN_KEY, where a process list does not show it.
+        json: print the answer as JSON.
+    """
+
+    url: Annotated[str, Parameter(env_var="NARTHEX_STATUS_URL")] = DEFAULT_URL
+    key: str = ""
+    json: Annotated[bool, Parameter(negative=())] = False
+
+
+DEFAULT_FLAGS: Final = StatusFlags()
+
+Ask = Callable[[float], tuple[str, dict[str, Any]]]
+"""Returns path and body of a call at the given moment."""
+
+app = App(name="incident", help="Incidents and maintenance on the status page.")
+
+
+@app.command(name="open")
+def open_(
+    title: str,
+    *,
+    text: str,
+    impact: Literal["none", "degraded", "outage"] = "degraded",
+    component: Components = None,
+    since: str = "",
+    flags: StatusFlags = DEFAULT_FLAGS,
+) -> int:
+    """Open an incident.
+
+    Examples:
+        narthex incident open "Answers begin late" --text "We look into it." --component stream
+
+    Args:
+        title: One line.
+        text: The first update, plain text.
+        impact: On the components, from now until it is resolved.
+        component: Id of a component (connect, send …); repeatable; default: all of them.
+        since: When it began: 2026-11-30T07:32:00Z, or `20m` ago; default now.
+        flags: the options below.
+    """
+    body = {"title": title, "text": text, "impact": impact, "components": component or []}
+    return _run(flags, lambda now: ("/api/v1/incidents", body | _started(since, now)))
+
+
+@app.command
+def update(
+    incident_id: str,
+    *,
+    text: str,
+    state: Literal["", "investigating", "identified", "monitoring"] = "",
+    impact: Literal["none", "degraded", "outage"] | None = None,
+    component: Components = None,
+    flags: StatusFlags = DEFAULT_FLAGS,
+) -> int:
+    """Add an update to an incident or a window of maintenance.
+
+    Args:
+        incident_id: Its id; see `narthex incident list`.
+        text: Plain text.
+        state: Its state from now on; default: as it was.
+        impact: If it changed.
+        component: The components, if they changed.
+        flags: the options below.
+    """
+    body: dict[str, Any] = {"text": text, "state": state}
+    body |= {"impact": impact} if impact else {}
+    body |= {"components": component} if component else {}
+    return _run(flags, lambda _: (_updates(incident_id), body), repeatable=False)
+
+
+@app.command
+def resolve(
+    incident_id: str,
+    *,
+    text: str = "This is resolved.",
+    flags: StatusFlags = DEFAULT_FLAGS,
+) -> int:
+    """Resolve an incident; end maintenance early, or call it off before it begins.
+
+    Args:
+        incident_id: Its id; see `narthex incident list`.
+        text: Plain text.
+        flags: the options below.
+    """
+    body = {"text": text, "state": "resolved"}
+    return _run(flags, lambda _: (_updates(incident_id), body), repeatable=False)
+
+
+@app.command
+def schedule(
+    title: str,
+    *,
+    text: str,
+    start: str,
+    duration: str = "1h",
+    component: Components = None,
+    flags: StatusFlags = DEFAULT_FLAGS,
+) -> int:
+    """Announce a window of maintenance, before it begins.
+
+    Examples:
+        narthex incident schedule "Database upgrade" --text "A minute of silence." --start 2026-12-02T03:00:00Z
+
+    Args:
+        title: One line.
+        text: Plain text.
+        start: 2026-12-02T03:00:00Z, `now`, or `30m` from now.
+        duration: As 90m or 2h.
+        component: Id of a component; repeatable; default: all of them.
+        flags: the options below.
+    """
+
+    def ask(now: float) -> tuple[str, dict[str, Any]]:
+        starts_at = _moment("start", start, now, ahead=True)
+        ends_at = starts_at + seconds_of("duration", duration)
+        body = {"title": title, "text": text, "starts_at": starts_at, "ends_at": ends_at}
+        return "/api/v1/maintenance", body | {"components": component or []}
+
+    return _run(flags, ask)
+
+
+@app.command(name="list")
+def list_(
+    *,
+    every: Annotated[bool, Parameter(name="--all", negative=())] = False,
+    flags: StatusFlags = DEFAULT_FLAGS,
+) -> int:
+    """List open incidents and coming maintenance. Needs no key.
+
+    Args:
+        every: Also those of the last 90 days that are over.
+        flags: the options below.
+    """
+
+    async def ask() -> Any:
+        async with StatusClient(flags.url) as client:
+            return json.loads(await client.get("/status.json"))
+
+    try:
+        document = asyncio.run(ask())
+        found = [one for one in (*document["incidents"], *document["maintenance"]) if every or one["open"]]
+        if flags.json:
+            print(json.dumps(found, indent=2))
+        else:
+            print("\n".join(map(_line, found)) or "no open incident")
+    except ClientError as error:
+        return usage(error)
+    except (ValueError, KeyError, TypeError):
+        return usage(ClientError("bad_document", f"{flags.url} has no status page.", "Check the URL."))
+    return EXIT_OK
+
+
+class StatusClient:
+    """Requests to a gateway or status service. Raises ClientError and DependencyError.
+
+    Args:
+        url: its base URL.
+        key: the admin key; empty: for public routes.
+    """
+
+    def __init__(self, url: str, key: str = "") -> None:
+        try:
+            parts = urlsplit(url)
+            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            good = False
+        if not good:
+            raise ClientError(
+                "bad_url", f"{url[:60]!r} is not an http:// or https:// URL.", "Give it as https://host."
+            )
+        if not key.isascii() or not key.isprintable():
+            raise ClientError(
+                "bad_key", "The admin key has characters that headers cannot carry.", KEY_REMEDY
+            )
+        self._base = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._client: httpx2.AsyncClient | None = None
+
+    async def __aenter__(self) -> Self:
+        """Open."""
+        import httpx2
+
+        # A gateway leads to the service that has its page; the key is never sent on to another address.
+        self._client = httpx2.AsyncClient(
+            headers=self._headers, timeout=ANSWER_S, follow_redirects=not self._headers
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close."""
+        assert self._client is not None
+        await self._client.aclose()
+
+    async def get(self, path: str) -> bytes:
+        """The body of a public route."""
+        return (await self._ask("GET", path)).content
+
+    async def post(self, path: str, body: object) -> Any:
+        """The JSON answer of an operator's route."""
+        answer = await self._ask("POST", path, json=body)
+        return answer.json()
+
+    async def _ask(self, method: str, path: str, **more: Any) -> httpx2.Response:
+        import httpx2
+
+        assert self._client is not None
+        try:
+            answer = await self._client.request(method, self._base + path, **more)
+        except (httpx2.HTTPError, httpx2.InvalidURL) as fault:
+            raise DependencyError(
+                "status",
+                f"{self._base} does not respond ({type(fault).__name__}).",
+                "Check the URL, and whether the gateway or status service runs.",
+            ) from fault
+        if answer.status_code == 200:
+            return answer
+        raise _refusal(answer, self._base)
+
+
+def _refusal(answer: httpx2.Response, base: str) -> ClientError:
+    if answer.is_redirect:
+        where = answer.headers.get("location", "").partition("/status")[0]
+        return ClientError(
+            "elsewhere", f"{base} has its status page at {where}.", f"Give --url {where}, and its admin key."
+        )
+    try:
+        found = answer.json()
+        detail, remedy = str(found["detail"]), str(found["remedy"])
+    except (ValueError, KeyError, TypeError):
+        detail, remedy = f"{base} answered {answer.status_code}.", "Check that the URL is that of a narthex."
+    if answer.status_code in (401, 403):
+        remedy = KEY_REMEDY
+    elif answer.status_code == 404:
+        remedy = f"{remedy} With NARTHEX_STATUS_PAGE=off, or a page elsewhere, a gateway has no incidents."
+    return ClientError("refused", detail, remedy)
+
+
+def _run(flags: StatusFlags, ask: Ask, *, repeatable: bool = True) -> int:
+    """Post what `ask` returns, and print the incident. A `repeatable` call may be made twice without harm."""
+    secret = flags.key or os.environ.get("NARTHEX_ADMIN_KEY", "")
+    if not secret:
+        return usage(ClientError("no_key", "No admin key is given.", KEY_REMEDY))
+
+    async def post() -> Any:
+        path, body = ask(time.time())
+        if repeatable:
+            body |= {"request_id": secrets.token_hex(8)}
+        async with StatusClient(flags.url, secret) as client:
+            return await client.post(path, body)
+
+    try:
+        found = asyncio.run(post())
+    except ClientError as error:
+        if error.code in ("bad_url", "bad_key", "bad_time"):
+            return usage(error)
+        raise
+    print(json.dumps(found, indent=2) if flags.json else _line(found))
+    return EXIT_OK
+
+
+def _updates(incident_id: str) -> str:
+    if not incident_id.isalnum():
+        raise ClientError("incident_not_found", "This is no id.", "See narthex incident list.")
+    return f"/api/v1/incidents/{incident_id}/updates"
+
+
+def _started(since: str, now: float) -> dict[str, float]:
+    return {"started_at": _moment("since", since, now, ahead=False)} if since else {}
+
+
+def _moment(option: str, text: str, now: float, *, ahead: bool) -> float:
+    """A moment as RFC 3339, `now`, or a duration before or after now. Raises ClientError."""
+    if text == "now":
+        return now
+    if text[:4].isdigit() and "-" in text:
+        try:
+            found = datetime.fromisoformat(text)
+        except ValueError as fault:
+            raise ClientError(
+                "bad_time", f"--{option}: {text[:40]!r} is no date and time.", "Give 2026-12-02T03:00:00Z."
+            ) from fault
+        if found.tzinfo is None:
+            raise ClientError(
+                "bad_time",
+                f"--{option}: {text[:40]!r} has no time zone.",
+                "End it with Z for UTC, or with +01:00.",
+            )
+        return found.timestamp()
+    seconds = seconds_of(option, text)
+    return now + seconds if ahead else now - seconds
+
+
+def _line(found: dict[str, Any]) -> str:
+    names: Sequence[str] = found["components"] or ["all"]
+    span = (
+        f"{found['starts_at']} to {found['ends_at']}" if found["ends_at"] else f"since {found['starts_at']}"
+    )
+    impact = f", {found['impact']}" if found["kind"] == "incident" else ""
+    return f"{found['id']}  {found['state']}{impact}  {found['title']}  ({', '.join(names)}; {span})"
