@@ -18,8 +18,9 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from narthex._version import __version__
+from narthex.adapters.edge.listeners import url_of_listener
 from narthex.adapters.edge.rules import HeadRules
-from narthex.adapters.edge.server import listen, run, url_of
+from narthex.adapters.edge.server import run
 from narthex.adapters.machine import raise_descriptor_limit
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.adapters.telemetry.metrics import PrometheusMeter
@@ -39,6 +40,7 @@ from narthex.wiring.server_process import (
     edge_limits,
     make_edge,
     make_health,
+    open_listeners,
     probe_pages,
 )
 
@@ -92,7 +94,7 @@ def make_process(
         ],
         exception_handlers=exception_handlers(report_bug),
     )
-    url = settings.public_url or url_of(*listeners[0].getsockname()[:2])
+    url = settings.public_url or url_of_listener(listeners[0])
     return ServerProcess(
         app,
         make_edge(
@@ -120,7 +122,7 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> bool:
     Raises:
         ConfigError: the address cannot be bound.
     """
-    listeners = listen(settings.host, settings.port)
+    listeners = open_listeners(settings)
 
     async def main() -> bool:
         return await make_process(settings, listeners, on_ready).serve()

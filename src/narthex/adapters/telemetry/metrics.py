@@ -348,7 +348,7 @@ class PrometheusMeter:
 
     def counts(self, name: str) -> dict[tuple[str, ...], float]:
         """The values of a counter of this process by its labels, since it began."""
-        self._settle()
+        self.settle()
         return {
             labels: child._value.get()  # noqa: SLF001 - the library has no public way to read one child
             for (found, *rest), child in self._children.items()
