@@ -38,7 +38,7 @@ def look_of(settings: Settings) -> Look:
 
 
 def make_service(settings: Settings, log: Any) -> StatusService:
-    """The service over `status.db` in the data directory."""
+    """The service over `DATABASE` in the data directory."""
     found = branding(settings)
     names = LANGUAGES[settings.status_language].journeys | found.names
     order = [*JOURNEYS, *(key for key in found.names if key not in JOURNEYS)]
