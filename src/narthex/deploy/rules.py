@@ -1,0 +1,336 @@
+"""The rules: where a manifest and the settings disagree, or a platform's trap is still open.
+
+Not here: reading manifests (`readers`), deriving what is needed (`demands`). Rules: a rule yields findings and reads
+nothing but its arguments; a fact that is None is not judged; an error is something that users will meet, a
+warning something that they may.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Final
+
+from narthex.deploy.demands import LONGEST_REQUEST_S, MOST_CONCURRENT, SOCKET_BYTES, Demands, demands_of
+from narthex.deploy.environment import inline_secrets
+from narthex.deploy.facts import Fact, Finding, Hop, Repeat, Workload
+from narthex.deploy.quantities import mebibytes
+from narthex.settings import Settings
+
+NOT_ALIVE: Final = ("/readyz", "/ws/health", "/health")
+
+
+def judge_workload(workload: Workload) -> Iterator[Finding]:
+    """Every finding about something that runs the gateway, whatever its settings are."""
+    yield from _repeats(workload.repeats)
+    yield from _cpu(workload)
+    yield from _http2(workload)
+    yield from _affinity(workload)
+    yield from _liveness(workload)
+    yield from _secrets(workload)
+
+
+def judge_agreement(workload: Workload, settings: Settings) -> Iterator[Finding]:
+    """Every finding about a workload whose manifest and settings disagree."""
+    demands = demands_of(settings)
+    if workload.concurrency is not None:
+        demands = demands.within(workload.concurrency.value)
+    yield from _request_timeout(workload, demands)
+    yield from _grace(workload, demands)
+    yield from _concurrency(workload, settings, demands)
+    yield from _memory(workload, demands)
+    yield from _open_files(workload, demands)
+    yield from _instances(workload, demands)
+    yield from _addresses(workload, settings)
+
+
+def judge_hop(hop: Hop, demands: Demands) -> Iterator[Finding]:
+    """Every finding about a proxy or a load balancer."""
+    yield from _repeats(hop.repeats)
+    if hop.refused is not None:
+        yield Finding(
+            "backend_timeout_refused",
+            "error",
+            hop.refused.place,
+            f"{hop.name} sets a back-end time-out of {hop.refused.value} for a serverless group.",
+            "Google refuses a time-out for serverless network endpoint groups, and the deploy fails.",
+            "Remove it; the request time-out of Cloud Run is what ends a socket there.",
+        )
+    if hop.upgrade is not None and not hop.upgrade.value:
+        yield Finding(
+            "upgrade_not_passed",
+            "error",
+            hop.upgrade.place,
+            f"{hop.platform} does not pass the upgrade to {hop.name or 'the gateway'}.",
+            "Every WebSocket handshake fails: the gateway sees a plain request and answers 426.",
+            f"See the rendered configuration: narthex deploy render --platform {_renderable(hop)}.",
+        )
+    if hop.idle_s is not None and hop.idle_s.value < demands.idle_s:
+        yield Finding(
+            "idle_timeout",
+            "error",
+            hop.idle_s.place,
+            f"{hop.platform} ends a connection after {_seconds(hop.idle_s)} without a byte, and the gateway pings "
+            f"every {demands.ping_interval_s:g} s.",
+            "Quiet sockets are cut without a close frame, and users see reconnects.",
+            f"Raise it to {demands.idle_s:g} s at least; {LONGEST_REQUEST_S} s is common.",
+        )
+    if hop.life_s is not None and demands.longest_socket_s > hop.life_s.value:
+        yield _life("backend_timeout", hop.life_s, f"{hop.platform} {hop.name}".strip(), demands)
+    yield from _http2(hop)
+    yield from _affinity(hop)
+
+
+def _renderable(hop: Hop) -> str:
+    return "nginx" if hop.platform == "kubernetes" else hop.platform
+
+
+def _seconds(fact: Fact[float]) -> str:
+    said = f"{fact.value:g} s"
+    return said if fact.written else f"{said} (the default)"
+
+
+def _life(code: str, limit: Fact[float], who: str, demands: Demands) -> Finding:
+    age = (
+        f"rotates sockets at {demands.socket_life_s:g} s, a busy one up to {demands.longest_socket_s:g} s"
+        if demands.socket_life_s
+        else "rotates none (NARTHEX_MAX_SOCKET_LIFE_S is 0)"
+    )
+    longest = max(1, math.floor((limit.value - 60) / 1.05 / 10) * 10)
+    lower = (
+        f"set NARTHEX_MAX_SOCKET_LIFE_S={longest}"
+        if limit.value > 120
+        else "sockets that live for so short a time are no use"
+    )
+    return Finding(
+        code,
+        "error",
+        limit.place,
+        f"{who} ends every socket after {_seconds(limit)}, used or not, and the gateway {age}.",
+        "All sockets are cut in the middle of what they do, without a close frame.",
+        f"Raise the limit to {LONGEST_REQUEST_S} s, or {lower}.",
+    )
+
+
+def _repeats(repeats: list[Repeat]) -> Iterator[Finding]:
+    for repeat in repeats:
+        same = repeat.first.value == repeat.last.value
+        yield Finding(
+            "overridden",
+            "warning" if same else "error",
+            repeat.last.place,
+            f"{repeat.name} is given twice: {_shown(repeat.first)} on line {repeat.first.place.line}, then "
+            f"{_shown(repeat.last)}.",
+            "The later value counts, whatever the first one says.",
+            "Keep one of them.",
+        )
+
+
+def _shown(fact: Fact[str]) -> str:
+    return repr(fact.value[:60]) if fact.value else "a value"
+
+
+def _request_timeout(workload: Workload, demands: Demands) -> Iterator[Finding]:
+    limit = workload.request_timeout_s
+    if limit is not None and demands.longest_socket_s > limit.value:
+        yield _life("request_timeout", limit, "Cloud Run", demands)
+
+
+def _grace(workload: Workload, demands: Demands) -> Iterator[Finding]:
+    grace = workload.grace_s
+    needed = workload.prestop_s + demands.drain_s
+    if grace is not None and grace.value < needed:
+        before = f" after {workload.prestop_s:g} s of preStop" if workload.prestop_s else ""
+        yield Finding(
+            "grace",
+            "error",
+            grace.place,
+            f"The platform kills the process {_seconds(grace)} after it asks for the end, and the drain takes up to "
+            f"{demands.drain_s:g} s{before}.",
+            "Runs and sockets that are still open are lost without a close frame.",
+            f"Raise the grace to {math.ceil(needed) + 5} s, or lower NARTHEX_DRAIN_GRACE_S."
+            if workload.platform != "cloud-run"
+            else f"Set NARTHEX_DRAIN_GRACE_S to {grace.value:g} at most: Cloud Run gives no more.",
+        )
+
+
+def _concurrency(workload: Workload, settings: Settings, demands: Demands) -> Iterator[Finding]:
+    limit = workload.concurrency
+    if limit is None:
+        return
+    most = settings.max_connections * demands.workers
+    if limit.value > MOST_CONCURRENT:
+        yield Finding(
+            "concurrency",
+            "error",
+            limit.place,
+            f"The concurrency is {limit.value}.",
+            f"Cloud Run refuses more than {MOST_CONCURRENT}, and the deploy fails.",
+            f"Set it to {MOST_CONCURRENT}.",
+        )
+    elif limit.value > most:
+        yield Finding(
+            "concurrency",
+            "error",
+            limit.place,
+            f"The platform gives an instance up to {limit.value} connections, and it takes {most} "
+            "(NARTHEX_MAX_CONNECTIONS).",
+            "The rest is refused with 503 `overloaded` while the platform sees no reason for another instance.",
+            f"Set the concurrency to {most} at most.",
+        )
+    elif not limit.written:
+        yield Finding(
+            "concurrency",
+            "warning",
+            limit.place,
+            f"The concurrency is not set: an instance takes {limit.value} sockets.",
+            "Each socket counts as a request for as long as it is open, so that many instances are paid for.",
+            f"Set it to {MOST_CONCURRENT}.",
+        )
+
+
+def _memory(workload: Workload, demands: Demands) -> Iterator[Finding]:
+    limit = workload.memory_bytes
+    if limit is None or limit.value >= demands.memory_bytes:
+        return
+    sockets = max(0, int((limit.value - demands.memory_bytes) / SOCKET_BYTES) + demands.sockets_of_instance)
+    yield Finding(
+        "memory",
+        "error",
+        limit.place,
+        f"The limit is {mebibytes(limit.value)}, and {demands.sockets_of_instance:,} sockets in {demands.workers} "
+        f"process{'es' if demands.workers > 1 else ''} need {mebibytes(demands.memory_bytes)}.",
+        "The kernel kills the process when it is full, and every socket with it.",
+        f"Raise it to {demands.memory_mib} MiB"
+        + (f", or set NARTHEX_MAX_CONNECTIONS to {sockets // demands.workers}." if sockets else "."),
+    )
+
+
+def _open_files(workload: Workload, demands: Demands) -> Iterator[Finding]:
+    limit = workload.open_files
+    if limit is not None and limit.value < demands.open_files:
+        yield Finding(
+            "open_files",
+            "error",
+            limit.place,
+            f"A process may open {limit.value:,} files, and {demands.sockets:,} connections need "
+            f"{demands.open_files:,}.",
+            "narthex lowers its limit of connections to what fits, and refuses the rest with 503 `overloaded`.",
+            f"Raise the limit to {demands.open_files:,}, or lower NARTHEX_MAX_CONNECTIONS.",
+        )
+
+
+def _instances(workload: Workload, demands: Demands) -> Iterator[Finding]:
+    most = workload.max_instances
+    unknown = "*" in workload.variables and not demands.shared
+    if demands.shared or most is None:
+        return
+    if most.value > 1:
+        yield Finding(
+            "embedded_engines",
+            "warning" if unknown else "error",
+            most.place,
+            f"Up to {most.value} instances run, and NARTHEX_BROKER_URL and NARTHEX_STORE_URL are "
+            "not both set.",
+            "Each instance has SQLite files of its own: users of two instances do not see each other's messages.",
+            "Set both URLs, or allow one instance.",
+        )
+    elif workload.overlaps is not None and workload.overlaps.value and not unknown:
+        cloud_run = workload.platform == "cloud-run"
+        yield Finding(
+            "embedded_engines",
+            "warning",
+            workload.overlaps.place,
+            "The data are in SQLite files of the one instance, and an update starts the new one beside the old one.",
+            "Cloud Run's files are memory: every deploy and every restart begins with empty threads."
+            if cloud_run
+            else "Two processes have the files open, or the new one waits for the volume for ever.",
+            "Set NARTHEX_BROKER_URL and NARTHEX_STORE_URL"
+            + ("." if cloud_run else ", or strategy: Recreate."),
+        )
+
+
+def _cpu(workload: Workload) -> Iterator[Finding]:
+    throttled = workload.cpu_throttled
+    if throttled is not None and throttled.value:
+        yield Finding(
+            "cpu_throttled",
+            "error",
+            throttled.place,
+            "The CPU is allocated only while a request is served.",
+            "Runs whose user has left, leases, key refreshes and the drain stand still between requests.",
+            "Allocate it always: --no-cpu-throttling, cpu-throttling: 'false', or cpu_idle = false.",
+        )
+    scaled = workload.scaled_by
+    if scaled is not None and scaled.value == "cpu":
+        yield Finding(
+            "scaled_by_cpu",
+            "warning",
+            scaled.place,
+            "The autoscaler looks at CPU and memory only.",
+            "Idle sockets cost no CPU: instances fill up to their limit of connections unnoticed.",
+            "Scale on narthex_connections_active (deploy/kubernetes/autoscaler.yaml).",
+        )
+
+
+def _http2(target: Workload | Hop) -> Iterator[Finding]:
+    if target.http2 is not None and target.http2.value:
+        yield Finding(
+            "http2_end_to_end",
+            "error",
+            target.http2.place,
+            "HTTP/2 is spoken to the gateway.",
+            "WebSocket upgrades are HTTP/1.1: every handshake fails before it reaches the gateway.",
+            "Speak HTTP/1.1 to the gateway; clients may still use HTTP/2 up to the proxy.",
+        )
+
+
+def _affinity(target: Workload | Hop) -> Iterator[Finding]:
+    if target.affinity is not None and target.affinity.value:
+        yield Finding(
+            "affinity",
+            "warning",
+            target.affinity.place,
+            "Session affinity is on.",
+            "Nothing needs it: any instance resumes any socket. It keeps users on full and on draining instances.",
+            "Switch it off.",
+        )
+
+
+def _liveness(workload: Workload) -> Iterator[Finding]:
+    path = workload.liveness
+    if path is not None and path.value in NOT_ALIVE:
+        yield Finding(
+            "liveness",
+            "error",
+            path.place,
+            f"The liveness probe asks {path.value}, which fails while an engine is away or the instance drains.",
+            "An outage of a few seconds restarts every instance at once and closes all sockets.",
+            "Ask /livez; /readyz is for readiness.",
+        )
+
+
+def _secrets(workload: Workload) -> Iterator[Finding]:
+    for name, fact in inline_secrets(workload):
+        yield Finding(
+            "secret_inline",
+            "error",
+            fact.place,
+            f"The value of {name} is written into the manifest.",
+            "Every reader of the repository, the image's history or the service's description has it.",
+            "Take it from the platform's secrets, or from a file by the variable with _FILE at the end.",
+        )
+
+
+def _addresses(workload: Workload, settings: Settings) -> Iterator[Finding]:
+    remote = settings.policy.environment.remote
+    if workload.behind_proxy and remote and settings.proxies.none and "*" not in workload.variables:
+        yield Finding(
+            "proxies_not_trusted",
+            "warning",
+            workload.place,
+            "NARTHEX_TRUSTED_PROXIES is not set.",
+            "Behind a proxy all users have its address and share the limit of "
+            f"{settings.max_connections_per_address:,} connections an address.",
+            "Set it to the proxy's network, or to the number of proxies in front (1).",
+        )
