@@ -99,7 +99,8 @@ def parsed(service: Mapping[str, Any]) -> run_v2.Service:
     """The message. Raises ParseError for a member that it does not have, or a value of another kind."""
     message = run_v2.Service.pb(run_v2.Service())
     ParseDict(dict(service), message)
-    return run_v2.Service.wrap(message)
+    found: run_v2.Service = run_v2.Service.wrap(message)
+    return found
 
 
 def service_of_terraform(body: Mapping[str, Any]) -> run_v2.Service:
