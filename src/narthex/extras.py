@@ -21,6 +21,10 @@ EXTRAS: Final[dict[str, dict[str, str]]] = {
     "redis": {"redis": "redis"},
     "postgres": {"asyncpg": "asyncpg"},
     "llm": {"xllamacpp": "xllamacpp"},
+    "otel": {
+        "opentelemetry.sdk": "opentelemetry-sdk",
+        "opentelemetry.exporter.otlp.proto.http": "opentelemetry-exporter-otlp-proto-http",
+    },
     "gcp": {"google.cloud.secretmanager": "google-cloud-secret-manager"},
     "pydantic-ai": {"pydantic_ai": "pydantic-ai-slim", "ag_ui": "ag-ui-protocol"},
     "reload": {"watchfiles": "watchfiles"},

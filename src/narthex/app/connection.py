@@ -20,6 +20,7 @@ from narthex.app.command_meter import CommandMeter, clock
 from narthex.app.command_order import CommandOrder, WaitingCommand, subject
 from narthex.app.connection_context import ConnectionContext
 from narthex.app.entropy import ENTROPY
+from narthex.app.handshake_trace import HandshakeTracer
 from narthex.app.hub import Hub
 from narthex.app.hub.channel import Channel, Delivery
 from narthex.app.pacing import Pacing
@@ -34,8 +35,10 @@ from narthex.errors import DependencyError, NarthexError
 from narthex.ports.edge import HIGH_MARK_BYTES, Socket
 from narthex.ports.later import Deferred
 from narthex.ports.telemetry import Meter
+from narthex.ports.tracing import NO_SPAN, Span, current_span, within
 from narthex.protocol import codes
 from narthex.protocol.codec import JSON, PROTOBUF
+from narthex.protocol.commands import ConnectRequest
 from narthex.protocol.framing import Prepared
 from narthex.protocol.session import NEVER, Phase, ReceivedCommand, Session, SessionFault, SessionLimits
 
@@ -72,6 +75,7 @@ class ConnectionRuntime(msgspec.Struct, frozen=True, kw_only=True):
         pacing: of pings and lives.
         follows_run: whether a connection may follow an active run, so that its rotation should wait.
         report_bug: takes an unexpected exception and the trace id.
+        traces: continues traces that clients name in `connect`; None: tracing is off.
     """
 
     handlers: Mapping[str, Handler]
@@ -88,6 +92,7 @@ class ConnectionRuntime(msgspec.Struct, frozen=True, kw_only=True):
     pacing: Pacing
     follows_run: Callable[[Connection], bool]
     report_bug: Callable[[BaseException, str], None]
+    traces: HandshakeTracer | None = None
 
 
 class Connection:
@@ -298,6 +303,26 @@ class Connection:
 
     def _begin(self, command: ReceivedCommand, about: str, until: float, replies: list[bytes]) -> bool:
         """Execute a command whose turn it is. True: it continues in a task, and those behind it must wait."""
+        if self.context.span is NO_SPAN:
+            return self._executed(command, about, until, replies)
+        span = self._span_of(command)
+        with within(span):
+            continues = self._executed(command, about, until, replies)
+        if not continues:
+            span.end()
+        return continues
+
+    def _span_of(self, command: ReceivedCommand) -> Span:
+        """The span of a command. A client that could not set a header at the upgrade names its trace in `connect`."""
+        request = command.request
+        if isinstance(request, ConnectRequest) and request.headers and self.runtime.traces is not None:
+            found = self.runtime.traces.continued(request.headers, "connect", self.context.span)
+            if found is not None:
+                self.context.span = found
+                return found
+        return self.context.span.child(command.name, kind="server")
+
+    def _executed(self, command: ReceivedCommand, about: str, until: float, replies: list[bytes]) -> bool:
         began_at = clock()
         try:
             outcome = self.runtime.handlers[command.name](self, command)
@@ -342,6 +367,7 @@ class Connection:
             self.runtime.commands.ended(command, reply, began_at)
             self._in_flight -= 1
             self._forget_reply(command.id)
+            current_span().end()
         if reply is not None and not self._closed:
             self.send(reply)
         if about:
@@ -390,6 +416,7 @@ class Connection:
         if not isinstance(fault, NarthexError | TimeoutError):
             self.runtime.report_bug(fault, self.context.trace_id)
         temporary = isinstance(fault, DependencyError | TimeoutError)
+        current_span().end(error=type(fault).__name__)
         if command.name == "connect":
             self.session.failed_connect()
         return self.codec.error(command.id, replace(codes.INTERNAL, temporary=temporary))

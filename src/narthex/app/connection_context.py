@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from narthex.domain.admission import Admit
 from narthex.domain.identity import Identity, IdentityClass
+from narthex.ports.tracing import NO_SPAN, Span
 from narthex.protocol.codec import JSON, Codec
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class ConnectionContext:
     Attributes:
         admit: the handshake's outcome.
         trace_id: 32 hex digits.
+        span: of the handshake, or of the client's own trace since `connect`; spans of its commands go below it.
         address: the client's, from `domain.addresses.client_of`.
         scheme: `https` or `http`, as the client sees it.
         origin: the `Origin` header, None when there was none.
@@ -41,6 +43,7 @@ class ConnectionContext:
         "key_id",
         "origin",
         "scheme",
+        "span",
         "started_at",
         "trace_id",
         "transport",
@@ -63,6 +66,7 @@ class ConnectionContext:
         self.identity: Identity | None = admit.identity
         self.key_id = admit.key_id
         self.trace_id = trace_id
+        self.span: Span = NO_SPAN
         self.address = address
         self.scheme = scheme
         self.origin = origin

@@ -34,6 +34,7 @@ from narthex.app.control_log import ControlLog
 from narthex.app.controls import ControlDispatcher
 from narthex.app.engine_meter import measured_broker, measured_store
 from narthex.app.exports import ExportSlots
+from narthex.app.handshake_trace import HandshakeTracer
 from narthex.app.hub import Hub, HubLimits
 from narthex.app.lifecycle import Component, Lifecycle, LifecycleState
 from narthex.app.membership_audit import MembershipAudit
@@ -62,6 +63,7 @@ from narthex.ports.agents import Agent
 from narthex.ports.broker import Broker
 from narthex.ports.store import Store
 from narthex.ports.telemetry import Meter
+from narthex.ports.tracing import NO_TRACING, Tracer
 from narthex.protocol.session import LIFE_STEP_S, SessionLimits
 
 MAX_COMMANDS: Final = (
@@ -108,6 +110,7 @@ class NodeCore:
         agents: by name, the default first.
         meter: counts.
         report_bug: takes an unexpected exception and its trace id.
+        tracer: makes spans of runs.
         clock: seconds since the epoch.
         monotonic: seconds, also within a turn of the loop.
         spread: randomness of a simulation, which must repeat itself.
@@ -123,6 +126,7 @@ class NodeCore:
         agents: Mapping[str, Agent],
         meter: Meter,
         report_bug: Callable[[BaseException, str], None],
+        tracer: Tracer = NO_TRACING,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         spread: random.Random | None = None,
@@ -166,6 +170,7 @@ class NodeCore:
             notify_members=self.chat.notify_members,
             concurrent_runs=lambda identity: self.plan(identity).concurrent_runs,
             limits=config.run_limits,
+            tracer=tracer,
             claims=config.run_agents,
         )
         self.starter = RunStarter(self.chat, self.engine, self.quotas)
@@ -244,8 +249,12 @@ class NodeCore:
         """The plan whose limits hold for an identity."""
         return plan_of(identity, self.config.plans)
 
-    def connections(self, in_band: InBandAuthenticator) -> Callable[[ConnectionContext], Connection]:
-        """Returns the factory of connections for admitted handshakes. `in_band` admits by a token after the upgrade."""
+    def connections(
+        self, in_band: InBandAuthenticator, traces: HandshakeTracer | None = None
+    ) -> Callable[[ConnectionContext], Connection]:
+        """Returns the factory of connections for admitted handshakes. `in_band` admits by a token after the upgrade,
+        `traces` continues the traces that clients name then.
+        """
         connecting = ConnectCommands(
             in_band=in_band,
             subscriptions=self.subscriptions,
@@ -280,6 +289,7 @@ class NodeCore:
             pacing=self._pacing,
             follows_run=self.followers.follows,
             report_bug=self.report_bug,
+            traces=traces,
         )
         return partial(Connection, runtime)
 

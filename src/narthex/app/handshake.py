@@ -21,6 +21,7 @@ from narthex.app.credentials import WAIT_S, CredentialVerifier, Verdicts, Verifi
 from narthex.app.e2e import Admissions
 from narthex.app.handshake_record import DecisionRecorder
 from narthex.app.handshake_request import HandshakeRequest, read_request
+from narthex.app.handshake_trace import HandshakeTracer
 from narthex.domain import endpoints
 from narthex.domain.addresses import TrustedProxies
 from narthex.domain.admission import AdmissionPolicy, Admit, Screened, admit_screened, screen
@@ -28,6 +29,7 @@ from narthex.domain.carriers import PROTOBUF as PROTOBUF_SUBPROTOCOL
 from narthex.domain.refusals import Refusal
 from narthex.ports.edge import Accept, Decision, Deny, Receiver, RequestHead
 from narthex.ports.later import Later, settled
+from narthex.ports.tracing import NO_SPAN, Span, within
 from narthex.protocol.codec import JSON, PROTOBUF, Codec
 from narthex.protocol.protobuf_schema import is_protobuf
 
@@ -97,6 +99,7 @@ class HandshakeHandler:
         limiter: the counts.
         admissions: records admissions of test identities.
         decisions: records every decision.
+        traces: makes a span of every decision; None: tracing is off.
         state: `starting`, `ready`, `draining` or `stopped`.
         route: the route at a path, None where there is none.
         inert: whether a client whose token has merely expired is upgraded inert, so that it can send a fresh one;
@@ -117,6 +120,7 @@ class HandshakeHandler:
         limiter: ConnectionLimiter,
         admissions: Admissions,
         decisions: DecisionRecorder,
+        traces: HandshakeTracer | None = None,
         state: Callable[[], str],
         route: Callable[[str], Route | None],
         inert: bool = True,
@@ -138,6 +142,7 @@ class HandshakeHandler:
         self._wait_s = wait_s
         self._handshake_timeout_s = handshake_timeout_s
         self._decisions = decisions
+        self._traces = traces
         self._route = route
         self._inert = inert
 
@@ -354,7 +359,7 @@ class HandshakeHandler:
         except BaseException:
             context.release()
             raise
-        self._record(context.admit, request, verdicts, count=True)
+        context.span = self._record(context.admit, request, verdicts, count=True)
         if context.codec is PROTOBUF:
             return Accept(
                 receiver=receiver, subprotocol=PROTOBUF_SUBPROTOCOL, protobuf=True, limits=route.limits
@@ -371,7 +376,7 @@ class HandshakeHandler:
 
     def _record(
         self, result: Admit | Refusal, request: HandshakeRequest, verdicts: Verdicts, *, count: bool
-    ) -> None:
+    ) -> Span:
         duration_s = max(0.0, self._monotonic() - request.started_at)
         if count:
             self._decisions.counted(result, request.traffic, duration_s, request.trace_id)
@@ -383,15 +388,27 @@ class HandshakeHandler:
                     traffic=request.traffic,
                     trace_id=request.trace_id,
                 )
-        if self._decisions.wants_records:
-            self._decisions.recorded(
+        span = NO_SPAN
+        if self._traces is not None:
+            span = self._traces.decided(
                 result,
-                tuple(credential.carrier for credential in request.carriers.credentials),
+                request,
                 verdicts,
-                client=request.client.address,
-                trace_id=request.trace_id,
+                known=self._route(request.head.path) is not None,
                 duration_s=duration_s,
+                now=self._clock(),
             )
+        if self._decisions.wants_records:
+            with within(span):
+                self._decisions.recorded(
+                    result,
+                    tuple(credential.carrier for credential in request.carriers.credentials),
+                    verdicts,
+                    client=request.client.address,
+                    trace_id=request.trace_id,
+                    duration_s=duration_s,
+                )
+        return span
 
 
 def _codec(request: HandshakeRequest, route: Route) -> Codec:

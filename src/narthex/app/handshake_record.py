@@ -68,7 +68,7 @@ class DecisionRecorder:
     def extracted(self, verdicts: Sequence[CheckedCredential]) -> None:
         """Count `narthex_credential_extractions_total`, for each verified credential."""
         for checked in verdicts:
-            self._meter.credential(checked.carrier, _result(checked.verdict))
+            self._meter.credential(checked.carrier, result_of(checked.verdict))
 
     def counted(self, result: Admit | Refusal, traffic: str, duration_s: float, trace_id: str = "") -> None:
         """Count `narthex_handshakes_total`; `traffic` is the class where no user was identified."""
@@ -98,7 +98,7 @@ class DecisionRecorder:
         """Write the record; and beside it the details of a refusal that only the log may contain."""
         if self._record is None:
             return
-        key_id, algorithm = _key_of(verdicts)
+        key_id, algorithm = key_of(verdicts)
         outcome, code = outcome_of(result)
         identity = None if isinstance(result, Refusal) else result.identity
         self._record(
@@ -130,7 +130,7 @@ class DecisionRecorder:
             )
 
 
-def _key_of(verdicts: Sequence[CheckedCredential]) -> tuple[str, str]:
+def key_of(verdicts: Sequence[CheckedCredential]) -> tuple[str, str]:
     """`key_id` and `algorithm` of the first credential that has any."""
     for checked in verdicts:
         verdict = checked.verdict
@@ -139,7 +139,7 @@ def _key_of(verdicts: Sequence[CheckedCredential]) -> tuple[str, str]:
     return "", ""
 
 
-def _result(verdict: Verdict) -> str:
+def result_of(verdict: Verdict) -> str:
     """The label `result` of `narthex_credential_extractions_total`."""
     if isinstance(verdict, Valid):
         return "valid"

@@ -14,7 +14,7 @@ from narthex.domain.admission import HandshakeFacts
 from narthex.domain.carriers import ParsedCarriers, admission_headers, parse_carriers
 from narthex.domain.identity import PROBE_QUERY
 from narthex.domain.origins import claimed_origin, served_to_probes
-from narthex.domain.traces import trace_id_of
+from narthex.domain.traces import TraceContext, trace_context
 from narthex.ports.edge import RequestHead
 
 
@@ -26,24 +26,28 @@ class HandshakeRequest(msgspec.Struct, kw_only=True):
         facts: the input of `domain.admission`.
         client: address and scheme.
         trace_id: 32 hex digits: W3C `traceparent`'s, or random.
+        parent: the position in the trace that its `traceparent` names; None: it has none.
         fresh_id: 32 random hex digits.
         started_at: monotonic seconds: when the request began.
         deadline: monotonic seconds: when a waiting client is refused because no verdict came.
         head: as received.
         probe: whether it is health's own attempt without a credential, which is local.
         tests: whether test identities are admitted here: elsewhere no client counts as a test.
+        upgrade: whether it is a WebSocket's upgrade, and no plain HTTP request.
     """
 
     carriers: ParsedCarriers
     facts: HandshakeFacts
     client: ClientAddress
     trace_id: str
+    parent: TraceContext | None
     fresh_id: str
     started_at: float
     deadline: float
     head: RequestHead
     probe: bool
     tests: bool
+    upgrade: bool
 
     @property
     def local(self) -> bool:
@@ -102,6 +106,7 @@ def read_request(
     )
     random = ENTROPY.take(32).hex()
     traces = headers.get("traceparent")
+    parent = trace_context(traces[0], ",".join(headers.get("tracestate", ()))) if traces else None
     started_at = head.received_at or now
     return HandshakeRequest(
         carriers=carriers,
@@ -114,13 +119,15 @@ def read_request(
             fresh_id=random[:32],
         ),
         client=client,
-        trace_id=(trace_id_of(traces[0]) if traces else None) or random[32:],
+        trace_id=random[32:] if parent is None else parent.trace_id,
+        parent=parent,
         fresh_id=random[:32],
         started_at=started_at,
         deadline=min(now + wait_s, started_at + handshake_timeout_s),
         head=head,
         probe=head.query == PROBE_QUERY and not carriers.credentials and _local(head, host),
         tests=tests,
+        upgrade=upgrade,
     )
 
 

@@ -14,13 +14,14 @@ from collections.abc import Awaitable, Callable
 from narthex.app.connection_context import ConnectionContext
 from narthex.app.credentials import WAIT_S, CredentialVerifier
 from narthex.app.e2e import Admissions
-from narthex.app.handshake_record import DecisionRecorder
+from narthex.app.handshake_record import DecisionRecorder, outcome_of, result_of
 from narthex.domain.admission import AdmissionPolicy, Admit, CheckedCredential, HandshakeFacts, admit
 from narthex.domain.carriers import CONNECT_TOKEN
 from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
 from narthex.domain.verdict import Unavailable, Verdict
 from narthex.ports.later import Later
+from narthex.ports.tracing import current_span
 
 
 class InBandAdmission:
@@ -103,6 +104,14 @@ class InBandAdmission:
                 client=context.address,
                 traffic=context.slot.traffic,
                 trace_id=context.trace_id,
+            )
+        span = current_span()
+        if span.recording:
+            span.set(
+                {
+                    "narthex.connect.code": outcome_of(outcome)[1],
+                    "narthex.connect.verdict": result_of(verdict),
+                }
             )
         if self._decisions.wants_records:
             self._decisions.recorded(

@@ -17,6 +17,7 @@ from narthex.domain.titles import title_of
 from narthex.errors import ClientError
 from narthex.ports.broker import Position
 from narthex.ports.runs import Run
+from narthex.ports.tracing import current_span, ending
 
 UNTITLED: Final = "New thread"  # of a thread whose first message has no words
 
@@ -100,7 +101,10 @@ class RunStarter:
         await self._engine.require_room(identity, thread_id)
         # The id depends on the text too: a repeat publishes and stores the same text under one id.
         message_id = derived_id("message", identity, f"{client_message_id}\x00{thread_id}\x00{text}")
-        said_at = await self._chat.post(identity, thread_id, message_id, text)
+        with ending(current_span().child("publish", kind="producer")) as span:
+            if span.recording:
+                span.set({"messaging.operation.type": "send", "narthex.message_id": message_id})
+            said_at = await self._chat.post(identity, thread_id, message_id, text)
         try:
             run, queued = await self._engine.start(
                 identity,

@@ -76,7 +76,7 @@ def guard(
     settings = guard_settings(flags, config)
     begin_log(settings)
     upstream_of(settings)
-    check_start(settings, {"store"}, agents=False)
+    check_start(settings, {"store", "traces"}, agents=False)
 
     def ready(urls: list[str]) -> None:
         url = settings.public_url or urls[0].replace("//0.0.0.0", "//127.0.0.1").replace("//[::]", "//[::1]")

@@ -50,6 +50,7 @@ _WANTED: Final = frozenset(
         "sec-websocket-protocol",
         "sec-fetch-site",
         "traceparent",
+        "tracestate",
         "x-forwarded-for",
         "x-forwarded-proto",
         E2E_KEY_HEADER,

@@ -41,14 +41,16 @@ from narthex.guard.paths import PathPatterns
 from narthex.ports.store import Store
 from narthex.ports.tokens import TokenVerifier
 from narthex.settings import Settings, load
-from narthex.settings.requirements import requirements
+from narthex.settings.requirements import Part, requirements
 from narthex.wiring.engines import make_shared_store
 from narthex.wiring.server_process import handshake_writer
 from narthex.wiring.tokens import make_tokens
+from narthex.wiring.tracing import handshake_tracer, make_tracer
 
 REVOCATIONS_EVERY_S: Final = (
     0.5  # guards share no broker: with the enforcer's 0.1 s a revocation holds within 1 s
 )
+_PARTS: Final[frozenset[Part]] = frozenset({"store", "traces"})
 MAX_TASKS: Final = 100_000  # closes under way: at most one a socket
 
 log = get_logger("narthex.guard")
@@ -67,11 +69,11 @@ def guard_settings(settings: Settings | Mapping[str, Any] | None, config: Path |
     """
     if not isinstance(settings, Settings):
         flags = dict(settings or {})
-        settings = load(flags, os.environ, config, parts={"store"})
+        settings = load(flags, os.environ, config, parts=_PARTS)
         if settings.all_issuers() and settings.source("embedded_provider") == "default":
             # A guard has no sign-in of its own: with an issuer, the embedded provider would be a source without use.
-            settings = load(flags | {"embedded_provider": "off"}, os.environ, config, parts={"store"})
-    require(*requirements(settings, {"store"}))
+            settings = load(flags | {"embedded_provider": "off"}, os.environ, config, parts=_PARTS)
+    require(*requirements(settings, _PARTS))
     mask_records(settings.secret_values())
     return settings
 
@@ -154,6 +156,7 @@ class GuardCore:
             admissions=self.admissions,
             decisions=decisions,
         )
+        self.tracer, self._traces = make_tracer(settings, self.meter, share=False)
         route = Route("websocket", new_receiver)
         self.handshakes = HandshakeHandler(
             policy=self.policy,
@@ -162,6 +165,7 @@ class GuardCore:
             limiter=self.limiter,
             admissions=self.admissions,
             decisions=decisions,
+            traces=handshake_tracer(self.tracer, settings, self.tokens.breakers.troubled),
             state=self.state,
             route=lambda path: route if paths.match(path) else None,
             inert=in_band,
@@ -185,6 +189,7 @@ class GuardCore:
         expiry = CredentialExpiry(self.store.credentials, clock=self.now)
         return Lifecycle(
             [
+                *self._traces,
                 Component("loop lag", lag.start, lag.stop),
                 Component("store", self.store.start, self.store.stop),
                 Component("tokens", self.verifier.start, self._stop_tokens),

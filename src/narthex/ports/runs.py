@@ -43,6 +43,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         error: code of a RUN_ERROR, empty otherwise.
         error_message: that event's message.
         unclosed: cancelled in the queue, and its terminal event is not known to be in the log yet.
+        trace: the position in the trace of the command that started it (`domain.traces.decoded_trace`); empty: none.
     """
 
     run_id: str
@@ -73,6 +74,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     error_message: str = ""
     unclosed: bool = False
+    trace: str = ""
 
     @property
     def over(self) -> bool:

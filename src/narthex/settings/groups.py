@@ -93,7 +93,7 @@ class ServerOptions(BaseModel):
 
 
 class LogOptions(BaseModel):
-    """What the process logs."""
+    """What the process logs and traces."""
 
     log_format: Literal["auto", "json", "console"] = option(
         "auto",
@@ -109,6 +109,10 @@ class LogOptions(BaseModel):
     )
     access_log: bool = option(
         False, "Log each HTTP request and each handshake, at info.", flag="--access-log"
+    )
+    trust_traceparent: bool = option(
+        False,
+        "Let a client's `traceparent` decide whether its trace is recorded: only behind a proxy that sets the header.",
     )
 
 

@@ -22,6 +22,7 @@ from narthex.settings.requirements import ALL_PARTS, Part, requirements
 from narthex.settings.rules import check_rules, platform_of
 from narthex.settings.sources import Values, collect
 from narthex.settings.table_problems import table_problem
+from narthex.settings.tracing import tracing_problems, tracing_variable
 
 LEVELS_ELSEWHERE: Final = {"trace": "debug", "warn": "warning", "critical": "error", "fatal": "error"}
 """Other programs' names of levels → ours, because LOG_LEVEL is shared by all of a platform."""
@@ -56,9 +57,11 @@ def load(
     given = collect(flags, environ, file, gcp)
     problems = list(given.problems)
     settings = _validated(given, problems)
-    settings = settings.model_copy(update={"platform": platform_of(environ)})
+    settings = settings.model_copy(
+        update={"platform": platform_of(environ), "tracing": tracing_variable(environ)}
+    )
     more, results = check_rules(settings, environ, frozenset(given.broken), parts, given.sources)
-    problems += more
+    problems += [*more, *(tracing_problems(environ) if "traces" in parts else ())]
     if problems or given.needs or results.policy is None:
         # Missing extras alone are reported when the engine is created; beside other problems they are reported here.
         lacking = missing_extras([*given.needs, *requirements(settings, parts)])

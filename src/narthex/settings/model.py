@@ -77,6 +77,7 @@ class Settings(
     model_config = SettingsConfigDict(extra="forbid", frozen=True)
 
     platform: Literal["", "cloud-run", "kubernetes"] = ""
+    tracing: str = ""  # the variable of OpenTelemetry that turns tracing on; empty: it is off
 
     _results: RuleResults = PrivateAttr(default=RuleResults())
 

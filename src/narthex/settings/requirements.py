@@ -1,4 +1,4 @@
-"""Finds the extras that the settings need: for engines that URLs name, and NATS for several workers.
+"""Finds the extras that the settings need: for engines that URLs name, NATS for several workers, and tracing.
 
 Not here: the installed extras (`extras.py`), secrets of Secret Manager (`sources.py` reads them), and the
 extras of agents (`adapters/agents/loading.py` imports them).
@@ -12,8 +12,8 @@ from typing import Final, Literal
 from narthex.extras import Need
 from narthex.settings.model import Settings
 
-Part = Literal["broker", "store"]
-ALL_PARTS: Final[frozenset[Part]] = frozenset({"broker", "store"})
+Part = Literal["broker", "store", "traces"]
+ALL_PARTS: Final[frozenset[Part]] = frozenset({"broker", "store", "traces"})
 """The parts of a gateway that a command starts. Fewer parts need fewer extras."""
 
 NATS_SCHEMES: Final = ("nats", "tls")
@@ -34,3 +34,5 @@ def requirements(settings: Settings, parts: Collection[Part] = ALL_PARTS) -> Ite
         yield Need(
             "postgres", f"NARTHEX_STORE_URL ({settings.store_url.get_secret_value().partition(':')[0]}://)"
         )
+    if "traces" in parts and settings.tracing:
+        yield Need("otel", settings.tracing)

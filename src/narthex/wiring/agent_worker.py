@@ -49,6 +49,7 @@ from narthex.wiring.server_process import (
     open_listeners,
     probe_pages,
 )
+from narthex.wiring.tracing import make_tracer
 
 CONNECTIONS: Final = 100  # probes and scrapers are the port's only clients
 RUNS_SHARE: Final = 0.9  # of the drain's grace that the lifecycle gets; half of that is the runs' own
@@ -122,6 +123,7 @@ class AgentWorker:
         self.meter = PrometheusMeter(version=__version__, environment=settings.environment)
         self.broker = ControlLog(measured_broker(make_broker(settings), self.meter))
         self.store = measured_store(make_store(settings), self.meter)
+        self.tracer, self._traces = make_tracer(settings, self.meter)
         self.engine = self._make_engine(load_agents(settings, self._facts), settings.plan_table())
         self.fleet = Fleet(
             self.node,
@@ -170,6 +172,7 @@ class AgentWorker:
             notify_members=chat.notify_members,
             concurrent_runs=lambda identity: plan(identity).concurrent_runs,
             limits=run_limits(self.settings),
+            tracer=self.tracer,
         )
 
     def _make_lifecycle(self) -> Lifecycle:
@@ -179,6 +182,7 @@ class AgentWorker:
         presence = WorkerPresence(self.broker, self.node, self.engine.agents, self.meter)
         return Lifecycle(
             [
+                *self._traces,
                 Component("loop watch", watch.start, watch.stop),
                 Component("store", self.store.start, self.store.stop),
                 Component("broker", lambda: self.broker.start(handler, self.node), self.broker.stop),

@@ -38,6 +38,7 @@ from narthex.wiring.fleet import Fleet
 from narthex.wiring.gauges import Gauges
 from narthex.wiring.server_process import handshake_writer
 from narthex.wiring.tokens import make_tokens
+from narthex.wiring.tracing import handshake_tracer, make_tracer
 
 FLUSH_EVERY_S = 1.0  # 60 gauges and what was counted: 0.1 ms
 EDGE_SHARE = 0.22  # of a drain's grace: the edge's own closes, and the exit
@@ -69,6 +70,7 @@ class Parts:
         verifier: of tokens, instead of the configured issuers.
         limits: reduced to the machine's limits; None: those of the settings.
         on_drain: begins a drain when a command asks for it.
+        share_traces: see `wiring.tracing.make_tracer`.
     """
 
     def __init__(
@@ -81,11 +83,13 @@ class Parts:
         verifier: TokenVerifier | None = None,
         limits: Limits | None = None,
         on_drain: Callable[[], None] = lambda: None,
+        share_traces: bool = True,
     ) -> None:
         self.settings = settings
         self.now = time.time
         self.meter = PrometheusMeter(version=__version__, environment=settings.environment)
         self.meter.gauge("auth_bypass_active", float(settings.policy.auth_bypass_active))
+        self.tracer, traces = make_tracer(settings, self.meter, share=share_traces)
         self.core = NodeCore(
             f"{settings.platform or 'node'}-{uuid.uuid4().hex[:12]}",
             CoreConfig(
@@ -105,6 +109,7 @@ class Parts:
             agents=agents,
             meter=self.meter,
             report_bug=self.report_bug,
+            tracer=self.tracer,
             clock=self.now,
         )
         self.broker, self.store = self.core.broker, self.core.store
@@ -147,6 +152,7 @@ class Parts:
         lag, watch, retention = LoopLag(self.meter), LoopWatch(self.meter), self.core.retention
         self.lifecycle = self.core.lifecycle(
             [
+                *traces,
                 *_flush(self.meter),
                 Component("loop lag", lag.start, lag.stop),
                 Component("loop watch", watch.start, watch.stop),
@@ -156,6 +162,7 @@ class Parts:
             grace_s=settings.drain_grace_s * (1 - EDGE_SHARE),
             on_state=self._entered,
         )
+        handshake_traces = handshake_tracer(self.tracer, settings, self.tokens.breakers.troubled)
         self.handshakes = HandshakeHandler(
             policy=self.policy,
             trusted=settings.proxies,
@@ -163,9 +170,10 @@ class Parts:
             limiter=self.core.limiter,
             admissions=self.admissions,
             decisions=decisions,
+            traces=handshake_traces,
             state=self.state,
             route=gateway_routes(
-                self.core.connections(self.in_band),
+                self.core.connections(self.in_band, handshake_traces),
                 ConformanceEcho if settings.policy.conformance else None,
             ).get,
             report_bug=self.report_bug,

@@ -34,6 +34,7 @@ class Tokens(NamedTuple):
 
     verifier: TokenRouter
     fetcher: Fetcher
+    breakers: BreakerBoard
     outside: Outside
     provider_keys: KeyRing | None
     e2e_keys: KeyRing
@@ -85,9 +86,10 @@ def make_tokens(
     trust = trust_of(settings, remote=settings.policy.environment.remote)
     fetcher = Fetcher()
     secrets = (*settings.admin_keys(), *settings.metrics_tokens(), *settings.e2e_keys())
+    breakers = BreakerBoard(meter, _breaker_changed)
     outside = Outside(
         fetcher,
-        BreakerBoard(meter, _breaker_changed),
+        breakers,
         _fetch_failed,
         Lookalikes(secrets),
         meter.read_from,
@@ -132,7 +134,7 @@ def make_tokens(
             name="ci", discovery=settings.e2e_oidc_issuer, audience=tuple(settings.e2e_oidc_audience)
         )
         ci = build_router([spec], defaults, outside)
-    return Tokens(verifier, fetcher, outside, provider_keys, e2e_keys, ci)
+    return Tokens(verifier, fetcher, breakers, outside, provider_keys, e2e_keys, ci)
 
 
 def provider_rules(settings: Settings, binding: Binding) -> ClaimRules:

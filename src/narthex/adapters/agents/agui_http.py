@@ -14,6 +14,7 @@ import msgspec
 from narthex.adapters.agents.agui_stream import relay
 from narthex.adapters.agents.remote import Endpoint
 from narthex.ports.agents import Agent, AgentError, Event, RunInput
+from narthex.ports.tracing import ending
 
 
 def agui_agent(url: str, *, name: str = "", secrets: Mapping[str, str] | None = None) -> Agent:
@@ -32,8 +33,9 @@ def agui_agent(url: str, *, name: str = "", secrets: Mapping[str, str] | None = 
     endpoint = Endpoint(f"agui+{url}", url, (secrets or {}).get(name, ""))
 
     async def start(request: dict[str, Any], deadline: float) -> AsyncGenerator[Event, None]:
-        async for data in endpoint.stream(url, request, deadline):
-            yield _event(data)
+        with ending(endpoint.request_span("POST")) as span:
+            async for data in endpoint.stream(url, request, deadline, span):
+                yield _event(data)
 
     async def agent(run: RunInput) -> AsyncIterator[Event | str]:
         async for event in relay(run, lambda request: start(request, run.deadline)):

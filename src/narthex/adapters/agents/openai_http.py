@@ -17,8 +17,10 @@ from narthex.adapters.agents.remote import Endpoint
 from narthex.domain import events as ev
 from narthex.errors import ConfigError
 from narthex.ports.agents import Agent, AgentError, Event, RunInput
+from narthex.ports.tracing import Value, ending
 
 MAX_MESSAGES: Final = 100  # newest ones; small models have small windows, large ones charge for each
+_USAGE: Final = {"input_tokens": "prompt_tokens", "output_tokens": "completion_tokens"}
 _ROLES: Final = frozenset({"user", "assistant", "system"})
 
 
@@ -72,13 +74,26 @@ async def completion(
     if max_tokens is not None:
         body["max_tokens"] = max_tokens
     answer = _Answer(endpoint.hide)
-    async for data in endpoint.stream(f"{endpoint.url}/chat/completions", body, run.deadline):
-        if data.strip() == "[DONE]":
-            break
-        for item in answer.chunk(data):
+    span = endpoint.request_span(
+        f"chat {model}",
+        {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": "openai",  # whose interface it is
+            "gen_ai.request.model": model,
+            "gen_ai.output.type": "text",
+            "gen_ai.conversation.id": run.thread_id,
+        },
+    )
+    with ending(span):
+        async for data in endpoint.stream(f"{endpoint.url}/chat/completions", body, run.deadline, span):
+            if data.strip() == "[DONE]":
+                break
+            for item in answer.chunk(data):
+                yield item
+        if span.recording:
+            span.set(answer.told())
+        for item in answer.end():
             yield item
-    for item in answer.end():
-        yield item
 
 
 class _Answer:
@@ -89,6 +104,7 @@ class _Answer:
         self._reasoning = ""
         self._reason = ""
         self._spoke = False
+        self._told: dict[str, Value] = {}
 
     def chunk(self, data: str) -> list[Event | str]:
         """One `chat.completion.chunk`."""
@@ -101,6 +117,12 @@ class _Answer:
         if isinstance(chunk.get("error"), dict):
             words = str(chunk["error"].get("message", "The model failed."))
             raise AgentError(self._hide(words)[:500], "agent_failed")
+        if isinstance(chunk.get("model"), str):
+            self._told["gen_ai.response.model"] = chunk["model"]
+        if isinstance(usage := chunk.get("usage"), dict):
+            for kind, member in _USAGE.items():
+                if isinstance(number := usage.get(member), int):
+                    self._told[f"gen_ai.usage.{kind}"] = number
         out: list[Event | str] = []
         for choice in chunk.get("choices") or []:
             delta = choice.get("delta") or {}
@@ -113,6 +135,10 @@ class _Answer:
                 out.append(delta["content"])
             self._reason = choice.get("finish_reason") or self._reason
         return out
+
+    def told(self) -> dict[str, Value]:
+        """What the endpoint said about the answer, in OpenTelemetry's names."""
+        return self._told | ({"gen_ai.response.finish_reasons": [str(self._reason)]} if self._reason else {})
 
     def end(self) -> list[Event | str]:
         """After the last chunk."""

@@ -20,6 +20,7 @@ from narthex._version import __version__
 from narthex.adapters.agents.sse import EventReader
 from narthex.errors import ConfigError, DependencyError
 from narthex.ports.agents import AgentError
+from narthex.ports.tracing import Attributes, Span, Value, current_span
 
 CONNECT_S: Final = 10.0
 CHECK_S: Final = 3.0
@@ -58,25 +59,29 @@ class Endpoint:
         """An endpoint's own words as people may read them: without the secret, should it quote it."""
         return text.replace(self._secret, "…") if self._secret else text
 
-    async def stream(self, url: str, body: Any, deadline: float) -> AsyncIterator[str]:
+    async def stream(self, url: str, body: Any, deadline: float, span: Span) -> AsyncIterator[str]:
         """POST `body` as JSON; yield the data of each server-sent event.
 
         Args:
             url: where.
             body: anything msgspec encodes.
             deadline: of the run, seconds since the epoch; a silent endpoint is not waited for longer.
+            span: of the request: the endpoint gets its trace context; the caller ends it.
 
         Raises:
             AgentError: `agent_unavailable`, or the stream's fault.
         """
         timeout = httpx2.Timeout(CONNECT_S, read=max(1.0, deadline - time.time()))
         headers = {**self._headers, "Content-Type": "application/json", "Accept": "text/event-stream"}
+        if span.context is not None:
+            headers |= span.context.headers()
         reader = EventReader()
         try:
             async with (
                 httpx2.AsyncClient(timeout=timeout, follow_redirects=False, trust_env=False) as client,
                 client.stream("POST", url, content=msgspec.json.encode(body), headers=headers) as answer,
             ):
+                span.set({"http.response.status_code": answer.status_code})
                 if answer.status_code != 200:
                     log.warning(
                         "agent_endpoint_refused",
@@ -108,6 +113,21 @@ class Endpoint:
                 f"This agent's server cannot be reached, or the connection to it was lost. Try again. {ITS_OPERATOR}",
                 "agent_unavailable",
             ) from fault
+
+    def request_span(self, name: str, attributes: Attributes | None = None) -> Span:
+        """The span of a request to this endpoint, below that of the agent."""
+        parent = current_span()
+        if not parent.recording:
+            return parent.child(name)
+        parts = urlsplit(self.url)
+        found: dict[str, Value] = {
+            "http.request.method": "POST",
+            "url.full": f"{self.shown}{parts.path}",
+            "server.address": parts.hostname or "",
+        }
+        if parts.port:
+            found["server.port"] = parts.port
+        return parent.child(name, kind="client", attributes=found | dict(attributes or {}))
 
     def check(self, url: str, *, secret: bool = True) -> Callable[[], Awaitable[None]]:
         """A health check: the endpoint answers anything but 5xx to a GET of `url`."""

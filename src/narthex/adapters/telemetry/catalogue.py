@@ -191,6 +191,11 @@ CATALOGUE: Final = (
         mode="livemostrecent",
     ),
     _counter("bugs", "Unexpected exceptions; each has a trace id in the log.", "where"),
+    _counter(
+        "trace_spans",
+        "Spans by fate: exported, dropped (the queue was full), failed (the collector did not take them).",
+        "result",
+    ),
     _counter("undeclared_metrics", "Uses of a metric that the catalogue does not know. Must stay 0."),
 )
 """In the order of docs/operations.md."""

@@ -33,6 +33,7 @@ finally:
         sys.modules["rich"] = _rich
 
 from narthex.adapters.telemetry.redaction import MAX_TRACEBACK, REDACTOR, as_text  # noqa: E402 - after the lines above, which are its point
+from narthex.adapters.telemetry.trace_members import add_trace, find_project  # noqa: E402 - likewise
 
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 MAX_FRAMES: Final = 40
@@ -79,6 +80,7 @@ def _is_terminal(stream: TextIO) -> bool:
 
 
 def _render(level: str, members: MutableMapping[str, Any], output: Output) -> str:
+    google = add_trace(members)
     event = REDACTOR.line(as_text(members.pop("event", "")))
     logger = members.pop("logger", "")
     trace = _traceback(members.pop("exc_info", None))
@@ -91,14 +93,14 @@ def _render(level: str, members: MutableMapping[str, Any], output: Output) -> st
     if output.console:
         return _console(now, level, event, as_text(logger), kept, colour=output.colour)
     # `severity` is what Google Cloud Logging reads, `level` everybody else.
-    record = {
+    record: dict[str, Any] = {
         "timestamp": now,
         "level": level,
         "severity": level.upper(),
         "event": event,
         "logger": logger,
     } | kept
-    return msgspec.json.encode(record, enc_hook=str).decode()
+    return msgspec.json.encode(record | google, enc_hook=str).decode()
 
 
 def _console(now: str, level: str, event: str, logger: str, kept: dict[str, Any], *, colour: bool) -> str:
@@ -195,6 +197,7 @@ def configure_logging(
         stream: None takes stderr.
         hooks: also route uncaught exceptions, which Python would print unredacted.
     """
+    find_project()
     target = stream if stream is not None else sys.stderr
     console = log_format == "console" or (log_format == "auto" and _is_terminal(target))
     output = Output(target, console=console)

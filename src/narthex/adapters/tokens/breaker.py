@@ -151,6 +151,14 @@ class BreakerBoard:
             if name == dependency
         }
 
+    def troubled(self, traffic: str) -> list[str]:
+        """The breakers of a traffic class that are not closed, each as `dependency: state`."""
+        return [
+            f"{name}: {breaker.state}"
+            for (name, of), breaker in self._breakers.items()
+            if of == traffic and breaker.state != "closed"
+        ]
+
     def _changed(self, change: BreakerChange) -> None:
         self._meter.breaker(change.dependency, change.traffic, change.after)
         self._on_change(change)

@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Mapping
 from narthex.app.connection import Connection, Outcome
 from narthex.app.rpc.methods import Method
 from narthex.errors import ClientError, DependencyError
+from narthex.ports.tracing import current_span
 from narthex.protocol import codes
 from narthex.protocol.codes import ReplyError
 from narthex.protocol.commands import RpcRequest
@@ -31,6 +32,9 @@ class RpcCommand:
             return connection.codec.error(command.id, codes.METHOD_NOT_FOUND)
         if connection.identity is not None and not method.allowed(connection.identity):
             return connection.codec.error(command.id, codes.PERMISSION_DENIED)
+        span = current_span()
+        if span.recording:
+            span.rename(f"rpc {request.method}")
         try:
             outcome = method.call(connection, bytes(request.data))
         except ClientError as fault:
@@ -48,6 +52,7 @@ async def _awaited(
     except ClientError as fault:
         return connection.codec.error(command.id, _numbered(fault))
     except DependencyError as fault:
+        current_span().end(error=fault.code)
         return connection.codec.error(
             command.id, ReplyError(503, f"{fault.code}: {fault.message}", temporary=True)
         )
@@ -61,4 +66,5 @@ def _reply(connection: Connection, command: ReceivedCommand, result: object) -> 
 
 def _numbered(fault: ClientError) -> ReplyError:
     """`code: message remedy`, so that a user who sees only the SDK's error can act on it."""
+    current_span().set({"error.type": fault.code})
     return ReplyError(fault.number, f"{fault.code}: {fault}", temporary=fault.number == 429)

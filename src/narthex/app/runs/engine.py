@@ -20,6 +20,7 @@ from narthex.app.runs.local_runs import LocalRuns
 from narthex.app.runs.loops import RunLoops
 from narthex.app.runs.queue_notices import notify_queue
 from narthex.app.runs.requests import RunRequests
+from narthex.app.runs.run_trace import encoded_trace
 from narthex.app.runs.services import NotifyMembers, RunLimits, RunServices, identity_json
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.identity import Identity
@@ -31,6 +32,7 @@ from narthex.ports.broker import Broker, Control, Position
 from narthex.ports.runs import Run
 from narthex.ports.store import Store
 from narthex.ports.telemetry import Meter
+from narthex.ports.tracing import NO_TRACING, Tracer, current_span
 
 log = structlog.get_logger("narthex.runs", log_name="narthex.runs")
 
@@ -50,6 +52,7 @@ class RunEngine:
         notify_members: `Chat.notify_members`.
         concurrent_runs: how many active runs a user of this identity may have (its plan).
         limits: bounds.
+        tracer: makes spans of runs.
         claims: whether agents run here; False leaves every run to other nodes (`narthex worker`).
 
     Attributes:
@@ -68,6 +71,7 @@ class RunEngine:
         notify_members: NotifyMembers,
         concurrent_runs: Callable[[Identity], int],
         limits: RunLimits | None = None,
+        tracer: Tracer = NO_TRACING,
         claims: bool = True,
     ) -> None:
         # A node may come back under its old id; its runs must not. Hence the random part.
@@ -83,6 +87,7 @@ class RunEngine:
             meter=meter,
             limits=limits or RunLimits(),
             notify_members=notify_members,
+            tracer=tracer,
         )
         self._concurrent_runs = concurrent_runs
         self._claims = claims
@@ -220,6 +225,7 @@ class RunEngine:
             restartable=chosen.restartable,
             start_offset=after.offset if after is not None else 0,
             start_epoch=after.epoch if after is not None else "",
+            trace=encoded_trace(current_span()),
         )
         kept, fresh = await services.runs.start(run, queue_limit=services.limits.thread_queue)
         if fresh:

@@ -34,6 +34,7 @@ from narthex.app.runs.lease import Lease, OwnershipLost
 from narthex.app.runs.naming import name_thread
 from narthex.app.runs.queue_notices import notify_queue
 from narthex.app.runs.run_log_state import RunLogState
+from narthex.app.runs.run_trace import NO_RUN_TRACE, RunTrace
 from narthex.app.runs.services import RunServices
 from narthex.app.runs.session import AgentSession
 from narthex.domain import events as ev
@@ -61,6 +62,7 @@ class Execution:
         lease: its lease, extended by the engine.
         log_state: the run's part of the log, after a takeover.
         order: the order checker in the state after `log_state`.
+        trace: gets what happens.
         suspend: keeps a session that waits for an answer; False when the limit is reached.
     """
 
@@ -72,13 +74,15 @@ class Execution:
         *,
         log_state: RunLogState | None = None,
         order: EventOrder | None = None,
+        trace: RunTrace = NO_RUN_TRACE,
         suspend: Callable[[Run, AgentSession], bool] = lambda _run, _session: False,
     ) -> None:
         self.services = services
         self.run = run
         self.lease = lease
-        self.journal = Journal(services, run, lease, log_state or RunLogState())
-        self.intake = Intake(run.run_id, self.journal, order or EventOrder(), services.limits)
+        self.trace = trace
+        self.journal = Journal(services, run, lease, log_state or RunLogState(), self.trace)
+        self.intake = Intake(run.run_id, self.journal, order or EventOrder(), services.limits, self.trace)
         self._suspend = suspend
         self._loop = asyncio.get_running_loop()
         self._ending: asyncio.Future[Ending] = self._loop.create_future()
@@ -253,8 +257,11 @@ class Execution:
             await self._open()
         ending = await self._settle(ending)
         self.intake.closed = True
+        if isinstance(ending, Failed):
+            self.trace.fail(ending.code)
         if self.session is not None and not isinstance(ending, Interrupted):
             await self._stop(self.session)
+        self.trace.stopped()
         await self.intake.close_all()
         await self.journal.finish(endings.terminal(ending, self.run.thread_id, self.run.run_id))
         if self._cancel_at is not None:

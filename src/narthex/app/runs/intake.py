@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from narthex.app.runs.endings import AgentFault
 from narthex.app.runs.journal import Journal
+from narthex.app.runs.run_trace import NO_RUN_TRACE, RunTrace
 from narthex.app.runs.services import RunLimits
 from narthex.domain import events as ev
 from narthex.domain.digest import canonical
@@ -45,11 +46,19 @@ class Intake:
         closed: set once the run is ending.
     """
 
-    def __init__(self, run_id: str, journal: Journal, order: EventOrder, limits: RunLimits) -> None:
+    def __init__(
+        self,
+        run_id: str,
+        journal: Journal,
+        order: EventOrder,
+        limits: RunLimits,
+        trace: RunTrace = NO_RUN_TRACE,
+    ) -> None:
         self._run_id = run_id
         self._journal = journal
         self._order = order
         self._limits = limits
+        self._trace = trace
         self._auto = ""  # id of the message that was opened for plain text, while it is open
         self._auto_count = 0
         self._chunk: tuple[str, str] | None = None  # closing type and id of the message that a chunk opened
@@ -189,6 +198,8 @@ class Intake:
         self._count(size)
         if self._held:
             await self._release_halves(event)
+        if self._trace.recording:
+            self._trace.took(event)
         await self._journal.put(event)
         self.taken += 1
 

@@ -19,6 +19,7 @@ import msgspec
 
 from narthex.app.runs.lease import Lease, OwnershipLost
 from narthex.app.runs.run_log_state import RunLogState, event_of
+from narthex.app.runs.run_trace import NO_RUN_TRACE, RunTrace
 from narthex.app.runs.services import RunServices
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.events import Event, is_delta, is_terminal
@@ -80,10 +81,13 @@ class Journal:
         last_at: loop time of the last event that was put.
     """
 
-    def __init__(self, services: RunServices, run: Run, lease: Lease, log: RunLogState) -> None:
+    def __init__(
+        self, services: RunServices, run: Run, lease: Lease, log: RunLogState, trace: RunTrace = NO_RUN_TRACE
+    ) -> None:
         self._services = services
         self._run = run
         self._lease = lease
+        self._trace = trace
         self.log = log
         self._channel = channel_key(run.tenant, thread_channel(run.thread_id))
         self._pending: deque[_Pending] = deque()
@@ -220,6 +224,7 @@ class Journal:
         data = b""
         tried: list[bytes] = []  # each may be in the log all the same: then the repeat gets `duplicate`
         races = 0
+        began_at = self._services.now() if self._trace.recording else 0.0
         while True:
             await self._lease.hold()
             try:
@@ -244,6 +249,8 @@ class Journal:
                 pause_s = min(pause_s * 2, _RETRY_MOST_S)
         at = Position(published.offset, published.epoch)
         self.log.feed(wire, at, self._services.now())
+        if self._trace.recording:
+            self._trace.published(wire, len(data), began_at, tries=1 + races + len(tried))
 
     async def _append(self, data: bytes, key: str, tried: list[bytes], *, exactly: bool) -> Published | None:
         """Append behind the end that this node knows (or, not `exactly`, anywhere in that log). None: the log went on,

@@ -20,6 +20,7 @@ from narthex.app.runs.execution import Execution, finish, notify_members
 from narthex.app.runs.journal import BrokerGone
 from narthex.app.runs.lease import Lease, OwnershipLost
 from narthex.app.runs.run_log_state import RunLogState, read_back
+from narthex.app.runs.run_trace import RunTrace, begin_trace
 from narthex.app.runs.services import RunServices
 from narthex.app.runs.session import AgentSession
 from narthex.app.tasks import Tasks
@@ -101,8 +102,9 @@ class LocalRuns:
 
     async def _run(self, run: Run, lease: Lease, ending: Ending | None) -> None:
         outcome: Ending = Abandoned()
+        trace = begin_trace(self.services.tracer, run)
         try:
-            outcome = await self._execute(run, lease, ending)
+            outcome = await self._execute(run, lease, ending, trace)
             if isinstance(outcome, Abandoned) and not run.restartable:
                 ending = ending or Failed("log_unavailable", RUN_ERRORS["log_unavailable"])
         except OwnershipLost:
@@ -113,7 +115,9 @@ class LocalRuns:
             log.exception("run_bug", run_id=run.run_id)
             self.services.meter.count("run_bugs")
             ending = Failed("internal", RUN_ERRORS["internal"])
+            trace.fail("internal")
         finally:
+            trace.end(outcome)
             if isinstance(outcome, Abandoned) and not self.draining and not lease.lost:
                 self.unfinished[run.run_id] = (run, ending)
             elif self.leases.get(run.run_id) is lease:
@@ -122,7 +126,7 @@ class LocalRuns:
             self._ended.set()
             self._on_free()
 
-    async def _execute(self, run: Run, lease: Lease, ending: Ending | None) -> Ending:
+    async def _execute(self, run: Run, lease: Lease, ending: Ending | None, trace: RunTrace) -> Ending:
         for _ in range(RACES):
             # Of a first attempt too: a store that went back in time offers runs that have long begun, or ended.
             log_state, order = await read_back(self.services, run)
@@ -130,7 +134,7 @@ class LocalRuns:
                 await finish(self.services, run, log_state)
                 return Completed()
             try:
-                return await self._once(run, lease, ending, log_state, order)
+                return await self._once(run, lease, ending, log_state, order, trace)
             except OwnershipLost:
                 if lease.lost or not await self._still_ours(run):
                     raise
@@ -141,10 +145,16 @@ class LocalRuns:
         return kept is not None and kept.state == RunState.RUNNING and kept.owner == self.services.owner
 
     async def _once(
-        self, run: Run, lease: Lease, ending: Ending | None, log_state: RunLogState, order: EventOrder
+        self,
+        run: Run,
+        lease: Lease,
+        ending: Ending | None,
+        log_state: RunLogState,
+        order: EventOrder,
+        trace: RunTrace,
     ) -> Ending:
         execution = Execution(
-            self.services, run, lease, log_state=log_state, order=order, suspend=self._suspend
+            self.services, run, lease, log_state=log_state, order=order, trace=trace, suspend=self._suspend
         )
         self.executions[run.run_id] = execution
         try:

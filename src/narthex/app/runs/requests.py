@@ -21,6 +21,7 @@ from narthex.app.runs.local_runs import LocalRuns
 from narthex.app.runs.loops import RunLoops
 from narthex.app.runs.run_log_cache import RunLogCache
 from narthex.app.runs.run_log_state import RunLogState
+from narthex.app.runs.run_trace import encoded_trace
 from narthex.app.runs.services import RunServices
 from narthex.domain.answer_permission import answerer_words, may_answer
 from narthex.domain.answer_schema import answer_fault
@@ -30,6 +31,7 @@ from narthex.domain.runs import RunState, state_after
 from narthex.errors import ClientError, DependencyError
 from narthex.ports.broker import Control
 from narthex.ports.runs import Interrupt, Run
+from narthex.ports.tracing import current_span
 from narthex.protocol.commands import MAX_JSON_DEPTH, json_depth_exceeds
 
 log = structlog.get_logger("narthex.runs", log_name="narthex.runs")
@@ -237,6 +239,7 @@ class RunRequests:
             owner=interrupt.node,
             lease_until=now + services.limits.lease_s,
             cancel_requested_by=identity.subject if dismissed else "",
+            trace=encoded_trace(current_span()) or asked.trace,
         )
         kept = await services.runs.answer_interrupt(
             asked.tenant,

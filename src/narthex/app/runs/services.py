@@ -13,6 +13,7 @@ from narthex.ports.broker import Broker
 from narthex.ports.runs import Run, Runs
 from narthex.ports.telemetry import Meter
 from narthex.ports.threads import Threads
+from narthex.ports.tracing import NO_TRACING, Tracer
 
 
 class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +86,7 @@ class RunServices:
         meter: Meter,
         limits: RunLimits,
         notify_members: NotifyMembers,
+        tracer: Tracer = NO_TRACING,
     ) -> None:
         self.broker = broker
         self.runs = runs
@@ -96,6 +98,7 @@ class RunServices:
         self.meter = meter
         self.limits = limits
         self.notify_members = notify_members
+        self.tracer = tracer
 
 
 _TOKEN_FIELDS: Final = {"issuer": "", "token_id": "", "issued_at": None, "expires_at": None}

@@ -23,6 +23,7 @@ import msgspec
 from narthex.app.loop_watch import AGENT_TASK
 from narthex.app.runs.endings import AgentFault, Ending, Interrupted
 from narthex.app.runs.intake import Intake
+from narthex.app.runs.run_trace import RunTrace
 from narthex.app.runs.services import RunServices
 from narthex.domain.answer_permission import answerer_fault
 from narthex.domain.answer_schema import schema_fault
@@ -31,6 +32,7 @@ from narthex.domain.runs import ACTIVE
 from narthex.errors import DependencyError
 from narthex.ports.agents import Agent, AgentUser, ChatMessage
 from narthex.ports.runs import Interrupt, Run
+from narthex.ports.tracing import NO_SPAN, Span
 
 STEER_LIMIT: Final = 32  # texts that users may send ahead of an agent that does not read them
 _CLEAN_UP_S: Final = 10.0  # after an approval expired
@@ -41,6 +43,7 @@ class BoundRun(Protocol):
 
     run: Run
     intake: Intake
+    trace: RunTrace
 
     def end(self, ending: Ending) -> bool:
         """Ask the run to end with `ending`."""
@@ -75,6 +78,7 @@ class AgentSession:
         self._run_id = ""
         self._thread_id = ""
         self._deadline = 0.0
+        self._span: Span = NO_SPAN
         self._attempt = 1
         self._steer: asyncio.Queue[str] = asyncio.Queue(STEER_LIMIT)
         self._waiting: asyncio.Future[Any] | None = None
@@ -151,7 +155,9 @@ class AgentSession:
         outcome = interrupted(interrupt.interrupt_id, text, dict(schema), expires, answerable_by)
         execution.end(Interrupted(interrupt, outcome))
         try:
-            return await self._answered(interrupt)
+            answer = await self._answered(interrupt)
+            self._span.enter()  # of the run in which the agent continues
+            return answer
         finally:
             self._waiting = None
 
@@ -217,6 +223,7 @@ class AgentSession:
         self._thread_id = execution.run.thread_id
         self._attempt = max(1, execution.run.attempt)
         self._deadline = deadline
+        self._span = execution.trace.invoke()
         self._bound.set()
         if self.task is None:
             self.task = asyncio.get_running_loop().create_task(
@@ -273,6 +280,7 @@ class AgentSession:
         return self._execution
 
     async def _drive(self) -> None:
+        self._span.enter()
         items = self.agent.function(self)
         if not hasattr(items, "__anext__"):
             close: Callable[[], object] = getattr(items, "close", lambda: None)

@@ -192,7 +192,7 @@ MIGRATIONS: Final = (
     ),
     Migration(
         version=5,
-        readable_from=2,  # new tables only
+        readable_from=2,  # new tables, and a column with a default: runs of earlier versions are in no trace
         statements=(
             # Figures for the dashboard, at falling resolution (`app/fleet/history.py`).
             """CREATE TABLE history (resolution BIGINT NOT NULL, "at" BIGINT NOT NULL, node TEXT NOT NULL,
@@ -200,6 +200,7 @@ MIGRATIONS: Final = (
             # Saved reports of `narthex bench` and `narthex gate`.
             """CREATE TABLE baselines (seq {serial}, "at" DOUBLE PRECISION NOT NULL, kind TEXT NOT NULL,
                version TEXT NOT NULL, machine TEXT NOT NULL, figures TEXT NOT NULL)""",
+            "ALTER TABLE runs ADD COLUMN trace TEXT NOT NULL DEFAULT ''",
         ),
     ),
 )

@@ -1,0 +1,203 @@
+"""Traces of the real program, taken by a real collector: one trace over gateway and worker, refusals, faults,
+secrets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from tests.acceptance.fleet import fleet
+from tests.acceptance.program import Program, running
+from tests.acceptance.sdk import person
+from tests.acceptance.test_canaries import CANARIES, ENVIRON, assert_clean, plant
+from tests.acceptance.traced_agents import ANSWER, ARGUMENTS, RESULT
+from tests.otlp import Collector, SeenSpan, collector, waterfall
+from tests.timing import within
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(180)]
+
+ROOT: Final = Path(__file__).parents[2]
+AGENTS: Final = "tests.acceptance.traced_agents"
+ENV: Final = {
+    "NARTHEX_AGENT": f"{AGENTS}:weather,{AGENTS}:doubter",
+    "PYTHONPATH": str(ROOT),
+    "NARTHEX_LOG_LEVEL": "debug",
+    "NARTHEX_LOG_FORMAT": "json",
+    "OTEL_BSP_SCHEDULE_DELAY": "100",
+}
+
+
+def traced(to: Collector, **more: str) -> dict[str, str]:
+    """The environment of a traced program."""
+    return ENV | {"OTEL_EXPORTER_OTLP_ENDPOINT": to.url} | more
+
+
+def records(log: str, **members: object) -> list[dict[str, Any]]:
+    """The JSON records of a log that have these members."""
+    found = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    return [one for one in found if all(one.get(name) == value for name, value in members.items())]
+
+
+async def chat(program: Program, token: str, agent: str = "weather", **headers: str) -> str:
+    """One message and its answer; returns the run's id."""
+    async with person(program.ws, token, headers=headers) as ada:
+        thread_id = (await ada.rpc("thread.create"))["thread_id"]
+        await ada.follow(thread_id)
+        run = await ada.start("go", thread_id, agent=agent)
+        assert (await ada.finished(thread_id, run["run_id"]))["type"] == "RUN_FINISHED"
+        return str(run["run_id"])
+
+
+async def test_one_trace_goes_from_the_handshake_over_the_worker_to_the_tool(tmp_path: Path) -> None:
+    """Handshake and command in the gateway, run, agent, tool and publish in the worker: one trace, each below its
+    cause, and the logs of both processes name it.
+    """
+    with collector() as seen:
+        async with fleet(tmp_path, **traced(seen)) as processes:
+            gateway, worker = await asyncio.gather(
+                processes.gateway("--no-agents", OTEL_SERVICE_NAME="gateway"),
+                processes.worker(OTEL_RESOURCE_ATTRIBUTES="service.name=worker,team=chat"),
+            )
+            run_id = await chat(gateway, await gateway.login("ada@example.com"))
+            spans = await asyncio.to_thread(
+                seen.until, lambda all_: any(s.name == "run" for s in all_) and _rpc(all_)
+            )
+            gateway_log, worker_log = gateway.log, worker.log
+    [run] = [span for span in spans if span.name == "run"]
+    trace = [span for span in spans if span.trace_id == run.trace_id]
+    by_name = {span.name: span for span in trace}
+    picture = waterfall(trace)
+    print(picture)
+    assert tree(picture) == tree(
+        (ROOT / "docs/tracing.md").read_text().partition("```text\n")[2].partition("```")[0]
+    )
+    assert run.attributes["narthex.run_id"] == run_id
+    assert _path(trace, by_name["execute_tool forecast"]) == [
+        *("handshake", "rpc run.start", "run", "invoke_agent weather", "execute_tool forecast"),
+    ]
+    assert _path(trace, by_name["read the sky"])[-2:] == ["invoke_agent weather", "read the sky"]
+    assert {by_name[name].kind for name in ("handshake", "rpc run.start")} == {"server"}
+    assert by_name["handshake"].resource["service.name"] == "gateway"
+    assert (run.resource["service.name"], run.resource["team"]) == ("worker", "chat")
+    published = {
+        s.attributes["narthex.event"] for s in trace if s.name == "publish" and s.parent_id == run.span_id
+    }
+    assert {"RUN_STARTED", "TOOL_CALL_START", "TOOL_CALL_RESULT", "RUN_FINISHED"} <= published
+    tool = by_name["execute_tool forecast"].attributes
+    assert (tool["gen_ai.operation.name"], tool["gen_ai.tool.name"]) == ("execute_tool", "forecast")
+    assert all(span.began <= span.ended for span in trace)
+    [decision] = records(gateway_log, event="handshake", outcome="admitted", trace_id=run.trace_id)
+    assert decision["span_id"] == by_name["handshake"].span_id
+    [ended] = records(worker_log, event="run_ended")
+    assert (ended["trace_id"], ended["span_id"]) == (run.trace_id, run.span_id)
+
+
+def tree(picture: str) -> set[str]:
+    """The lines of a waterfall without their bars, each once: how long things take differs."""
+    return {line.lstrip(" █") + str(len(line) - len(line.lstrip(" █"))) for line in picture.splitlines()}
+
+
+async def test_a_refusal_s_trace_id_finds_its_log_line_and_its_trace(tmp_path: Path) -> None:
+    """Even where one trace in a hundred is recorded; and a client's own trace id is kept."""
+    sampled = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.0001"}
+    with collector() as seen:
+        async with running(tmp_path, traced(seen, **sampled)) as program:
+            own = secrets.token_hex(16)
+            refused = [await refusal(program), await refusal(program, traceparent=f"00-{own}-{'1' * 16}-00")]
+            spans = await asyncio.to_thread(seen.until, lambda all_: len(all_) >= 2)
+            log = program.log
+    assert refused[1]["trace_id"] == own
+    for body in refused:
+        [record] = records(log, event="handshake", trace_id=body["trace_id"])
+        [span] = [one for one in spans if one.trace_id == body["trace_id"]]
+        assert (
+            record["code"] == span.attributes["narthex.handshake.code"] == body["code"] == "token_malformed"
+        )
+        assert record["span_id"] == span.span_id
+        assert span.attributes["http.response.status_code"] == 401
+        assert span.attributes["narthex.handshake.carriers"] == ["authorization"]
+        assert not span.error  # the client's fault, by OpenTelemetry's conventions for servers
+
+
+async def refusal(program: Program, **headers: str) -> dict[str, Any]:
+    """The body with which a bad token is refused."""
+    with pytest.raises(InvalidStatus) as caught:
+        async with connect(
+            program.ws, additional_headers={"Authorization": "Bearer nonsense", **headers}, proxy=None
+        ):
+            pass
+    assert caught.value.response.body is not None
+    return dict(json.loads(caught.value.response.body))
+
+
+async def test_no_secret_is_in_any_span(tmp_path: Path) -> None:
+    """Canaries in every carrier and route, in a tool's arguments and result, in messages and in the exporter's
+    headers.
+    """
+    with collector() as seen:
+        header = "hdr-Live-Key-2Bq8Xs4Vt6Nc"
+        env = traced(seen, OTEL_EXPORTER_OTLP_HEADERS=f"x-key={header}")
+        async with running(tmp_path, ENVIRON | env) as program:
+            await plant(program)
+            issued = await program.login("grace@example.com")
+            await chat(program, issued, tracestate=f"vendor={CANARIES[0]}")
+            await asyncio.to_thread(seen.until, lambda all_: any(s.name == "run" for s in all_))
+            await asyncio.to_thread(program.terminate)
+            log = program.log
+    assert len(seen.spans) > 30
+    assert all(one["x-key"] == header for one in seen.headers)
+    wire = "\n".join(body.decode("latin-1") for body in seen.bodies)
+    assert_clean(wire, (*CANARIES, issued, ARGUMENTS[10:-2], RESULT, ANSWER, header))
+    assert_clean(log, (header,))
+
+
+async def test_a_collector_that_is_away_or_refuses_costs_spans_and_nothing_else(tmp_path: Path) -> None:
+    """Chats work at their usual pace, what is lost is counted and said once, and the stop stays bounded."""
+    with collector() as seen:
+        seen.status = 400
+        env = traced(seen, OTEL_BSP_MAX_QUEUE_SIZE="8", OTEL_BSP_MAX_EXPORT_BATCH_SIZE="4")
+        async with running(tmp_path, env) as program:
+            token = await program.login("ada@example.com")
+            for _ in range(3):
+                await chat(program, token)
+            await until_lost(program)
+            seen.delay_s = 60.0  # takes the request and never answers
+            await chat(program, token)
+            began = asyncio.get_running_loop().time()
+            assert await asyncio.to_thread(program.terminate) == 0
+            assert asyncio.get_running_loop().time() - began < 10
+            assert program.log.count("spans_not_exported") == 1
+
+
+async def until_lost(program: Program) -> None:
+    """Wait until the log and `/metrics` say that spans were not exported."""
+    async with asyncio.timeout(within(20)):
+        while True:
+            lines = (await program.get("/metrics")).text.splitlines()
+            counted = [
+                line for line in lines if line.startswith('narthex_trace_spans_total{result="failed"}')
+            ]
+            if counted and float(counted[0].rpartition(" ")[2]) and "spans_not_exported" in program.log:
+                return
+            await asyncio.sleep(0.05)
+
+
+def _rpc(spans: list[SeenSpan]) -> bool:
+    return any(span.name == "rpc run.start" for span in spans)
+
+
+def _path(spans: list[SeenSpan], leaf: SeenSpan) -> list[str]:
+    """The names of the spans from the root to `leaf`."""
+    by_id = {span.span_id: span for span in spans}
+    path = [leaf]
+    while path[0].parent_id in by_id:
+        path.insert(0, by_id[path[0].parent_id])
+    return [span.name for span in path]
