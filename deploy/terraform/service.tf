@@ -70,7 +70,7 @@ resource "google_cloud_run_v2_service" "narthex" {
 
       env {
         name  = "NARTHEX_ALLOWED_HOSTS"
-        value = "chat.example.com"
+        value = "chat.example.com,candidate.chat.example.com"
       }
 
       env {

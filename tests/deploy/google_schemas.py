@@ -32,7 +32,8 @@ RENAMED: Final = {
     "backend": "backends",
     "rule": "rules",
     "ip_address": "I_p_address",
-    "cloud_run": "cloud_run",
+    "host_rule": "host_rules",
+    "path_matcher": "path_matchers",
 }
 """Where Terraform's name is not the API's: repeated blocks are singular there."""
 

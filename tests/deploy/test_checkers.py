@@ -80,9 +80,10 @@ def test_terraform_s_service_is_the_same_as_the_yaml() -> None:
     assert dict(one.resources.limits) == dict(other.resources.limits)
     assert one.resources.cpu_idle == other.resources.cpu_idle
     plain = {entry.name: entry.value for entry in one.env if entry.value}
-    # The load balancer is one more hop in front.
+    # The load balancer is one more hop in front, and has the candidate's name.
     assert plain == {entry.name: entry.value for entry in other.env if entry.value} | {
-        "NARTHEX_TRUSTED_PROXIES": "2"
+        "NARTHEX_TRUSTED_PROXIES": "2",
+        "NARTHEX_ALLOWED_HOSTS": "chat.example.com,candidate.chat.example.com",
     }
 
 

@@ -58,7 +58,7 @@ TRAPS = [
     Trap("terraform", "load_balancer.tf", 'load_balancing_scheme = "EXTERNAL_MANAGED"\n  security',
          'timeout_sec = 3600\n  load_balancing_scheme = "EXTERNAL_MANAGED"\n  security', "backend_timeout_refused", "timeout_sec = 3600\n  load"),
     Trap("terraform", "load_balancer.tf", '"SERVERLESS"', '"GCE_VM_IP_PORT"', "backend_timeout",
-         'resource "google_compute_backend_service"'),
+         'resource "google_compute_backend_service" "narthex"'),
     Trap("alb", "load-balancer.sh", "create narthex \\\n  --global \\\n  --load", "create narthex --timeout=3600s --global \\\n  --load",
          "backend_timeout_refused", "--timeout=3600s --global"),
     Trap("alb", "load-balancer.sh", "create narthex \\\n  --global \\\n  --load",

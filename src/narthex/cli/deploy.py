@@ -36,6 +36,7 @@ def render(
     image: str = "",
     domain: str = "",
     project: str = "",
+    project_number: str = "",
     region: str = "",
     upstream: str = "",
     program: str = "",
@@ -61,6 +62,7 @@ def render(
         image: of the container.
         domain: under which clients reach it; default: of NARTHEX_PUBLIC_URL or NARTHEX_ALLOWED_HOSTS.
         project: of Google Cloud.
+        project_number: of Google Cloud, which is in the hosts of revision tags.
         region: of Google Cloud.
         upstream: host:port of the gateway, for a proxy; default 127.0.0.1:8000.
         program: path of narthex, for systemd.
@@ -74,6 +76,7 @@ def render(
         "image": image,
         "domain": domain or _domain(settings.public_url, settings.allowed_hosts),
         "project": project,
+        "project_number": project_number,
         "region": region,
         "upstream": upstream,
         "program": program,

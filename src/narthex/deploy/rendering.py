@@ -51,6 +51,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         name: of the service and of what belongs to it.
         image: of the container.
         domain: under which clients reach it.
+        project_number: Google Cloud's, which is in the hosts of revision tags.
         upstream: host and port of the gateway, for proxies.
         program: path of the program, for systemd.
         max_instances: 1: the embedded engines may serve.
@@ -60,6 +61,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     image: str = "europe-docker.pkg.dev/my-project/narthex/gateway:0.1.0"
     domain: str = "chat.example.com"
     project: str = "my-project"
+    project_number: str = "123456789012"
     region: str = "europe-west1"
     upstream: str = "127.0.0.1:8000"
     program: str = "/opt/narthex/bin/narthex"
@@ -191,7 +193,7 @@ def variables_of(platform: str, settings: Settings, target: Target, demands: Dem
     found = {
         "ENVIRONMENT": settings.environment if remote else "production",
         "NARTHEX_PUBLIC_URL": settings.public_url or f"https://{target.domain}",
-        "NARTHEX_ALLOWED_HOSTS": ",".join(settings.allowed_hosts) or target.domain,
+        "NARTHEX_ALLOWED_HOSTS": ",".join(settings.allowed_hosts) or _hosts(platform, target),
         "NARTHEX_DRAIN_GRACE_S": f"{demands.drain_s:g}",
     }
     managed = platform in ("cloud-run", "terraform")
@@ -216,6 +218,13 @@ def variables_of(platform: str, settings: Settings, target: Target, demands: Dem
         if name not in DECIDED and not known.secret and not known.url and settings.source(name) != "default":
             found[known.variables[0]] = _text(getattr(settings, name))
     return found
+
+
+def _hosts(platform: str, target: Target) -> str:
+    """The domain, and the hosts at which the pipeline's gate reaches a revision that has no traffic yet."""
+    if platform == "cloud-run":
+        return f"{target.domain},*---{target.name}-{target.project_number}.{target.region}.run.app"
+    return f"{target.domain},candidate.{target.domain}" if platform == "terraform" else target.domain
 
 
 def _text(value: object) -> str:

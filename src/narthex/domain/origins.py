@@ -21,6 +21,13 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _FORWARDING: Final = frozenset({"forwarded", "via", "x-real-ip", "true-client-ip", "cf-connecting-ip"})
 # Without a host that DNS knows, so not http(s) and no name with a letter or digit: such origins are taken apart.
 _SHELL: Final = re.compile(r"null|(?!https?:|wss?:)[a-z][a-z0-9+.-]{0,31}://[._-]{0,8}")
+TAG_MARK: Final = "---"
+"""Between a revision tag and the service's host in Cloud Run's URLs."""
+_TAG: Final = re.compile(r"[a-z](?:-?[a-z0-9])*")
+# `service-projectnumber.region.run.app`, and `service-hash-regioncode.a.run.app`: hash and number are the project's.
+_SERVICE_HOST: Final = re.compile(
+    r"[a-z][a-z0-9-]*-(?:\d{6,}\.[a-z]+-[a-z]+\d+|[a-z0-9]{10}-[a-z]{2,3}\.a)\.run\.app"
+)
 _NAME: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z0-9_])?\.?")
 
 
@@ -111,12 +118,14 @@ class HostPolicy(msgspec.Struct, frozen=True):
     Attributes:
         exact: listed names, lower case.
         suffixes: `.example.com` of `*.example.com`.
+        tagged: hosts of Cloud Run services, each with the URLs of its revision tags, `tag---` before the host.
         loopback: localhost, `*.localhost`, 127.0.0.0/8 and ::1 are served to everybody; where names are listed they
             are served to a loopback peer only (`served_to_probes`).
     """
 
     exact: frozenset[str] = frozenset()
     suffixes: tuple[str, ...] = ()
+    tagged: frozenset[str] = frozenset()
     loopback: bool = True
 
     def allows(self, host: str) -> bool:
@@ -125,7 +134,21 @@ class HostPolicy(msgspec.Struct, frozen=True):
         if found is None:
             return False
         name = found[0]
-        return name in self.exact or name.endswith(self.suffixes) or (self.loopback and _is_loopback(name))
+        return (
+            name in self.exact
+            or name.endswith(self.suffixes)
+            or self._is_tagged(name)
+            or (self.loopback and _is_loopback(name))
+        )
+
+    def _is_tagged(self, name: str) -> bool:
+        tag, mark, host = name.partition(TAG_MARK)
+        return (
+            bool(mark)
+            and host in self.tagged
+            and _TAG.fullmatch(tag) is not None
+            and len(name.partition(".")[0]) < 64
+        )
 
 
 @lru_cache(maxsize=1024)
@@ -200,7 +223,7 @@ def parse_allowed_origins(words: Sequence[str]) -> OriginPolicy | list[str]:
 def parse_allowed_hosts(
     words: Sequence[str], *, public_url: str = "", required: bool = False
 ) -> HostPolicy | list[str]:
-    """`NARTHEX_ALLOWED_HOSTS`: names and `*.example.com`; or every problem.
+    """`NARTHEX_ALLOWED_HOSTS`: names, `*.example.com`, `*---SERVICE-….run.app`; or every problem.
 
     Args:
         words: the setting's items; none: the host of `public_url` and loopback names. Beside listed names loopback
@@ -222,9 +245,27 @@ def parse_allowed_hosts(
     exact: set[str] = set()
     suffixes: list[str] = []
     problems: list[str] = []
+    tagged: set[str] = set()
     for word in words:
+        if word.startswith("*" + TAG_MARK):
+            service = word.lower().removeprefix("*" + TAG_MARK)
+            if _SERVICE_HOST.fullmatch(service) and TAG_MARK not in service:
+                exact.add(service)
+                tagged.add(service)
+            else:
+                problems.append(
+                    f"NARTHEX_ALLOWED_HOSTS holds {word[:100]!r}, which names no one service of Cloud Run. Write *--- "
+                    "and the whole host of the service, for example *---chat-123456789012.europe-west1.run.app."
+                )
+            continue
         wild = word.startswith("*.")
         found = parse_host(word[2:] if wild else word)
+        if wild and word.lower().endswith(".run.app"):
+            problems.append(
+                f"NARTHEX_ALLOWED_HOSTS holds {word[:100]!r}, which admits the hosts of all customers of Cloud Run. "
+                "Write *--- and the host of your service, for example *---chat-123456789012.europe-west1.run.app."
+            )
+            continue
         if found is None or found[1] or (wild and "." not in found[0]):
             problems.append(
                 f"NARTHEX_ALLOWED_HOSTS holds {word[:100]!r}, which is not a host name. Write for example "
@@ -234,7 +275,7 @@ def parse_allowed_hosts(
             suffixes.append("." + found[0])
         else:
             exact.add(found[0])
-    return problems or HostPolicy(frozenset(exact), tuple(suffixes), loopback=not words)
+    return problems or HostPolicy(frozenset(exact), tuple(suffixes), frozenset(tagged), loopback=not words)
 
 
 def served_to_probes(host: str, peer: str, header_names: Iterable[str]) -> bool:

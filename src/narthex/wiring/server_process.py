@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import secrets
 import socket
@@ -32,6 +33,7 @@ from narthex.adapters.edge.limits import EdgeLimits, MessageLimits
 from narthex.adapters.edge.listeners import inherit, listen, listen_unix, url_of
 from narthex.adapters.edge.rules import HeadRules
 from narthex.adapters.edge.server import EdgeServer
+from narthex.adapters.systemd import SystemdNotifier, activated_descriptor
 from narthex.adapters.telemetry.metrics import PrometheusMeter
 from narthex.app.handshake_record import Record
 from narthex.app.health import CRITICAL, Check, CheckResult, Health
@@ -86,11 +88,12 @@ class ServerProcess:
         self._listeners = listeners
         self._log = log
         self._on_ready = on_ready
+        self._notifier = SystemdNotifier.take(os.environ) if own_signals else SystemdNotifier()
         self._urls: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
         self._server = EdgeServer(
             cast("ASGIApplication", app),  # Starlette's own types are wider than uvicorn's
             edge,
-            drain=lifecycle.drain,
+            drain=self._drain,
             on_started=self._urls.set_result,
             grace_s=grace_s,
             lifespan="off",
@@ -129,9 +132,11 @@ class ServerProcess:
         """Open the components in the background; close them at the end, and raise why they could not be opened."""
         starting = asyncio.get_running_loop().create_task(self._start(), name="narthex start")
         starting.add_done_callback(lambda task: None if _started_well(task) else self._server.stop())
+        beating = asyncio.get_running_loop().create_task(self._beat(), name="narthex watchdog")
         try:
             yield starting
         finally:
+            beating.cancel()
             starting.cancel()
             outcome = (await asyncio.gather(starting, return_exceptions=True))[0]
             await self._lifecycle.stop()
@@ -142,7 +147,18 @@ class ServerProcess:
         await open_components(self._lifecycle, self._log)
         urls = await self._urls
         if not self._server.stopping:
+            self._notifier.ready()
             self._on_ready(urls)
+
+    async def _drain(self) -> None:
+        self._notifier.stopping()
+        await self._lifecycle.drain()
+
+    async def _beat(self) -> None:
+        """Keep systemd's watchdog quiet for as long as the loop runs, from the start to the end of the drain."""
+        while self._notifier.watchdog_s:
+            self._notifier.alive()
+            await asyncio.sleep(self._notifier.watchdog_s / 3)
 
 
 async def open_components(lifecycle: Lifecycle, log: Any) -> None:
@@ -172,10 +188,15 @@ def _started_well(task: asyncio.Task[None]) -> bool:
 def open_listeners(
     settings: Settings, *, reuse_port: bool = False, send_buffer_bytes: int = 0
 ) -> list[socket.socket]:
-    """The sockets that the settings ask for, bound: `fd`, else `uds`, else host and port. Raises ConfigError."""
-    if settings.fd is not None:
+    """The sockets that the settings ask for, bound: `fd`, else `uds`, else that of a socket unit, else host and port.
+    Raises ConfigError.
+    """
+    descriptor = settings.fd
+    if descriptor is None and settings.uds is None:
+        descriptor = activated_descriptor(os.environ)
+    if descriptor is not None:
         local = not settings.policy.environment.remote and not settings.allow_remote_development
-        return inherit(settings.fd, loopback_only=local, send_buffer_bytes=send_buffer_bytes)
+        return inherit(descriptor, loopback_only=local, send_buffer_bytes=send_buffer_bytes)
     if settings.uds is not None:
         return listen_unix(settings.uds, send_buffer_bytes=send_buffer_bytes)
     return listen(settings.host, settings.port, reuse_port=reuse_port, send_buffer_bytes=send_buffer_bytes)

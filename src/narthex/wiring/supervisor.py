@@ -28,6 +28,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from narthex.adapters.edge.listeners import listen, url_of
+from narthex.adapters.systemd import SystemdNotifier, activated_descriptor
 from narthex.adapters.telemetry import multiprocess
 from narthex.adapters.telemetry.logging import configure_logging, get_logger
 from narthex.errors import EXIT_CONFIG, ConfigError, DependencyError
@@ -109,6 +110,7 @@ class Supervisor:
         self._on_ready = on_ready
         self._context = multiprocessing.get_context("spawn")
         self._workers = [WorkerProcess(number) for number in range(1, settings.workers + 1)]
+        self._notifier = SystemdNotifier.take(os.environ)  # the parent speaks for the workers
         self._stopping_at: float | None = None
         self._forced = False
 
@@ -119,6 +121,12 @@ class Supervisor:
             ConfigError: the port, the store's file or NATS cannot be had, or the workers refuse their settings.
         """
         settings = self._settings
+        if activated_descriptor(os.environ) is not None:
+            raise ConfigError(
+                [
+                    "systemd passes a socket, which --workers cannot share. Remove the socket unit, or --workers."
+                ]
+            )
         with ExitStack() as stack:
             # Bound and never listening: it keeps the port (also one the kernel chose) between workers' lives.
             held = listen(settings.host, settings.port, reuse_port=True)
@@ -136,6 +144,7 @@ class Supervisor:
                 worker.begin(self._context, orders)
             self._await_ready()
             if self._stopping_at is None:
+                self._notifier.ready()
                 self._on_ready(url_of(settings.host, port))
             while any(worker.alive() for worker in self._workers) or self._stopping_at is None:
                 self._tick(orders, nats)
@@ -187,6 +196,7 @@ class Supervisor:
 
     def _tick(self, orders: WorkerArguments, nats: Any) -> None:
         """Wait for a death or a moment; replace dead workers."""
+        self._notifier.alive()
         sentinels = [worker.process.sentinel for worker in self._workers if worker.process and worker.alive()]
         wait(sentinels, timeout=TICK_S)
         if self._stopping_at is None and any(worker.on_command() for worker in self._workers):
@@ -251,6 +261,7 @@ class Supervisor:
 
     def _stop(self) -> None:
         self._stopping_at = time.monotonic()
+        self._notifier.stopping()
         self._pass_on()
 
     def _pass_on(self) -> None:

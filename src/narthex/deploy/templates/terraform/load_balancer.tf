@@ -11,6 +11,29 @@ resource "google_compute_region_network_endpoint_group" "narthex" {
   }
 }
 
+# The revision that the pipeline checks before it has traffic: it carries the tag `candidate`, and is reached at
+# candidate.DOMAIN. The service takes requests from the load balancer only, so that its tag's own URL is closed.
+resource "google_compute_region_network_endpoint_group" "candidate" {
+  name                  = "@{name}-candidate"
+  region                = var.region
+  network_endpoint_type = "SERVERLESS"
+
+  cloud_run {
+    service = google_cloud_run_v2_service.narthex.name
+    tag     = "candidate"
+  }
+}
+
+resource "google_compute_backend_service" "candidate" {
+  name                  = "@{name}-candidate"
+  load_balancing_scheme = "EXTERNAL_MANAGED"
+  security_policy       = google_compute_security_policy.narthex.id
+
+  backend {
+    group = google_compute_region_network_endpoint_group.candidate.id
+  }
+}
+
 # Cloud Armor sees the handshake, never the frames. Rules that inspect header values must leave out Authorization,
 # Cookie and Sec-WebSocket-Protocol: a JWT looks like an attack to some of them.
 resource "google_compute_security_policy" "narthex" {
@@ -67,13 +90,23 @@ resource "google_compute_managed_ssl_certificate" "narthex" {
   name = "@{name}"
 
   managed {
-    domains = [var.domain]
+    domains = [var.domain, "candidate.${var.domain}"]
   }
 }
 
 resource "google_compute_url_map" "narthex" {
   name            = "@{name}"
   default_service = google_compute_backend_service.narthex.id
+
+  host_rule {
+    hosts        = ["candidate.${var.domain}"]
+    path_matcher = "candidate"
+  }
+
+  path_matcher {
+    name            = "candidate"
+    default_service = google_compute_backend_service.candidate.id
+  }
 }
 
 resource "google_compute_target_https_proxy" "narthex" {
@@ -95,6 +128,6 @@ resource "google_compute_global_forwarding_rule" "narthex" {
 }
 
 output "address" {
-  description = "The A record of the domain."
+  description = "The A record of the domain, and of candidate. below it."
   value       = google_compute_global_address.narthex.address
 }
