@@ -16,6 +16,7 @@ from websockets.typing import Subprotocol
 from narthex.testing import Running
 from tests.app.test_commands import client, running, spoken
 from tests.protocol import centrifuge_schema as oracle
+from tests.protocol.test_swift_and_dart import dart
 
 __all__ = ["running"]
 
@@ -214,3 +215,45 @@ async def test_http_streaming_and_emulation_by_content_type(running: Running) ->
             while not (reply := await anext(replies)).push.HasField("disconnect"):
                 pass
             assert reply.push.disconnect.code == 3501
+
+
+async def test_a_session_of_the_swift_and_dart_sdks_is_replayed(running: Running) -> None:
+    """The frames of their sources in their order: connect, follow, ask, answer pings, come back with a position."""
+    text = await client(running, "ada")
+    thread = (await text.rpc("thread.create"))["thread_id"]
+    await spoken(text, "one two", thread)
+    channel = f"thread:{thread}"
+    headers = {"Authorization": f"Bearer {running.token('ada')}"}
+    async with connect(running.ws, additional_headers=headers, subprotocols=[PROTOBUF], proxy=None) as socket:
+        swift = Binary(socket)
+        connected = (await swift.call(connect={"name": "swift", "version": ""})).connect
+        subscribed = (await swift.call(subscribe={"channel": channel})).subscribe
+        history = (await swift.call(history={"channel": channel, "limit": 100})).history
+        assert [pub.offset for pub in history.publications] == list(range(1, subscribed.offset + 1))
+        while not swift.pings:
+            await swift.step()
+    epoch = connected.subs["user:ada"].epoch
+    async with connect(running.ws, additional_headers=headers, subprotocols=[PROTOBUF], proxy=None) as socket:
+        user = dart((1, "user:ada"), (2, dart((3, 1), (6, epoch), (7, 0))))
+        frames = [
+            dart((1, 1), (4, dart((1, ""), (3, user), (4, "dart"), (5, "")))),
+            dart(
+                (1, 2),
+                (5, dart((1, channel), (3, 1), (6, subscribed.epoch), (7, 1), (9, 0), (10, 1), (11, 0))),
+            ),
+            dart((1, 3), (13, dart((1, b""), (2, "whoami")))),
+            dart((1, 0)),
+        ]
+        await socket.send(oracle.length(frames[0]) + frames[0])
+        again = Binary(socket)
+        while 1 not in again.replies:
+            await again.step()
+        missed = again.replies[1].connect.subs["user:ada"]
+        assert (missed.recovered, missed.publications[0].offset) == (True, 1)
+        for raw in frames[1:]:
+            await socket.send(oracle.length(raw) + raw)
+        while not {2, 3} <= set(again.replies):
+            await again.step()
+        recovered = again.replies[2].subscribe
+        assert [pub.offset for pub in recovered.publications] == list(range(2, recovered.offset + 1))
+        assert json.loads(again.replies[3].rpc.data)["user"] == "ada"
