@@ -8,6 +8,7 @@ because two spellings of one id would be one user to people and two to revocatio
 from __future__ import annotations
 
 import unicodedata
+from functools import lru_cache
 from typing import Annotated, Final
 from urllib.parse import quote
 
@@ -57,6 +58,7 @@ def valid_id(text: str) -> bool:
     return text == text.strip() and unicodedata.is_normalized("NFC", text)
 
 
+@lru_cache(maxsize=4096)  # a handshake asks five times; and all that keep the key share one text
 def user_key(tenant: str, subject: str) -> str:
     """`tenant/subject`, the key of limits, counts and control messages; different users have different keys."""
     return f"{quoted_tenant(tenant)}/{subject}"

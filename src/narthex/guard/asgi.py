@@ -40,7 +40,7 @@ from narthex.guard.scopes import (
 )
 from narthex.guard.sockets import Application, GuardedSocket, Receive, Send
 from narthex.guard.users import socket_of
-from narthex.ports.edge import Decision, Deny
+from narthex.ports.edge import Accept, Decision, Deny
 from narthex.ports.later import settled
 from narthex.ports.tokens import TokenVerifier
 from narthex.settings import Settings
@@ -230,7 +230,8 @@ class Guard:
         if problem is not None:
             await _refuse(problem, core.handshakes.refused_early(problem, head), scope, send)
             return None
-        decision: Decision = await settled(core.handshakes.decide(head))
+        decided = core.handshakes.decide(head)
+        decision: Decision = decided if isinstance(decided, Accept) else await settled(decided)
         if isinstance(decision, Deny):
             await _refuse(decision.refusal, decision.trace_id, scope, send, explain=decision.explain)
             return None

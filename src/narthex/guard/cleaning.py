@@ -7,7 +7,8 @@ counts as a hyphen in a name, because CGI and WSGI frameworks make the two one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -44,27 +45,22 @@ def without_credentials(headers: Iterable[tuple[bytes, bytes]], subprotocols: It
     """
     kept: RawHeaders = []
     for header in headers:
-        name = header[0]
-        if name == b"cookie":
-            if b"narthex_" in header[1]:
-                value = _without_cookies(header[1])
-                if value:
-                    kept.append((name, value))
-            else:
+        name, value = header
+        if _may_pass(name):
+            if name != b"cookie" or b"narthex_" not in value:
                 kept.append(header)
-            continue
-        if b"_" in name:
-            name = name.replace(b"_", b"-")
-        if name not in _DROPPED and not name.startswith(CLAIMS):
-            kept.append(header)
+            elif own := _without_cookies(value):
+                kept.append((name, own))
     offered = ", ".join(subprotocols)
     if offered:
         kept.append((b"sec-websocket-protocol", offered.encode("latin-1")))
     return kept
 
 
-def own_subprotocols(offered: Iterable[str]) -> list[str]:
+def own_subprotocols(offered: Sequence[str]) -> list[str]:
     """The application's own subprotocols among the offered ones."""
+    if not offered:
+        return []
     return [
         name for name in offered if name not in (JWT_AUTH, EXPLAIN, "jwt") and not name.startswith("jwt.")
     ]
@@ -79,6 +75,12 @@ def without_ticket(query: bytes) -> bytes:
         for part in query.split(b"&")
         if unquote_to_bytes(part.partition(b"=")[0].replace(b"+", b" ")) != b"ticket"
     )
+
+
+@lru_cache(maxsize=1024)  # clients use the same few names; one that varies them only costs itself
+def _may_pass(name: bytes) -> bool:
+    """Whether a header of this name may reach the application; a cookie's value is looked at, too."""
+    return name.replace(b"_", b"-") not in _DROPPED and not _claims(name)
 
 
 def _claims(name: bytes) -> bool:

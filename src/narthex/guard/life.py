@@ -82,7 +82,7 @@ class SocketLife:
 
     def wake(self, now: float) -> None:
         """See `app.timers.Sleeper`: expiry and rotation."""
-        if now >= self._lives.expires_at(self.identity):
+        if now >= self._lives.expires_at(self.context.identity, now):
             self.close(TOKEN_LIFE_ENDED)
         elif now >= self._rotate_at:
             self.close(FORCE_RECONNECT)
@@ -91,7 +91,8 @@ class SocketLife:
 
     def wake_at(self) -> float:
         """Loop time of the next `wake`; `NEVER` for none."""
-        return min(self._rotate_at, self._lives.expires_at(self.identity))
+        lives = self._lives
+        return min(self._rotate_at, lives.expires_at(self.context.identity, lives.timers.now()))
 
 
 class SocketLives:
@@ -126,7 +127,7 @@ class SocketLives:
         """Register the socket of a handshake that is being admitted."""
         life = SocketLife(self, context, close)
         self.registry.add(life)
-        if life.identity is None:
+        if context.identity is None:
             context.slot.allow_eviction(life.refuse)
             self.schedule(life)
         else:
@@ -135,8 +136,9 @@ class SocketLives:
 
     def identified(self, life: SocketLife) -> None:
         """The socket has a user, or its user has a fresh token."""
-        if life.identity is not None:
-            self.registry.identify(life, life.identity.user)
+        identity = life.context.identity
+        if identity is not None:
+            self.registry.identify(life, identity.user)
         self.schedule(life)
 
     def schedule(self, life: SocketLife) -> None:
@@ -156,11 +158,11 @@ class SocketLives:
         """Loop time at which a new socket is rotated."""
         return self.timers.now() + self._pacing.life_s()
 
-    def expires_at(self, identity: Identity | None) -> float:
-        """Loop time at which the grace of a user's token ends."""
+    def expires_at(self, identity: Identity | None, now: float) -> float:
+        """Loop time at which the grace of a user's token ends; `now` is the loop's."""
         if identity is None or identity.expires_at is None:
             return NEVER
-        return self.timers.now() + identity.expires_at - self._clock() + self._grace_s
+        return now + identity.expires_at - self._clock() + self._grace_s
 
     def stop(self) -> None:
         """Wake no socket any more."""

@@ -31,6 +31,7 @@ _SINGLE: Final = frozenset(
 _LISTS: Final = frozenset(
     {"connection", "upgrade", "transfer-encoding", "sec-websocket-protocol", "sec-websocket-extensions"}
 )
+_DECISIVE: Final = _SINGLE | _LISTS
 # No `/`, `?`, `#`, `@`: frameworks copy Host into URLs, and it must not become a path there
 # (Starlette 2026-48710).
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
@@ -129,12 +130,14 @@ def _decisive_headers(head: RequestHead) -> dict[str, str] | Refusal:
     """The headers that the rules look at, each with one value."""
     found: dict[str, str] = {}
     for name, value in head.headers:
-        if name in _SINGLE:
-            if name in found:
-                return malformed(f"The request has two {name} headers.")
+        if name not in _DECISIVE:
+            continue
+        if name not in found:
             found[name] = value
-        elif name in _LISTS:
-            found[name] = f"{found[name]}, {value}" if name in found else value
+        elif name in _SINGLE:
+            return malformed(f"The request has two {name} headers.")
+        else:
+            found[name] = f"{found[name]}, {value}"
     return found
 
 

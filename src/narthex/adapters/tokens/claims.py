@@ -136,6 +136,8 @@ def _check_audience(claims: Claims, rules: ClaimRules) -> None:
     if name not in claims and not rules.audiences:
         return
     found = claims.get(name, [])
+    if isinstance(found, str) and (not rules.audiences or found in rules.audiences):
+        return
     audiences = [found] if isinstance(found, str) else found
     if not isinstance(audiences, list) or not all(isinstance(item, str) for item in audiences):
         raise _Fault("wrong_audience", f"The claim `{name}` is neither a string nor a list of strings.")
