@@ -7,6 +7,7 @@ around the marks stays.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -38,6 +39,66 @@ def _operations() -> str:
         labels = ", ".join(f"`{label}`" for label in metric.labels) or "–"
         lines.append(f"| `{metric.full_name}` | {metric.kind} | {labels} | {metric.text} |")
     return _between(ROOT / "docs" / "operations.md", "metrics", "\n".join(lines))
+
+
+def _alerts_index() -> str:
+    """The runbooks' index: every alert, its severity and its page; then the thresholds."""
+    from narthex.adapters.telemetry.alerts import ALERTS, THRESHOLDS
+
+    lines: list[str] = []
+    for group in dict.fromkeys(alert.group for alert in ALERTS):
+        lines += [f"## {group.capitalize()}", "", "| alert | severity | meaning |", "| --- | --- | --- |"]
+        for alert in ALERTS:
+            if alert.group == group:
+                name = f"[{alert.name}]({alert.slug}.md)"
+                lines.append(f"| {name} | {alert.severity} | {_plain(alert.summary)} |")
+        lines.append("")
+    lines += ["## Thresholds", "", "| threshold | default | meaning |", "| --- | --- | --- |"]
+    for threshold, one in THRESHOLDS.items():
+        default = str(one.default).replace("|", "\\|")
+        lines.append(f"| `{threshold}` | `{default}` | {one.text} |")
+    return _between(ROOT / "docs" / "runbooks" / "README.md", "alerts", "\n".join(lines))
+
+
+def _plain(summary: str) -> str:
+    """A summary without Prometheus' templates."""
+    return re.sub(r"{{ \$labels\.(\w+) }}", r"*\1*", summary)
+
+
+def _runbook(name: str) -> str:
+    """One runbook: the facts of its alert; a person wrote the rest."""
+    from narthex.adapters.telemetry.alert_rules import expression, thresholds
+    from narthex.adapters.telemetry.alerts import ALERTS
+
+    [alert] = [alert for alert in ALERTS if alert.slug == name]
+    used = [f"`{word}`" for word in re.findall(r"\$(\w+)", alert.expr) if word in thresholds({})]
+    lines = [
+        f"**{_plain(alert.summary)}** Severity: {alert.severity}. It fires after {alert.after_s:g} s.",
+        *([f"Thresholds: {', '.join(dict.fromkeys(used))}."] if used else []),
+        "",
+        "```promql",
+        expression(alert, thresholds({})),
+        "```",
+    ]
+    return _between(ROOT / "docs" / "runbooks" / f"{name}.md", "alert", "\n".join(lines))
+
+
+def _rules() -> str:
+    from narthex.adapters.telemetry.alert_rules import rules, thresholds
+
+    return rules(thresholds({}))
+
+
+def _rule_tests() -> str:
+    from narthex.adapters.telemetry.alert_rules import tests
+
+    return tests()
+
+
+def _runbooks() -> dict[str, Callable[[], str]]:
+    from narthex.adapters.telemetry.alerts import ALERTS
+
+    return {f"docs/runbooks/{alert.slug}.md": partial(_runbook, alert.slug) for alert in ALERTS}
 
 
 def _contract() -> str:
@@ -86,6 +147,10 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "web/packages/client/src/contract.ts": _contract,
     "docs/refusals.md": _refusals,
     "docs/troubleshooting.md": _troubleshooting,
+    "deploy/prometheus/narthex.yml": _rules,
+    "deploy/prometheus/narthex_test.yml": _rule_tests,
+    "docs/runbooks/README.md": _alerts_index,
+    **_runbooks(),
 }
 
 

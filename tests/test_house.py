@@ -86,7 +86,9 @@ def test_every_page_that_says_it_is_generated_is_written_with_the_others() -> No
         )
     }
     whole = {name for name in PAGES if name.startswith("docs/")}
-    assert marked == whole - {"docs/operations.md"}  # only its table of metrics is made
+    # Of these only a part is made: the table of metrics, the facts of an alert.
+    parts = {name for name in whole if name == "docs/operations.md" or name.startswith("docs/runbooks/")}
+    assert marked == whole - parts
 
 
 def test_every_place_on_the_map_exists() -> None:

@@ -38,6 +38,7 @@ ELSEWHERE = {
     "nginx": "tests/doctor/test_proxies.py runs nginx with these lines",
     "mermaid": "tests/docs/test_design.py compares the diagrams with the code",
     "yaml": "Prometheus reads it, below",
+    "promql": "tests/adapters/telemetry/test_alerts.py tests the rules that it shows",
 }
 
 

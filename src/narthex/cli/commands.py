@@ -39,6 +39,7 @@ COMMANDS: Final[dict[str, CliCommand]] = {
     "deploy": CliCommand(
         "narthex.cli.deploy:app", "Write the manifests of a deployment from these settings."
     ),
+    "alerts": CliCommand("narthex.cli.alerts:app", "Alert rules for Prometheus, with your own thresholds."),
     "drain": CliCommand("narthex.cli.drain:drain", "Drain and stop an instance, as SIGTERM does."),
     "completion": CliCommand("narthex.cli.completion:completion", "Print the shell completion script."),
 }

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,10 +25,15 @@ from narthex.doctor.target import Target
 
 
 class CanaryRound(msgspec.Struct, frozen=True, kw_only=True):
-    """One round: `failed` names the first step that failed; empty when all is well."""
+    """One round: `failed` names the first step that failed; empty when all is well.
+
+    Attributes:
+        certificate_ends_at: last day of the server's certificate, seconds since the epoch; 0.0 without TLS.
+    """
 
     at: float
     steps: tuple[ConversationStep, ...]
+    certificate_ends_at: float = 0.0
 
     @property
     def failed(self) -> str:
@@ -77,9 +83,14 @@ async def one_round(
     steps.append(
         ConversationStep(name="tcp", ok=bool(good), ms=dials[0].ms, detail="" if good else dials[0].outcome)
     )
+    ends_at = 0.0
     if good:
+        if target.tls:  # also of one that does not verify
+            seen = await dialing.shake_hands(target, good[0].address, timeout_s, ca_file)
+            if seen.not_after:
+                ends_at = datetime.fromisoformat(seen.not_after).replace(tzinfo=UTC).timestamp()
         await _talk(line, good[0].address, steps, credential=bool(token or headers))
-    return CanaryRound(at=at, steps=tuple(steps))
+    return CanaryRound(at=at, steps=tuple(steps), certificate_ends_at=ends_at)
 
 
 async def _talk(line: Line, address: str, steps: list[ConversationStep], *, credential: bool) -> None:
@@ -171,6 +182,12 @@ def as_prometheus(seen: CanaryRound, tally: Tally, url: str) -> str:
         "# TYPE narthex_probe_last_round_timestamp_seconds gauge",
         f"narthex_probe_last_round_timestamp_seconds{{{label}}} {seen.at:.3f}",
     ]
+    if seen.certificate_ends_at:
+        lines += [
+            "# HELP narthex_probe_certificate_expiry_timestamp_seconds Last day of the server's certificate.",
+            "# TYPE narthex_probe_certificate_expiry_timestamp_seconds gauge",
+            f"narthex_probe_certificate_expiry_timestamp_seconds{{{label}}} {seen.certificate_ends_at:.0f}",
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,73 @@
+"""`narthex alerts`: Prometheus alert rules over narthex's metrics, with an operator's own thresholds.
+
+Not here: the alerts (`adapters/telemetry/alerts.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from narthex.adapters.telemetry import alert_rules
+from narthex.adapters.telemetry.alerts import ALERTS, THRESHOLDS
+from narthex.errors import EXIT_OK, ConfigError
+
+app = App(name="alerts", help="Alert rules for Prometheus.")
+
+Chosen = Annotated[
+    list[str] | None, Parameter(consume_multiple=True, negative_iterable=(), help="`NAME=VALUE`; repeatable.")
+]
+
+
+@app.command
+def render(
+    *,
+    threshold: Chosen = None,
+    runbooks: str = alert_rules.RUNBOOKS,
+    tests: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Print the rules file for Prometheus.
+
+    Args:
+        threshold: thresholds of your own; `narthex alerts list` shows their names and defaults.
+        runbooks: URL under which the runbooks' pages are.
+        tests: print promtool's tests of the default rules instead.
+    """
+    if tests:
+        print(alert_rules.tests(runbooks=runbooks), end="")
+        return EXIT_OK
+    chosen: dict[str, str] = {}
+    for item in threshold or ():
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise ConfigError([f"--threshold {item!r} has no value. Write --threshold NAME=VALUE."])
+        chosen[name] = value
+    print(alert_rules.rules(alert_rules.thresholds(chosen), runbooks=runbooks), end="")
+    return EXIT_OK
+
+
+@app.command(name="list")
+def list_(*, json_: Annotated[bool, Parameter(name="--json", help="For machines.")] = False) -> int:
+    """List the alerts and the thresholds that can be chosen."""
+    if json_:
+        alerts = [
+            {
+                "name": one.name,
+                "severity": one.severity,
+                "group": one.group,
+                "summary": one.summary,
+                "expr": one.expr,
+            }
+            for one in ALERTS
+        ]
+        found = {name: {"default": one.default, "text": one.text} for name, one in THRESHOLDS.items()}
+        print(json.dumps({"alerts": alerts, "thresholds": found}))
+        return EXIT_OK
+    for alert in ALERTS:
+        print(f"{alert.name:<32}{alert.severity:<10}{alert.summary}")
+    print()
+    for name, one in THRESHOLDS.items():
+        print(f"{f'{name}={one.default}':<32}  {one.text}")
+    return EXIT_OK

@@ -1,0 +1,127 @@
+"""The table of alerts: promtool's tests, runbooks, thresholds, and names that exist."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from narthex.adapters.telemetry import alert_rules
+from narthex.adapters.telemetry.alerts import ALERTS, THRESHOLDS, WORDS
+from narthex.adapters.telemetry.catalogue import CATALOGUE
+from narthex.cli.commands import COMMANDS
+from narthex.domain.refusals import TABLE
+from narthex.errors import ConfigError
+from tests.services import missing
+
+ROOT = Path(__file__).parents[3]
+RULES = ROOT / "deploy" / "prometheus" / "narthex.yml"
+RUNBOOKS = ROOT / "docs" / "runbooks"
+OF_OTHERS = re.compile(r"up|narthex_probe_\w+")  # Prometheus' own, and `narthex probe`'s
+
+
+def promtool(*words: str) -> str:
+    """Run it; its output. Fails the test when it finds anything."""
+    if shutil.which("promtool") is None:
+        missing("promtool", "apt-get install prometheus")
+    done = subprocess.run(["promtool", *words], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_each_alert_fires_and_is_quiet_as_promtool_sees_it(tmp_path: Path) -> None:
+    """The repository's rules and tests, which `./check --write-docs` writes from the table."""
+    assert f"{len(ALERTS)} rules found" in promtool("check", "rules", str(RULES))
+    assert "SUCCESS" in promtool("test", "rules", str(RULES.with_name("narthex_test.yml")))
+    compressed = tmp_path / "narthex.yml"
+    compressed.write_text(alert_rules.rules(alert_rules.thresholds({"queued_s": "1"}), scale=0.01))
+    assert "SUCCESS" in promtool("check", "rules", str(compressed))
+
+
+def test_a_rule_that_never_fires_fails_its_test(tmp_path: Path) -> None:
+    """The tests are not satisfied by any rules: with a threshold out of reach they fail."""
+    if shutil.which("promtool") is None:
+        missing("promtool", "apt-get install prometheus")
+    (tmp_path / "narthex.yml").write_text(alert_rules.rules(alert_rules.thresholds({"queued_s": "1e9"})))
+    (tmp_path / "test.yml").write_text(alert_rules.tests())
+    words = ["promtool", "test", "rules", str(tmp_path / "test.yml")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    assert "NarthexRunsStuck" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
+def test_an_alert_has_a_runbook(alert: object) -> None:
+    """A page with the three questions, and a command of narthex that exists."""
+    page = (RUNBOOKS / f"{alert.slug}.md").read_text(encoding="utf-8")  # type: ignore[attr-defined]
+    parts = page.partition("<!-- /alert -->")[2].split("\n## ")
+    assert [part.splitlines()[0] for part in parts[1:]] == ["What it means", "What to look at", "What to do"]
+    assert all(len(part.split()) > 10 for part in parts[1:])
+    commands = re.findall(r"`narthex ([a-z]+)", "".join(parts[2:]))
+    assert commands, "no command"
+    assert set(commands) <= set(COMMANDS)
+
+
+def test_every_page_is_an_alerts() -> None:
+    """None is left behind when an alert goes."""
+    pages = {page.stem for page in RUNBOOKS.glob("*.md")} - {"README"}
+    assert pages == {alert.slug for alert in ALERTS}
+
+
+def test_names_in_expressions_exist() -> None:
+    """A misspelt metric or label never fires."""
+    declared = {metric.full_name: set(metric.labels) for metric in CATALOGUE}
+    for alert in ALERTS:
+        text = alert_rules.expression(alert, alert_rules.thresholds({}))
+        for name, inside in re.findall(r"\b(narthex_\w+|up)(?:{([^}]*)})?", text):
+            base = re.sub(r"_bucket$", "", name)
+            if OF_OTHERS.fullmatch(base):
+                continue
+            assert base in declared, (alert.name, name)
+            labels = set(re.findall(r"(\w+)[=!]", re.sub(r'"[^"]*"', "", inside)))
+            assert labels <= declared[base] | {"job", "instance"}, (alert.name, name)
+
+
+def test_every_threshold_is_of_an_alert() -> None:
+    """And no alert uses one that cannot be chosen."""
+    used = {word for alert in ALERTS for word in re.findall(r"\$(\w+)", alert.expr)}
+    assert used - set(WORDS) == set(THRESHOLDS)
+
+
+def test_refusals_are_somebodys_fault() -> None:
+    """The two shares count every refusal of a credential and of the gateway, and none of a deploy."""
+    client, server = WORDS["client"].split("|"), WORDS["server"].split("|")
+    assert {"auth_required", "token_invalid", "origin_not_allowed", "e2e_key_wrong"} <= set(client)
+    assert {"auth_unavailable", "overloaded", "internal"} <= set(server)
+    assert not {"draining", "starting", "connection_limit"} & {*client, *server}
+    assert {*client, *server} <= set(TABLE)
+
+
+def test_an_operators_thresholds() -> None:
+    """They are in the rules; a wrong name or value is a configuration error that names the remedy."""
+    chosen = {"queued_s": "7", "bypass_environments": "staging", "expiry_s": "1209600"}
+    text = alert_rules.rules(alert_rules.thresholds(chosen), runbooks="https://x/")
+    assert "narthex_run_queue_seconds) > 7\n" in text
+    assert 'environment=~"staging"' in text
+    assert "< 1209600\n" in text
+    assert 'runbook_url: "https://x/runs-stuck"' in text
+    with pytest.raises(ConfigError) as raised:
+        alert_rules.thresholds({"queue": "1", "queued_s": "soon", "job": 'x"} or vector(1'})
+    assert [problem.split()[0] for problem in raised.value.problems] == [
+        "There",
+        "queued_s='soon'",
+        "job='x\"}",
+    ]
+
+
+def test_scale_shortens_every_duration() -> None:
+    """Ranges, subqueries and `for`; thresholds stay."""
+    text = alert_rules.rules(alert_rules.thresholds({}), scale=0.01)
+    assert "[3s]" in text
+    assert "[18s:600ms]" in text
+    assert "[216s]" in text
+    assert not re.search(r"\[\d+[mhd]\]", text)
+    assert "for: 1200ms" in text
