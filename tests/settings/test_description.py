@@ -48,6 +48,7 @@ def test_no_option_is_taken_and_ignored() -> None:
     files = [
         *(source / "wiring").rglob("*.py"),
         *(source / "guard").rglob("*.py"),
+        *(source / "status").rglob("*.py"),
         *(source / "cli").glob("*.py"),
         *(source / "settings").glob("*.py"),
     ]
