@@ -1,0 +1,194 @@
+"""The status page in real Chromium: light, dark, on a phone, at 200 % zoom, by keyboard, and without JavaScript."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import httpx2
+import pytest
+from playwright.async_api import Browser, Page, expect
+
+from tests.acceptance.chat_page import ChatPage, visitor
+from tests.acceptance.dashboard_page import AXE, IMAGES, NARROW_JS
+from tests.acceptance.program import Program
+from tests.status.filled import fill
+from tests.timing import within
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
+
+TOKEN: Final = "status-token-of-the-tests-01"
+LOGO: Final = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8">'
+    '<circle cx="4" cy="4" r="4" fill="#2c4a52"/></svg>'
+)
+LATENCY: Final = {"connect": 6.1, "send": 3.4, "stream": 12.0, "sign_in": 1.2}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """A status service with 90 days of data, an open incident and maintenance to come."""
+    directory = tmp_path_factory.mktemp("status")
+    (directory / "logo.svg").write_text(LOGO)
+    environment = {
+        "NARTHEX_STATUS_TOKEN": TOKEN,
+        "NARTHEX_STATUS_NAME": "Acme Chat",
+        "NARTHEX_STATUS_LOGO": str(directory / "logo.svg"),
+        "NARTHEX_STATUS_LINKS": "Acme=https://acme.example,Support=mailto:help@acme.example",
+    }
+    program = Program(directory, environment, serving="status serve")
+    asyncio.run(fill(directory / "data" / "status.db", time.time()))
+    asyncio.run(program.start())
+    samples = [
+        {"component": name, "kind": "probe", "source": "eu", "good": 1, "latency_ms": ms, "every_s": 86_400}
+        for name, ms in LATENCY.items()
+    ]
+    answer = httpx2.post(
+        f"{program.http}/api/v1/status/samples",
+        json={"samples": samples},
+        headers={"Authorization": f"Bearer {TOKEN}"},
+        trust_env=False,
+    )
+    assert answer.json() == {"kept": 4}
+    time.sleep(1.1)  # the service keeps a document for a second
+    yield program
+    program.end()
+
+
+async def serious_findings(page: Page) -> list[str]:
+    """What axe-core finds, of impact serious or critical."""
+    await page.evaluate(AXE.read_text(encoding="utf-8"))
+    found: dict[str, Any] = await page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+    return [
+        f"{one['id']}: {[node['target'] for node in one['nodes']]}"
+        for one in found["violations"]
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
+async def kept(visit: ChatPage, name: str) -> None:
+    """Keep a screenshot; with NARTHEX_TEST_DOCS_IMAGES that of `status` becomes the documentation's."""
+    await visit.shot(name)
+    if name == "status" and os.environ.get("NARTHEX_TEST_DOCS_IMAGES"):
+        await visit.page.screenshot(path=str(IMAGES / f"{name}.png"), full_page=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "dark"),
+    [("status", (1100, 900), False), ("status-dark", (1100, 900), True), ("status-phone", (360, 740), False)],
+)
+async def test_page_is_accessible_and_fits(
+    service: Program, browser: Browser, name: str, size: tuple[int, int], *, dark: bool
+) -> None:
+    """axe-core has no serious finding on the page and on that of an incident, and nothing is wider than the screen."""
+    async with visitor(browser, service.http, name, size=size, dark=dark) as visit:
+        page = visit.page
+        await visit.open("/status")
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Some systems are degraded")
+        await page.locator("summary").first.click()
+        await expect(page.locator("details li", has_text="outage 120 min").first).to_be_visible()
+        assert await serious_findings(page) == []
+        assert int(await page.evaluate(NARROW_JS)) <= 0
+        await page.locator("summary").first.click()
+        await kept(visit, name)
+        await page.get_by_role("link", name="Answers begin late").click()
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Answers begin late")
+        assert await serious_findings(page) == []
+        assert int(await page.evaluate(NARROW_JS)) <= 0
+        await visit.shot("incident")
+        visit.check()
+
+
+async def test_page_fits_at_twice_its_size(service: Program, browser: Browser) -> None:
+    """At 200 % zoom a screen of 1280 has 640 of its pixels, at 400 % 320 (WCAG 1.4.4 and 1.4.10)."""
+    for width in (640, 320):
+        async with visitor(browser, service.http, f"status-{width}", size=(width, 450)) as visit:
+            await visit.open("/status")
+            assert int(await visit.page.evaluate(NARROW_JS)) <= 0
+            await visit.shot("zoom")
+            visit.check()
+
+
+async def test_page_works_by_keyboard_alone(service: Program, browser: Browser) -> None:
+    """The link past the header first, then every link and every list of days; the focus is always visible."""
+    async with visitor(browser, service.http, "status-keyboard") as visit:
+        page = visit.page
+        await visit.open("/status")
+        reached: list[tuple[str, str, bool]] = []
+        for _ in range(30):
+            await page.keyboard.press("Tab")
+            found = await page.evaluate(
+                """() => { const one = document.activeElement, style = getComputedStyle(one);
+                const box = one.getBoundingClientRect();
+                const text = one === document.body ? "" : one.textContent.trim();
+                return [text, style.outlineStyle, box.left >= 0 && box.width > 0]; }"""
+            )
+            if not found[0]:  # after the last link
+                break
+            reached.append(tuple(found))
+            if found[0].startswith("Days with problems"):
+                await page.keyboard.press("Enter")
+        names = [name for name, _, _ in reached]
+        assert names[0] == "Skip to content"
+        assert {
+            "Acme",
+            "Support",
+            "Answers begin late",
+            "Upgrade of the database",
+            "Atom feed",
+            "JSON",
+        } <= set(names)
+        assert all(outline != "none" and visible for _, outline, visible in reached), reached
+        await expect(page.locator("details li", has_text="outage 120 min").first).to_be_visible()
+        await visit.shot("focus")
+        visit.check()
+
+
+async def test_page_says_the_same_without_javascript(service: Program, browser: Browser) -> None:
+    """Its text is complete, and the lists of days open all the same."""
+    texts = []
+    for scripts in (True, False):
+        context = await browser.new_context(java_script_enabled=scripts, locale="en-GB")
+        page = await context.new_page()
+        await page.goto(f"{service.http}/status")
+        await page.locator("summary").first.click()
+        await expect(page.locator("details li", has_text="outage 120 min").first).to_be_visible()
+        await expect(page.get_by_text("99.89% uptime in 90 days").first).to_be_visible()
+        texts.append(await page.locator("main").inner_text())
+        await context.close()
+    assert (
+        texts[0].splitlines()[2:] == texts[1].splitlines()[2:]
+    )  # between two minutes the headline's time may change
+
+
+async def test_ninety_days_render_in_a_second(service: Program, browser: Browser) -> None:
+    """From the request until everything is drawn, in a browser that has never seen the page."""
+    async with visitor(browser, service.http, "status-speed") as visit:
+        await visit.open("/status")
+        spent_ms = await visit.page.evaluate(
+            "() => { const n = performance.getEntriesByType('navigation')[0]; return n.loadEventEnd - n.startTime; }"
+        )
+        print(f"loaded after {spent_ms:.0f} ms")
+        assert 0 < spent_ms < within(1) * 1000
+        assert await visit.page.locator(".bars g").count() == 360
+        visit.check()
+
+
+async def test_files_work_without_a_server(service: Program, browser: Browser, tmp_path: Path) -> None:
+    """The export, opened from a disk: style, logo and links."""
+    done = service.run("status", "export", str(tmp_path), "--data-dir", str(service.directory / "data"))
+    assert done.returncode == 0, done.stderr
+    context = await browser.new_context(java_script_enabled=False)
+    page = await context.new_page()
+    await page.goto(f"file://{tmp_path}/index.html")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Some systems are degraded")
+    assert await page.locator(".headline").evaluate("one => getComputedStyle(one).borderRadius") == "10px"
+    await page.get_by_role("link", name="Answers begin late").click()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Answers begin late")
+    await page.get_by_role("link", name="All services").click()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Some systems are degraded")
+    await context.close()
