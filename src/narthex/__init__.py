@@ -2,8 +2,9 @@
 
 Public names: `create_gateway` (narthex in your own program), `agent` (declare one), `RunInput` (what an agent
 is given), `Guard` (admission around a WebSocket endpoint of your own), `identity` and `current_identity` (its user),
-`Identity`, `AgentUser` (who asks), `AgentError` (fail in words for people), and the modules `narthex.client` (the
-Python helper), `narthex.testing`. They are loaded on first use, so that the command line stays fast.
+`Identity`, `AgentUser` (who asks), `AgentError` (fail in words for people), `Question` (one of several asked at once),
+and the modules `narthex.client` (the Python helper), `narthex.testing`. They are loaded on first use, so that the
+command line stays fast.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from narthex._version import __version__
 if TYPE_CHECKING:
     from narthex.domain.identity import Identity
     from narthex.guard import Guard, current_identity, identity
-    from narthex.ports.agents import AgentError, AgentUser, RunInput, agent
+    from narthex.ports.agents import AgentError, AgentUser, Question, RunInput, agent
     from narthex.wiring.embedding import create_gateway
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "AgentUser",
     "Guard",
     "Identity",
+    "Question",
     "RunInput",
     "__version__",
     "agent",
@@ -36,6 +38,7 @@ _WHERE = {
     "AgentUser": "narthex.ports.agents",
     "Guard": "narthex.guard",
     "Identity": "narthex.domain.identity",
+    "Question": "narthex.ports.agents",
     "RunInput": "narthex.ports.agents",
     "agent": "narthex.ports.agents",
     "create_gateway": "narthex.wiring.embedding",

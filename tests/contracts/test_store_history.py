@@ -496,5 +496,7 @@ def test_every_migration_is_readable_one_version_back() -> None:
         2: 1,
         3: 2,
         4: 2,
+        5: 2,
+        6: 2,
     }
     assert MIGRATIONS[-1].version == VERSION

@@ -107,16 +107,18 @@ class TestThreads:
         await store.threads.create(thread("t1"))
         said = message("m1", at=5.0)
         assert await store.threads.post("a", said, Position(4, "e")) == PostResult(fresh=True)
-        changed = message("m1", at=9.0, content="changed")
-        assert await store.threads.post("a", changed, Position(8, "f")) == PostResult(
+        again = msgspec.structs.replace(said, created_at=9.0)
+        assert await store.threads.post("a", again, Position(8, "f")) == PostResult(
             fresh=False, after=Position(4, "e")
         )
         assert await store.threads.posted("a", "t1", "m1", Position(6, "e"), 9)
         assert not await store.threads.posted("b", "t1", "m1", Position(60, "e"), 90)
         assert not await store.threads.posted("a", "t1", "unknown", Position(6, "e"), 9)
-        assert await store.threads.post("a", changed, Position(8, "f")) == PostResult(
+        assert await store.threads.post("a", again, Position(8, "f")) == PostResult(
             fresh=False, at=Position(9, "e")
         )
+        for other in (message("m1", content="changed"), msgspec.structs.replace(said, author="ben")):
+            assert not (await store.threads.post("a", other, Position(8, "f"))).same
         [kept] = await store.threads.messages("a", "t1", before=None, limit=5)
         assert kept == msgspec.structs.replace(said, offset=9)
         assert (await store.threads.post("a", message("m1", "absent"), Position(0, ""))).fresh

@@ -17,7 +17,9 @@ BUILT: list[Event] = [
     events.run_started("t", "r", parent_run_id="r0"),
     events.run_finished("t", "r", events.success()),
     events.run_finished("t", "r", events.cancelled(), result={"cancelledBy": "alice"}),
-    events.run_finished("t", "r", events.interrupted("i", "Go on?", SCHEMA, "2026-11-23T12:00:00Z")),
+    events.run_finished(
+        "t", "r", events.interrupted([events.interrupt("i", "Go on?", SCHEMA, "2026-11-23T12:00:00Z")])
+    ),
     events.run_error("It failed.", "agent_failed"),
     events.step_started("s"),
     events.step_finished("s"),

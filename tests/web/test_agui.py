@@ -57,6 +57,46 @@ async def flood(run: RunInput) -> AsyncIterator[str]:
         await asyncio.sleep(0.01)
 
 
+SEEN: list[dict[str, Any]] = []
+
+
+async def curious(run: RunInput) -> AsyncIterator[Any]:
+    """Keeps what it was given; calls the client's tool until it has its result; counts in its state."""
+    messages = [
+        {
+            "role": one.role,
+            "content": one.content,
+            "id": one.message_id,
+            "calls": [(call.call_id, call.name, call.arguments) for call in one.tool_calls],
+            "of": one.tool_call_id,
+        }
+        for one in run.messages
+    ]
+    SEEN.append(
+        {
+            "state": run.state,
+            "tools": run.tools,
+            "context": run.context,
+            "forwarded": run.forwarded,
+            "parent": run.parent_run_id,
+            "version": run.protocol_version,
+            "messages": messages,
+        }
+    )
+    if messages[-1]["content"] == "later":
+        yield {"type": "SOMETHING_NEW", "threadId": "mine", "value": None, "messageId": "x"}
+    if messages[-1]["content"] == "tool":
+        yield {"type": "TOOL_CALL_START", "toolCallId": "call-of-the-client", "toolCallName": "colour"}
+        yield {"type": "TOOL_CALL_ARGS", "toolCallId": "call-of-the-client", "delta": '{"to": "red"}'}
+        yield {"type": "TOOL_CALL_END", "toolCallId": "call-of-the-client"}
+        return
+    if messages[-1]["content"] == "first":
+        yield {"type": "STATE_SNAPSHOT", "snapshot": {"count": 1, "list": ["a"]}}
+        yield {"type": "STATE_DELTA", "delta": [{"op": "add", "path": "/list/-", "value": "b"}]}
+    run.report(usage=[{"model": "m", "inputTokens": 3, "outputTokens": 5}], result={"sum": 8})
+    yield f"heard {messages[-1]['content']}"
+
+
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
     gates.clear()
@@ -66,6 +106,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
         Agent(name="careful", function=careful),
         pydantic_agent("weather", weather),
         Agent(name="flood", function=flood),
+        Agent(name="curious", function=curious),
     ]
     async with gateway(tmp_path, agents=agents, admin_key=ADMIN, max_lag_s=1) as found:
         yield found
@@ -81,17 +122,13 @@ def bearer(running: Running, subject: str = "ada", **identity: Any) -> dict[str,
     return {"Authorization": f"Bearer {running.token(subject, **identity)}"}
 
 
-def said(text: str, thread: str = "t-1", message: str = "", **more: Any) -> dict[str, Any]:
+def said(text: str, thread: str = "t-1", message: str = "", run: str = "", **more: Any) -> dict[str, Any]:
     """RunAgentInput as a stock client sends it."""
     asked = RunAgentInput(
         thread_id=thread,
-        run_id=str(uuid.uuid4()),
+        run_id=run or str(uuid.uuid4()),
         messages=[UserMessage(id=message or str(uuid.uuid4()), content=text)] if text else [],
-        state={},
-        tools=[],
-        context=[],
-        forwarded_props={},
-        **more,
+        **{"state": {}, "tools": [], "context": [], "forwarded_props": {}} | more,
     )
     dumped: dict[str, Any] = asked.model_dump(mode="json", by_alias=True, exclude_none=True)
     return dumped
@@ -118,7 +155,8 @@ class Told:
         if fields:
             self.ids.append(fields["id"])
             self.events.append(json.loads(fields["data"]))
-            EVENT.validate_python(self.events[-1])
+            if self.events[-1]["type"] != "SOMETHING_NEW":
+                EVENT.validate_python(self.events[-1])
 
     def is_whole(self) -> bool:
         """Nothing twice, in order, and the digest of the terminal event is right."""
@@ -131,11 +169,19 @@ class Told:
 def proven(events: list[dict[str, Any]]) -> bool:
     """Whether the digest holds, computed as docs/protocol.md says for AG-UI over HTTP."""
     digest = Digest()
-    names = {name: events[0][name] for name in ("threadId", "runId")}
+    ids = events[0]["metadata"]["narthex"]
+    names = {name: ids[name] for name in ("threadId", "runId")}
     for event in events:
-        digest.feed({name: value for name, value in event.items() if name != "metadata"} | names)
+        ours = {"RUN_STARTED", "RUN_FINISHED", "RUN_ERROR"}
+        kept = {n: v for n, v in event.items() if n != "metadata" or event["type"] not in ours}
+        digest.feed(kept | (ids if event["type"] == "RUN_STARTED" else names))
     proof = events[-1]["metadata"]["narthex"]
     return bool(proof["digest"] == digest.value())
+
+
+def real(told: Told, name: str = "runId") -> str:
+    """The gateway's own id, which the stream tells beside the client's."""
+    return str(told.events[0]["metadata"]["narthex"][name])
 
 
 async def stream(response: httpx2.Response, told: Told, *, until: int = 1_000_000) -> Told:
@@ -197,12 +243,23 @@ async def test_the_same_message_gives_the_same_run_and_last_event_id_goes_on(
     whole = await ask(http, "/agui/words", body, mine)
     assert whole.is_whole()
     assert whole.events[-1] == told.events[-1]
-    run_id = whole.events[0]["runId"]
+    assert whole.events[0]["runId"] == body["runId"]
+    assert whole.events[0]["threadId"] == "t-1"
+    run_id = real(whole)
     followed = Told()
     path = f"/agui/words/runs/{run_id}"
     async with http.stream("GET", path, headers=mine | {"Last-Event-ID": whole.ids[2]}) as response:
         await stream(response, followed)
-    assert followed.events == whole.events[3:]
+    assert [e | {"metadata": 0} for e in followed.events[:-1]] == [
+        e | {"metadata": 0} for e in whole.events[3:-1]
+    ]
+    assert (followed.events[-1]["threadId"], followed.events[-1]["runId"]) == (
+        real(whole, "threadId"),
+        run_id,
+    )
+    named = Told()
+    async with http.stream("GET", f"/agui/words/runs/{body['runId']}?threadId=t-1", headers=mine) as response:
+        assert (await stream(response, named)).events == whole.events
     async with http.stream("GET", path, headers=mine | {"Last-Event-ID": whole.ids[-1]}) as response:
         assert (await stream(response, Told())).events == []  # it has everything: nothing hangs
 
@@ -240,11 +297,13 @@ async def test_an_interrupt_is_answered_with_resume(running: Running, http: http
     assert stranger.status_code == 404
     elsewhere = await http.post("/agui/careful", json=said("", "t-2", resume=answer), headers=mine)
     assert elsewhere.status_code == 404
-    first = await ask(http, "/agui/careful", said("", resume=answer), mine)
+    resumed = said("", resume=answer)
+    first = await ask(http, "/agui/careful", resumed, mine)
     assert first.text == "ok=True"
+    assert first.events[0]["runId"] == resumed["runId"]
     assert first.events[0]["parentRunId"] == told.events[0]["runId"]
     assert first.is_whole()
-    assert (await ask(http, "/agui/careful", said("", resume=answer), mine)).events == first.events
+    assert (await ask(http, "/agui/careful", resumed, mine)).events == first.events
 
 
 async def test_a_dismissed_interrupt_ends_cancelled(running: Running, http: httpx2.AsyncClient) -> None:
@@ -264,19 +323,19 @@ async def test_threads_are_the_tenants_and_the_members_own(
 ) -> None:
     """The same name for two users or in two tenants is two threads; another user's thread is 404 by its id."""
     told = await ask(http, "/agui/words", said("mine"), bearer(running))
-    thread = told.events[0]["threadId"]
+    thread = real(told, "threadId")
     refused = await http.post("/agui/words", json=said("x", thread), headers=bearer(running, "eve"))
     assert (refused.status_code, refused.json()["code"]) == (404, "thread_not_found")
     eves = await ask(http, "/agui/words", said("mine too"), bearer(running, "eve"))
     assert eves.text == "mine too "
-    assert eves.events[0]["threadId"] != thread
+    assert real(eves, "threadId") != thread
     again = await ask(http, "/agui/words", said("mine again"), bearer(running))
-    assert again.events[0]["threadId"] == thread
+    assert real(again, "threadId") == thread
     other = await ask(http, "/agui/words", said("ours"), bearer(running, "ada", tenant="globex"))
-    assert other.events[0]["threadId"] != thread
+    assert real(other, "threadId") != thread
     by_id = await ask(http, "/agui/words", said("theirs", thread), bearer(running, "ada", tenant="globex"))
-    assert by_id.events[0]["threadId"] != thread
-    run_id = told.events[0]["runId"]
+    assert real(by_id, "threadId") != thread
+    run_id = real(told)
     for stranger in (bearer(running, "eve"), bearer(running, "ada", tenant="globex")):
         refused = await http.get(f"/agui/words/runs/{run_id}", headers=stranger)
         assert (refused.status_code, refused.json()["code"]) == (404, "run_not_found")
@@ -292,13 +351,13 @@ async def test_a_pydantic_ai_agent_is_behind_it(running: Running, http: httpx2.A
 
 
 async def test_what_is_refused_says_why(running: Running, http: httpx2.AsyncClient) -> None:
-    """No credential, no such agent, no user message, a picture, a client's tool result, a bad position."""
+    """No credential, no such agent, no user message, a picture, a tool's result without its call, a bad position."""
     mine = bearer(running)
     anonymous = await http.post("/agui/words", json=said("x"))
     assert (anonymous.status_code, anonymous.json()["code"]) == (401, "auth_required")
     assert anonymous.headers["www-authenticate"].startswith("Bearer")
     assert (await http.get("/agui")).status_code == 401
-    tool = {"id": "r", "role": "tool", "toolCallId": "c", "content": "42"}
+    tool = {"id": "r", "role": "tool", "content": "42"}
     picture = {"id": "p", "role": "user", "content": [{"type": "image", "source": {}}]}
     for path, body, status, code in (
         ("/agui/nobody", said("x"), 404, "agent_not_found"),
@@ -308,9 +367,11 @@ async def test_what_is_refused_says_why(running: Running, http: httpx2.AsyncClie
             "/agui/words",
             said("x") | {"messages": [*said("x")["messages"], tool]},
             422,
-            "tool_results_not_taken",
+            "bad_body",
         ),
         ("/agui/words", {"threadId": "t"}, 422, "bad_body"),
+        ("/agui/words", said("x", forwarded_props={"narthex": {"busy": "never"}}), 422, "bad_body"),
+        ("/agui/words", said("x", state={"s": "x" * 300_000}), 413, "input_too_large"),
         ("/agui/words", said("x" * 40_000), 413, "text_too_large"),
         ("/agui/words", said("x" * 1_100_000), 413, "body_too_large"),
     ):
@@ -358,7 +419,14 @@ async def test_a_connection_that_ends_at_once_says_why(
 async def test_capabilities_are_agui_s_and_true(running: Running, http: httpx2.AsyncClient) -> None:
     """The list parses with AG-UI's own model; the tests here prove each declared capability."""
     agents = (await http.get("/agui", headers=bearer(running))).json()["agents"]
-    assert [agent["name"] for agent in agents] == ["words", "patient", "careful", "weather", "flood"]
+    assert [agent["name"] for agent in agents] == [
+        "words",
+        "patient",
+        "careful",
+        "weather",
+        "flood",
+        "curious",
+    ]
     found = AgentCapabilities.model_validate(agents[0]["capabilities"])
     assert found.transport is not None
     assert (found.transport.streaming, found.transport.websocket, found.transport.resumable) == (True,) * 3
@@ -403,7 +471,8 @@ async def test_a_revoked_token_ends_the_stream(running: Running, http: httpx2.As
 
 async def test_a_reader_that_stops_reading_is_cut_off(running: Running, http: httpx2.AsyncClient) -> None:
     """Its backlog is bounded as a socket's; then the connection is dropped, its slot is free, and the run goes on."""
-    body = json.dumps(said("go", message="m-1"))
+    sent = said("go", message="m-1")
+    body = json.dumps(sent)
     port = int(running.http.rpartition(":")[2])
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -419,6 +488,136 @@ async def test_a_reader_that_stops_reading_is_cut_off(running: Running, http: ht
         assert parts is not None
         await until(lambda: parts.core.limiter.total == 1)
         await until(lambda: parts.core.limiter.total == 0, 20)
-    whole = await ask(http, "/agui/flood", said("go", message="m-1"), bearer(running))
+    whole = await ask(http, "/agui/flood", sent, bearer(running))
     assert whole.is_whole()
     assert len(whole.text) == 150 * 16_000
+
+
+async def test_what_a_client_sends_reaches_the_agent(running: Running, http: httpx2.AsyncClient) -> None:
+    """Tools, context, state, forwardedProps, version and parent; its message id is the thread's."""
+    mine = bearer(running)
+    sent = said(
+        "later",
+        message="from-the-client",
+        tools=[{"name": "colour", "description": "Paints.", "parameters": {"type": "object"}}],
+        context=[{"description": "page", "value": "home"}],
+        state={"theme": "dark"},
+        forwarded_props={"a": 1, "narthex": {"input": True}},
+        protocol_version="1.0.0",
+        parent_run_id="earlier",
+    )
+    told = (await ask(http, "/agui/curious", sent, mine)).events
+    seen = SEEN[-1]
+    assert seen["tools"][0]["name"] == "colour"
+    assert seen["context"] == [{"description": "page", "value": "home"}]
+    assert (seen["state"], seen["forwarded"], seen["version"], seen["parent"]) == (
+        {"theme": "dark"},
+        {"a": 1},
+        "1.0.0",
+        "earlier",
+    )
+    assert seen["messages"][-1]["id"] == "from-the-client"
+    assert told[0]["parentRunId"] == "earlier"
+    assert told[0]["input"]["state"] == {"theme": "dark"}
+    assert told[0]["input"]["runId"] == sent["runId"]
+    # A type that AG-UI does not have passes as it is, and counts in the digest.
+    assert {"type": "SOMETHING_NEW", "value": None, "messageId": "x"} in told
+    assert proven(told)
+    assert (told[-1]["usage"], told[-1]["result"]) == (
+        [{"model": "m", "inputTokens": 3, "outputTokens": 5}],
+        {"sum": 8},
+    )
+    run_id = told[0]["metadata"]["narthex"]["runId"]
+    found = (await http.get(f"/api/v1/runs/{run_id}", headers=mine)).json()
+    assert found["usage"] == told[-1]["usage"]
+
+
+async def test_the_state_comes_back_in_the_next_run(running: Running, http: httpx2.AsyncClient) -> None:
+    """A snapshot and a delta are what the next run has, of a client without one; a client's own state counts."""
+    mine = bearer(running)
+    await ask(http, "/agui/curious", said("first"), mine)
+    await ask(http, "/agui/curious", said("next"), mine)
+    assert SEEN[-1]["state"] == {"count": 1, "list": ["a", "b"]}
+    await ask(http, "/agui/curious", said("mine", state={"count": 2}), mine)
+    assert SEEN[-1]["state"] == {"count": 2}
+    await ask(http, "/agui/curious", said("last"), mine)
+    assert SEEN[-1]["state"] == {"count": 2}
+
+
+async def test_a_client_s_tool_ends_the_run_and_its_result_goes_on(
+    running: Running, http: httpx2.AsyncClient
+) -> None:
+    """The call ends the run; the result in the next request begins one whose agent has call and result."""
+    mine = bearer(running)
+    asked = said("tool", message="m-tool")
+    called = await ask(http, "/agui/curious", asked, mine)
+    assert called.kinds[-2:] == ["TOOL_CALL_END", "RUN_FINISHED"]
+    call = {"id": "call-of-the-client", "type": "function", "function": {"name": "colour", "arguments": "{}"}}
+    result = {"id": "result-1", "role": "tool", "toolCallId": "call-of-the-client", "content": "painted"}
+    answer = said("x") | {
+        "messages": [*asked["messages"], {"id": "a", "role": "assistant", "toolCalls": [call]}, result]
+    }
+    went_on = await ask(http, "/agui/curious", answer, mine)
+    assert went_on.text == "heard painted"
+    assert went_on.is_whole()
+    made, returned = SEEN[-1]["messages"][-2:]
+    assert made["calls"] == [("call-of-the-client", "colour", '{"to": "red"}')]
+    assert (returned["role"], returned["of"], returned["id"]) == ("tool", "call-of-the-client", "result-1")
+    assert (await ask(http, "/agui/curious", answer, mine)).events == went_on.events
+    thread = (await http.get(f"/api/v1/threads/{real(went_on, 'threadId')}", headers=mine)).json()
+    [kept] = [one for one in thread["messages"] if one["role"] == "tool"]
+    assert kept["content"] == "painted"
+
+
+async def test_a_run_is_cancelled_by_either_name(running: Running, http: httpx2.AsyncClient) -> None:
+    """By the client's own runId and by the gateway's; another user's run is 404; a client may cancel by leaving."""
+    mine = bearer(running)
+    for wished in ("name", "id", "leave"):
+        props = {"narthex": {"onDisconnect": "cancel"}} if wished == "leave" else {}
+        sent = said(f"gate-{wished}", f"t-{wished}", forwarded_props=props)
+        told = Told()
+        async with http.stream("POST", "/agui/patient", json=sent, headers=mine) as response:
+            await stream(response, told, until=3)
+            name = {"name": sent["runId"], "id": real(told)}.get(wished)
+            if name is not None:
+                path = f"/agui/patient/runs/{name}/cancel"
+                assert (await http.post(path, headers=bearer(running, "eve"))).status_code == 404
+                done = await http.post(path, headers=mine)
+                assert (done.status_code, done.json()["run_id"]) == (200, real(told))
+        rest = Told()
+        async with http.stream("GET", f"/agui/patient/runs/{real(told)}", headers=mine) as response:
+            await stream(response, rest)
+        assert rest.events[-1]["outcome"] == {"type": "cancelled"}, wished
+
+
+async def test_the_id_of_a_message_names_one_message(running: Running, http: httpx2.AsyncClient) -> None:
+    """The same message with another runId is answered again and not sent twice; another text with its id is refused."""
+    mine = bearer(running)
+    first = await ask(http, "/agui/words", said("hello", message="m"), mine)
+    again = await ask(http, "/agui/words", said("hello", message="m"), mine)
+    assert real(first) != real(again)
+    thread = (await http.get(f"/api/v1/threads/{real(first, 'threadId')}", headers=mine)).json()
+    assert thread["messages"][0]["message_id"] == "m"
+    assert [one["role"] for one in thread["messages"]] == ["user", "assistant", "assistant"]
+    other = await http.post("/agui/words", json=said("bye", message="m"), headers=mine)
+    assert (other.status_code, other.json()["code"]) == (409, "message_id_used")
+
+
+async def test_a_busy_thread_does_as_the_request_says(running: Running, http: httpx2.AsyncClient) -> None:
+    """Refused, cancelled and followed, or waiting: by `busy`."""
+    mine = bearer(running)
+
+    def wish(text: str, busy: str) -> dict[str, Any]:
+        return said(text, forwarded_props={"narthex": {"busy": busy}})
+
+    async with http.stream("POST", "/agui/patient", json=said("gate-busy"), headers=mine) as response:
+        told = await stream(response, Told(), until=3)
+        refused = await http.post("/agui/words", json=wish("no", "reject"), headers=mine)
+        assert (refused.status_code, refused.json()["code"]) == (409, "thread_busy")
+        thread = (await http.get(f"/api/v1/threads/{real(told, 'threadId')}", headers=mine)).json()
+        assert [one["content"] for one in thread["messages"]] == ["gate-busy"]
+        went_on = await ask(http, "/agui/words", wish("go on", "interrupt"), mine)
+        assert went_on.text == "go on "
+    cancelled = await http.get(f"/agui/patient/runs/{real(told)}", headers=mine)
+    assert '"outcome":{"type":"cancelled"}' in cancelled.text
+    assert (await ask(http, "/agui/words", wish("idle", "reject"), mine)).text == "idle "

@@ -13,7 +13,7 @@ import contextlib
 import functools
 import hashlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -33,8 +33,9 @@ from narthex.app.thread_view import (
     ThreadView,
     ended_in,
 )
+from narthex.domain.agent_input import ToolResult
 from narthex.domain.channels import channel_key, thread_channel
-from narthex.domain.events import text_content, text_end, text_start
+from narthex.domain.events import text_content, text_end, text_start, tool_call_result
 from narthex.domain.identity import Identity
 from narthex.domain.plans import DAY_S, INVITATION_DAYS, Plan
 from narthex.domain.runs import RunState
@@ -230,6 +231,10 @@ class Chat:
                 OpenQuestion.of(interrupt)
                 for interrupt in await self._runs.open_interrupts(tenant, thread_id)
             ],
+            states={
+                agent: msgspec.json.decode(state)
+                for agent, state in (await self._runs.agent_states(tenant, thread_id)).items()
+            },
             channel=name,
             offset=min([page.top.offset, *starts]),
             epoch=page.top.epoch,
@@ -428,11 +433,20 @@ class Chat:
     # -- messages ------------------------------------------------------------------------------------------
 
     async def post(self, identity: Identity, thread_id: str, message_id: str, text: str) -> Position:
+        """As `say`; returns the position."""
+        return (await self.say(identity, thread_id, message_id, text))[0]
+
+    async def say(
+        self, identity: Identity, thread_id: str, message_id: str, text: str
+    ) -> tuple[Position, bool]:
         """Store and publish a user's message; the caller has checked the right. Idempotent by `message_id` as long as
         the store has it: a repeat publishes only the events that the log lacks, however late it comes.
 
         Returns:
-            The channel's position after the message.
+            The channel's position after the message, and whether it is new in the thread.
+
+        Raises:
+            ClientError: `message_id_used` (409): another message of the thread has this id.
         """
         key = channel_key(identity.tenant, thread_channel(thread_id))
         after = self._broker.known_position(key) or (await self._broker.history(key, limit=0)).top
@@ -447,8 +461,15 @@ class Chat:
             detail=encode_json({"name": identity.name}).decode() if identity.name else "{}",
         )
         kept = await self._threads.post(identity.tenant, message, after)
+        if not kept.same:
+            raise ClientError(
+                "message_id_used",
+                "Another message of the thread has this id.",
+                "Give every message an id of its own, for example a random UUID.",
+                number=409,
+            )
         if kept.at is not None:
-            return kept.at
+            return kept.at, False
         there: dict[int, Position] = {}
         if kept.after is not None:
             there = await self._said_of(key, message_id, kept.after)
@@ -467,7 +488,26 @@ class Chat:
             # The store lost it meanwhile: it went back in time (a fail-over, a restored copy).
             await self._threads.post(identity.tenant, message, after)
             await self._threads.posted(identity.tenant, thread_id, message_id, *place)
-        return there[2]
+        return there[2], True
+
+    async def post_results(
+        self, identity: Identity, thread_id: str, results: Sequence[ToolResult]
+    ) -> Position:
+        """Publish results of tools that the user's client ran, for the other devices; the run that they begin stores
+        them. Idempotent by their message ids. Returns the channel's position after them.
+        """
+        key = channel_key(identity.tenant, thread_channel(thread_id))
+        at = Position(0, "")
+        for result in results:
+            event = tool_call_result(result.message_id, result.tool_call_id, result.content)
+            event |= {"threadId": thread_id, "userId": identity.subject}
+            if result.error:
+                event["error"] = result.error
+            found = await self._broker.publish(
+                key, encode_json(event), key=f"result:{result.tool_call_id}:{result.message_id}"
+            )
+            at = Position(found.offset, found.epoch)
+        return at
 
     async def _said_of(self, key: str, message_id: str, after: Position) -> dict[int, Position]:
         """The message's three events that the log has already from an earlier try, by their number."""

@@ -11,6 +11,8 @@ from typing import Final
 from narthex.app.chat import TEXT_BYTES, Chat, derived_id
 from narthex.app.quotas import Quotas
 from narthex.app.runs.engine import RunEngine
+from narthex.app.runs.requests import STEER_BYTES
+from narthex.domain.agent_input import AgentInput
 from narthex.domain.identity import Identity
 from narthex.domain.mentions import unknown_addressee
 from narthex.domain.titles import title_of
@@ -27,15 +29,17 @@ class Started:
 
     Attributes:
         queued: whether it waits behind another.
-        said_at: the channel's position after the user's message; None when the run existed already.
+        said_at: the channel's position after the user's message; None when the run, or the message, existed already.
+        steered: the message was given to this run, which was under way.
     """
 
-    __slots__ = ("queued", "run", "said_at")
+    __slots__ = ("queued", "run", "said_at", "steered")
 
-    def __init__(self, run: Run, *, queued: bool, said_at: Position | None) -> None:
+    def __init__(self, run: Run, *, queued: bool, said_at: Position | None, steered: bool = False) -> None:
         self.run = run
         self.queued = queued
         self.said_at = said_at
+        self.steered = steered
 
 
 class RunStarter:
@@ -61,23 +65,30 @@ class RunStarter:
         thread_id: str | None = None,
         agent: str | None = None,
         create: bool = False,
+        message_id: str = "",
+        given: AgentInput | None = None,
+        busy: str = "",
     ) -> Started:
         """Send a message in a thread and let an agent answer. Ids derive from the user and `client_message_id`.
 
         Args:
             identity: the sender.
-            text: the message.
+            text: the message; empty where `given` has results of the client's tools, or the agent goes on without one.
             client_message_id: idempotency key, unique per user.
             thread_id: the thread; None begins a new one.
             agent: its name; None for the mentioned or the default one. A text that begins with a name that is
                 neither an agent's nor a member's is refused.
             create: begin the thread `thread_id` if there is none (the gateway itself must have made the id: thread
                 ids are one name space for all tenants).
+            message_id: the message's id, if the client chose it; the same message again is not sent twice.
+            given: what the client sends beside the message.
+            busy: what the message does in a thread with a run (`domain.runs.BUSY`); empty: as the agent declares.
 
         Raises:
-            ClientError: `text_too_large` (413), `agent_not_found`, `thread_not_found` (404), `client_message_id_used`
-                (409: in another thread), `rate_limited`, `queue_full` (429). Unless two requests
-                came at the same moment, no message was sent then.
+            ClientError: `text_too_large`, `input_too_large` (413), `agent_not_found`, `thread_not_found` (404),
+                `client_message_id_used` (409: in another thread), `message_id_used`, `thread_busy` (409),
+                `rate_limited`, `queue_full` (429). Unless two requests came at the same moment, no message was sent
+                then.
         """
         known = await self._chat.run_of_message(identity, client_message_id)
         if known is not None:
@@ -85,7 +96,10 @@ class RunStarter:
                 raise _used()
             return Started(known, queued=known.state == "queued", said_at=None)
         bounded(text)
+        given = given or AgentInput()
+        given.encoded()  # raises before a message is sent
         chosen = self._engine.choose(agent, text)
+        busy = busy or chosen.busy
         named = None if agent else unknown_addressee(text, self._engine.agents)
         # It may be a member's name; an unknown name must not get another agent's answer.
         if named and (thread_id is None or not await self._chat.has_member(identity, thread_id, named)):
@@ -98,13 +112,21 @@ class RunStarter:
             await self._chat.create(identity, title_of(text) or UNTITLED, thread_id)
         else:
             await self._chat.require(identity, thread_id)
-        await self._engine.require_room(identity, thread_id)
         # The id depends on the text too: a repeat publishes and stores the same text under one id.
-        message_id = derived_id("message", identity, f"{client_message_id}\x00{thread_id}\x00{text}")
+        message_id = message_id or derived_id(
+            "message", identity, f"{client_message_id}\x00{thread_id}\x00{text}"
+        )
+        if busy == "interrupt":
+            await self._engine.requests.cancel_thread(identity, thread_id)
+        elif busy == "steer" and text:
+            steered = await self._steered(identity, thread_id, chosen.name, message_id, text)
+            if steered is not None:
+                return steered
+        await self._engine.require_room(identity, thread_id, queue=busy != "reject")
         with ending(current_span().child("publish", kind="producer")) as span:
             if span.recording:
                 span.set({"messaging.operation.type": "send", "narthex.message_id": message_id})
-            said_at = await self._chat.post(identity, thread_id, message_id, text)
+            said_at, fresh = await self._said(identity, thread_id, message_id, text, given)
         try:
             run, queued = await self._engine.start(
                 identity,
@@ -115,6 +137,8 @@ class RunStarter:
                 chosen.name,
                 run_id=derived_id("run", identity, client_message_id),
                 after=said_at,
+                given=given,
+                queue=busy != "reject",
             )
         except ClientError as fault:
             if (
@@ -124,7 +148,36 @@ class RunStarter:
             raise
         if run.thread_id != thread_id:  # begun at the same moment
             raise _used()
-        return Started(run, queued=queued, said_at=said_at)
+        return Started(run, queued=queued, said_at=said_at if fresh else None)
+
+    async def _said(
+        self, identity: Identity, thread_id: str, message_id: str, text: str, given: AgentInput
+    ) -> tuple[Position | None, bool]:
+        """Publish what the run answers; a position after it, and whether it is new in the thread."""
+        at: Position | None = None
+        fresh = bool(given.results)
+        if given.results:
+            at = await self._chat.post_results(identity, thread_id, given.results)
+        if text:
+            at, fresh = await self._chat.say(identity, thread_id, message_id, text)
+        return at, fresh
+
+    async def _steered(
+        self, identity: Identity, thread_id: str, agent: str, message_id: str, text: str
+    ) -> Started | None:
+        """Give the message to the thread's run, if its agent takes it now; None: it must wait like any other."""
+        run = await self._engine.requests.running(identity, thread_id)
+        if run is None or run.agent != agent or len(text.encode()) > STEER_BYTES:
+            return None
+        _, fresh = await self._chat.say(identity, thread_id, message_id, text)
+        if fresh:
+            try:
+                await self._engine.requests.steer(identity, run.run_id, text)
+            except (
+                ClientError
+            ):  # it ends, or its agent does not read: the message is sent, and gets a run of its own
+                return None
+        return Started(run, queued=False, said_at=None, steered=True)
 
 
 def _used() -> ClientError:

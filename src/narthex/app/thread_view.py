@@ -7,7 +7,7 @@ has it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 
@@ -43,7 +43,9 @@ class ListedThread(Thread, frozen=True, kw_only=True):
 
 
 class OpenQuestion(msgspec.Struct, frozen=True, kw_only=True):
-    """An approval that waits for its answer. `schema` is JSON text, `answerable_by` as in the agent's `ask`."""
+    """An approval that waits for its answer. `schema` is JSON text, `answerable_by` as in the agent's `ask`,
+    `detail` JSON text of AG-UI's other members of an interrupt.
+    """
 
     interrupt_id: str
     run_id: str
@@ -52,6 +54,7 @@ class OpenQuestion(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
     expires_at: float
     answerable_by: str
+    detail: str
 
     @classmethod
     def of(cls, interrupt: Interrupt) -> Self:
@@ -117,6 +120,7 @@ class ThreadView(msgspec.Struct, kw_only=True):
         runs: those that are queued or running.
         outcomes: ended runs: of the messages here, and begun between them. A run without a message is here too.
         outcomes_next: params of `thread.outcomes` for the runs that did not fit; None: `outcomes` has all.
+        states: the state of each agent, as its last run left it.
         offset: subscribe to the thread's channel with `since {offset, epoch}`: every event that is not in
             `messages` comes after it (some that are may come again: match by message id).
     """
@@ -133,6 +137,7 @@ class ThreadView(msgspec.Struct, kw_only=True):
     channel: str
     offset: int
     epoch: str
+    states: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 def ended_in(publications: Iterable[Publication]) -> set[str]:

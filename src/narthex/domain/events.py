@@ -8,6 +8,7 @@ and may be joined with its neighbour, everything else is a lifecycle event and n
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 Event = dict[str, Any]
@@ -64,7 +65,9 @@ REQUIRED: Final[dict[str, dict[str, type | tuple[type, ...]]]] = {
     "RUN_FINISHED": {"threadId": str, "runId": str},
     "RUN_ERROR": {"message": str},
 }
-"""Every type that may stand in a thread's log, with its required members. Chunks are expanded before."""
+"""The types of AG-UI 1.0 with their required members. Chunks are expanded before. Other types pass unchecked."""
+
+_TYPE: Final = re.compile(r"[A-Z][A-Z0-9_]{0,99}")
 
 
 def is_delta(event: Event) -> bool:
@@ -80,15 +83,14 @@ def is_terminal(event: Event) -> bool:
 def shape_fault(event: Event) -> str | None:
     """The first fault of an event's shape, as a sentence; None when there is none.
 
-    Only what AG-UI requires is checked; more members are allowed and kept.
+    Only what AG-UI requires is checked; more members are allowed and kept, and so are types that it does not have.
     """
     kind = event.get("type")
     if not isinstance(kind, str):
         return "An event must have a `type` that is a string."
-    required = REQUIRED.get(kind)
-    if required is None:
-        return f"{kind[:60]} is not an event type of AG-UI 1.0."
-    for member, wanted in required.items():
+    if kind not in REQUIRED and _TYPE.fullmatch(kind) is None:
+        return f"{kind[:60]!r} is not the name of an event type: capital letters, digits and _."
+    for member, wanted in REQUIRED.get(kind, {}).items():
         value = event.get(member)
         if not isinstance(value, wanted):
             names = wanted.__name__ if isinstance(wanted, type) else " or ".join(t.__name__ for t in wanted)
@@ -98,11 +100,15 @@ def shape_fault(event: Event) -> str | None:
     return None
 
 
-def run_started(thread_id: str, run_id: str, *, parent_run_id: str = "") -> Event:
+def run_started(
+    thread_id: str, run_id: str, *, parent_run_id: str = "", run_input: Event | None = None
+) -> Event:
     """RUN_STARTED; `parent_run_id` for a run that goes on after an approval."""
     event: Event = {"type": RUN_STARTED, "threadId": thread_id, "runId": run_id}
     if parent_run_id:
         event["parentRunId"] = parent_run_id
+    if run_input is not None:
+        event["input"] = run_input
     return event
 
 
@@ -124,22 +130,38 @@ def cancelled() -> Event:
     return {"type": "cancelled"}
 
 
-def interrupted(
-    interrupt_id: str, message: str, response_schema: Event, expires_at: str, answerable_by: str = ""
+def interrupt(
+    interrupt_id: str,
+    message: str,
+    response_schema: Event,
+    expires_at: str,
+    *,
+    answerable_by: str = "",
+    reason: str = "input_required",
+    tool_call_id: str = "",
+    metadata: Event | None = None,
 ) -> Event:
-    """Outcome: the run waits for a person; `expires_at` is RFC 3339 in UTC, `answerable_by` of
+    """A question in the outcome `interrupted`; `expires_at` is RFC 3339 in UTC, `answerable_by` of
     `domain.answer_permission`.
     """
-    interrupt = {
+    found: Event = {
         "id": interrupt_id,
-        "reason": "input_required",
+        "reason": reason,
         "message": message,
         "responseSchema": response_schema,
         "expiresAt": expires_at,
     }
-    if answerable_by:
-        interrupt["metadata"] = {"answerableBy": answerable_by}
-    return {"type": "interrupt", "interrupts": [interrupt]}
+    if tool_call_id:
+        found["toolCallId"] = tool_call_id
+    metadata = {**(metadata or {}), **({"answerableBy": answerable_by} if answerable_by else {})}
+    if metadata:
+        found["metadata"] = metadata
+    return found
+
+
+def interrupted(interrupts: list[Event]) -> Event:
+    """Outcome: the run waits for people's answers."""
+    return {"type": "interrupt", "interrupts": interrupts}
 
 
 def run_error(message: str, code: str) -> Event:

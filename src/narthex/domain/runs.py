@@ -45,6 +45,10 @@ TRANSITIONS: Final[dict[tuple[RunState, str], RunState]] = {
 ACTIVE: Final = frozenset({RunState.QUEUED, RunState.RUNNING})
 TERMINAL: Final = frozenset(RunState) - ACTIVE
 
+BUSY: Final = ("enqueue", "reject", "interrupt", "steer")
+"""What a message does in a thread with an active run: wait behind it, be refused (`thread_busy`), cancel it and go on,
+or be given to its agent (`run.steer`), and wait where the agent cannot take it."""
+
 RUN_ERRORS: Final[dict[str, str]] = {
     "agent_failed": "The agent raised an error.",
     "agent_timeout": "The agent did not finish within the run's time.",
@@ -70,6 +74,16 @@ def queue_full(limit: int) -> ClientError:
         f"The thread has {limit} runs waiting already.",
         "Wait for a run to finish, or cancel one.",
         number=429,
+    )
+
+
+def thread_busy() -> ClientError:
+    """The error for a message that must not wait (`busy: reject`)."""
+    return ClientError(
+        "thread_busy",
+        "The thread has a queued or running run.",
+        "Wait for its end, cancel it, or send the message with another `busy`.",
+        number=409,
     )
 
 

@@ -36,6 +36,7 @@ class TranscriptEntry(msgspec.Struct, kw_only=True):
         epoch: the epoch of `began_offset`.
         parts: its text (a tool call: its arguments' JSON text) in pieces.
         result: the tool's return value; None until it returns.
+        result_id: the messageId of that value.
     """
 
     message_id: str
@@ -48,6 +49,7 @@ class TranscriptEntry(msgspec.Struct, kw_only=True):
     name: str = ""
     parent_message_id: str = ""
     result: str | None = None
+    result_id: str = ""
 
     @property
     def text(self) -> str:
@@ -141,6 +143,7 @@ class Transcript:
         self._open("tool", entry)  # a result of a call that an earlier run made
         known = self._by_key[("tool", event["toolCallId"])]
         known.result = _plain(event["content"])
+        known.result_id = event["messageId"]
         known.offset = offset
 
     def _end(self, event: Event, offset: int, _at: float) -> None:

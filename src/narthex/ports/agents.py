@@ -13,17 +13,68 @@ from typing import Any, Protocol, TypeVar, overload
 
 import msgspec
 
+from narthex.domain.runs import BUSY
+
 Event = dict[str, Any]
 """One AG-UI event in its JSON form (camelCase members). Any: its members depend on `type`."""
 
 
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A call of a tool in an earlier message; `arguments` is JSON text."""
+
+    call_id: str
+    name: str
+    arguments: str = ""
+
+
 class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """A message as agents see it: `role` is user, assistant, tool or system."""
+    """A message as agents see it: `role` is user, assistant, tool or system.
+
+    Attributes:
+        name: the author; of a tool's message the tool.
+        tool_calls: of an assistant's message, each answered by a tool's message that follows.
+        tool_call_id: of a tool's message: the call that it answers.
+    """
 
     role: str
     content: str
     message_id: str = ""
     name: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """One question of `RunInput.ask_all`; `reason`, `tool_call_id` and `metadata` are AG-UI's members of an interrupt.
+
+    Attributes:
+        schema: see `RunInput.ask`.
+        text: the question.
+        answerable_by: see `RunInput.ask`.
+        reason: why the agent asks, in AG-UI's terms.
+        tool_call_id: the call of a tool that waits for the answer.
+        metadata: passed to clients as it is.
+        question_id: the agent's own id; kept where the tenant has no such question yet.
+        dismissable: a dismissal (AG-UI's status `cancelled`) is an answer too: `Answer.payload` is None then. Else it
+            ends the run and the agent.
+    """
+
+    schema: Mapping[str, Any]
+    text: str
+    answerable_by: str = ""
+    reason: str = "input_required"
+    tool_call_id: str = ""
+    metadata: dict[str, Any] = {}
+    question_id: str = ""
+    dismissable: bool = False
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a question. `question_id` is the agent's own id; `status` is `resolved` or `cancelled`."""
+
+    question_id: str
+    status: str
+    payload: Any
 
 
 class AgentUser(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +119,50 @@ class RunInput(Protocol):
     @property
     def attempt(self) -> int:
         """1, or more after a restart (`restartable=True`)."""
+
+    @property
+    def state(self) -> Any:
+        """The agent's state in this thread: the client's, else as the last run left it; None: there is none."""
+
+    @property
+    def tools(self) -> list[dict[str, Any]]:
+        """Tools that the client runs, AG-UI's Tool. Call one by its TOOL_CALL events and end the run without a result:
+        the next run brings it.
+        """
+
+    @property
+    def context(self) -> list[dict[str, Any]]:
+        """What the client says about its situation, AG-UI's Context."""
+
+    @property
+    def forwarded(self) -> dict[str, Any]:
+        """AG-UI's `forwardedProps`."""
+
+    @property
+    def parent_run_id(self) -> str:
+        """The run that this one branches from, as the client says."""
+
+    @property
+    def protocol_version(self) -> str:
+        """AG-UI's version that the client speaks, as it says; empty: it did not."""
+
+    @property
+    def resume(self) -> list[Answer]:
+        """Answers to questions of an earlier run whose coroutine is gone; only for agents with `resumable`."""
+
+    def report(self, *, usage: Sequence[Mapping[str, Any]] = (), result: Any = None) -> None:
+        """Say what the run used and returned; both stand in its terminal event.
+
+        Args:
+            usage: entries of AG-UI's TokenUsage, which are added to those reported before.
+            result: RUN_FINISHED's `result`; None leaves the one before.
+
+        Raises:
+            ValueError: it cannot be represented exactly in JSON.
+        """
+
+    async def ask_all(self, questions: Sequence[Question]) -> list[Answer]:
+        """As `ask`, for several questions at once, all of which must be answered. Answers come in their order."""
 
     async def ask(self, schema: Mapping[str, Any], text: str, *, answerable_by: str = "") -> Any:
         """Ask a person. First close every message that you opened; text yielded as `str` is closed for you.
@@ -114,7 +209,12 @@ MAX_SUGGESTION_CHARACTERS = 200
 def agent(function: FunctionT, /) -> FunctionT: ...
 @overload
 def agent(
-    *, name: str = "", restartable: bool = False, description: str = "", suggestions: Sequence[str] = ()
+    *,
+    name: str = "",
+    restartable: bool = False,
+    description: str = "",
+    suggestions: Sequence[str] = (),
+    busy: str = "enqueue",
 ) -> Callable[[FunctionT], FunctionT]: ...
 def agent(
     function: FunctionT | None = None,
@@ -124,6 +224,7 @@ def agent(
     restartable: bool = False,
     description: str = "",
     suggestions: Sequence[str] = (),
+    busy: str = "enqueue",
 ) -> Callable[[FunctionT], FunctionT] | FunctionT:
     """Declare an agent function's properties; exported as `narthex.agent`. `@narthex.agent` alone works as well.
 
@@ -133,10 +234,13 @@ def agent(
         restartable: it may run again from the start after its owner died.
         description: one line for people.
         suggestions: first messages that the chat page offers; at most `MAX_SUGGESTIONS` of 1 to 200 characters.
+        busy: what a message does in a thread with a run (`narthex.domain.runs.BUSY`), unless the request says.
 
     Raises:
-        ValueError: `suggestions` are too many, or one is empty or too long.
+        ValueError: `suggestions` are too many, or one is empty or too long; `busy` is none of the four.
     """
+    if busy not in BUSY:
+        raise ValueError(f"narthex.agent: busy is one of {', '.join(BUSY)}, not {busy!r}.")
     offered = _bounded_suggestions(suggestions)
 
     def mark(function: FunctionT) -> FunctionT:
@@ -145,6 +249,7 @@ def agent(
             "restartable": restartable,
             "description": description,
             "suggestions": offered,
+            "busy": busy,
         }
         return function
 
@@ -175,6 +280,9 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
         suggestions: first messages that the chat page offers when this agent is chosen.
         check: None, or an async callable for health that raises DependencyError when its back end is away.
         close: None, or an async callable that releases the agent's resources; called when the node stops.
+        busy: what a message does in a thread with a run, unless the request says.
+        resumable: answers may be given to a new call of the function (`RunInput.resume`) where the coroutine that
+            asked is gone: the agent's back end remembers where it stopped.
     """
 
     name: str
@@ -184,3 +292,5 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
     suggestions: tuple[str, ...] = ()
     check: Callable[[], Any] | None = None
     close: Callable[[], Any] | None = None
+    busy: str = "enqueue"
+    resumable: bool = False

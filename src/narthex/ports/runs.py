@@ -44,6 +44,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         error_message: that event's message.
         unclosed: cancelled in the queue, and its terminal event is not known to be in the log yet.
         trace: the position in the trace of the command that started it (`domain.traces.decoded_trace`); empty: none.
+        client_run_id: the id that an AG-UI client gave it; empty: none. Several runs may have the same.
+        usage: what its models reported, a JSON list of AG-UI's TokenUsage.
     """
 
     run_id: str
@@ -75,6 +77,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     error_message: str = ""
     unclosed: bool = False
     trace: str = ""
+    client_run_id: str = ""
+    usage: str = "[]"
 
     @property
     def over(self) -> bool:
@@ -118,7 +122,8 @@ class Interrupt(msgspec.Struct, frozen=True, kw_only=True):
     """An open or answered approval. `schema` and `payload` are JSON text; `resume_run_id` is the new run's.
 
     `node` is the node whose memory holds the waiting coroutine; the run that answers is reserved for it.
-    `answerable_by` is a text of `domain.answer_permission`; empty is its default.
+    `answerable_by` is a text of `domain.answer_permission`; empty is its default. `detail` is the JSON text of
+    what AG-UI's Interrupt has besides. `status` is AG-UI's, of the answer: `resolved` or `cancelled`; empty: none yet.
     """
 
     interrupt_id: str
@@ -134,13 +139,16 @@ class Interrupt(msgspec.Struct, frozen=True, kw_only=True):
     resume_run_id: str = ""
     node: str = ""
     answerable_by: str = ""
+    detail: str = "{}"
+    status: str = ""
 
 
 class Runs(Protocol):
     """Runs of all tenants."""
 
-    async def start(self, run: Run, *, queue_limit: int) -> tuple[Run, bool]:
+    async def start(self, run: Run, *, queue_limit: int, run_input: str = "") -> tuple[Run, bool]:
         """Insert as `queued`. The same (tenant, user, client_message_id) gives the earlier run and False.
+        `run_input` is kept until the run is over.
 
         Raises:
             ClientError: code `queue_full` when the thread has `queue_limit` queued runs (an idle one takes a run
@@ -150,6 +158,15 @@ class Runs(Protocol):
 
     async def get(self, tenant: str, run_id: str) -> Run | None:
         """The run, or None."""
+
+    async def input(self, tenant: str, run_id: str) -> str:
+        """The `run_input` of a run that is not over; empty: it has none."""
+
+    async def by_client_run(self, tenant: str, client_run_id: str) -> list[Run]:
+        """The newest runs to which clients of the tenant gave this id, newest first, at most 20."""
+
+    async def agent_states(self, tenant: str, thread_id: str) -> dict[str, str]:
+        """Agent → JSON text of the state that its last run in the thread left."""
 
     async def by_client_message(self, tenant: str, user_id: str, client_message_id: str) -> Run | None:
         """The run that this `client_message_id` started, or None."""
@@ -192,8 +209,12 @@ class Runs(Protocol):
         error: str,
         now: float,
         error_message: str = "",
+        usage: str = "[]",
+        agent_state: str | None = None,
     ) -> bool:
-        """Terminal step; False when (owner, attempt) no longer holds it or it is terminal already."""
+        """Terminal step; False when (owner, attempt) no longer holds it or it is terminal already. With `agent_state`
+        the agent's state in the thread becomes this JSON text in the same step.
+        """
 
     async def request_cancel(self, tenant: str, run_id: str, by: str, now: float) -> Run | None:
         """Record the requesting user. A queued run becomes `cancelled` at once, and `unclosed`: its terminal event is
@@ -272,10 +293,19 @@ class Runs(Protocol):
         """The approvals that these runs ended with, answered, open or expired; oldest first."""
 
     async def answer_interrupt(
-        self, tenant: str, interrupt_id: str, *, by: str, payload: str, resume: Run
+        self,
+        tenant: str,
+        interrupt_id: str,
+        *,
+        by: str,
+        payload: str,
+        resume: Run,
+        status: str = "resolved",
+        run_input: str = "",
     ) -> Interrupt | None:
         """Answer once, and insert `resume` as a queued run in the same step; its `owner` and `lease_until`
-        are a reservation.
+        are a reservation. Where the run (`resume.parent_run_id`) asked several questions, the answer to the last open
+        one inserts it, with `run_input`; the answers before have its id already.
 
         A second answer changes nothing and returns the first's record. None when there is no such interrupt
         or it expired.

@@ -82,11 +82,13 @@ class PostResult(msgspec.Struct, frozen=True, kw_only=True):
         fresh: the message is new; False: its id was stored before.
         at: for a message that was stored before and is in the log: the position of its last event.
         after: for one that was stored before and is not known to be in the log: the log's end before its first publish.
+        same: whether the stored message has the same author and text; else its id is taken.
     """
 
     fresh: bool
     at: Position | None = None
     after: Position | None = None
+    same: bool = True
 
 
 class Hit(msgspec.Struct, frozen=True, kw_only=True):
@@ -220,6 +222,11 @@ class Threads(Protocol):
 
         `places` are the positions in the thread's log of each message's first event: they are the order of `messages`.
         Without them a message comes after all stored ones.
+        """
+
+    async def answer_calls(self, tenant: str, thread_id: str, answers: Sequence[Message]) -> None:
+        """Store the results of tools that a client ran: `content` and `detail` of messages with role `tool`, which
+        replace the stored ones; a call without a row is left out. Idempotent.
         """
 
     async def post(self, tenant: str, message: Message, after: Position) -> PostResult:

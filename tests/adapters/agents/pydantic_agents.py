@@ -20,7 +20,13 @@ def last_said(messages: list[ModelMessage]) -> str:
 
 def returned(messages: list[ModelMessage]) -> list[ToolReturnPart]:
     """Results of tools since then."""
-    return [part for message in messages for part in message.parts if isinstance(part, ToolReturnPart)]
+    found: list[ToolReturnPart] = []
+    for part in (part for message in messages for part in message.parts):
+        if isinstance(part, UserPromptPart):
+            found = []
+        elif isinstance(part, ToolReturnPart):
+            found.append(part)
+    return found
 
 
 async def weather_model(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from narthex.domain import events as ev
+from narthex.domain.agent_input import AgentInput
 from narthex.domain.event_order import EventOrder
-from narthex.ports.agents import Agent, AgentUser, ChatMessage, Event
+from narthex.ports.agents import Agent, AgentUser, Answer, ChatMessage, Event, Question
 
 USER = AgentUser(subject="alice", tenant="acme", plan="mid", name="Alice", permissions=("admin",))
 
@@ -17,7 +18,17 @@ USER = AgentUser(subject="alice", tenant="acme", plan="mid", name="Alice", permi
 class Input:
     """A `RunInput`: `answers` are given to `ask` one after the other, `steering` is a queue."""
 
-    def __init__(self, *messages: str | ChatMessage, answers: tuple[Any, ...] = ()) -> None:
+    def __init__(
+        self, *messages: str | ChatMessage, answers: tuple[Any, ...] = (), given: AgentInput | None = None
+    ) -> None:
+        given = given or AgentInput()
+        self.state, self.tools, self.context = given.state, given.tools, given.context
+        self.forwarded, self.parent_run_id = given.forwarded, given.parent_run_id
+        self.protocol_version = given.protocol_version
+        self.resume: list[Answer] = []
+        self.usage: list[Mapping[str, Any]] = []
+        self.result: Any = None
+        self.questions: list[Question] = []
         self.run_id = "run"
         self.thread_id = "thread"
         self.messages = [
@@ -39,6 +50,23 @@ class Input:
     async def _steer(self) -> AsyncIterator[str]:
         while True:
             yield await self.steering.get()
+
+    def report(self, *, usage: Sequence[Mapping[str, Any]] = (), result: Any = None) -> None:
+        """Keep it."""
+        self.usage += usage
+        self.result = result if result is not None else self.result
+
+    async def ask_all(self, questions: Sequence[Question]) -> list[Answer]:
+        """As `ask`, each in turn."""
+        self.questions += questions
+        return [
+            Answer(
+                question_id=one.question_id,
+                status="resolved",
+                payload=await self.ask(one.schema, one.text, answerable_by=one.answerable_by),
+            )
+            for one in questions
+        ]
 
     async def ask(self, schema: Mapping[str, Any], text: str, *, answerable_by: str = "") -> Any:
         """Answer from the list; a TimeoutError when there is none."""

@@ -16,7 +16,7 @@ from narthex.adapters.agents.agui_stream import Conversation, Translation
 from narthex.adapters.agents.loading import load_agent
 from narthex.domain import events as ev
 from narthex.errors import ConfigError, DependencyError
-from narthex.ports.agents import Agent, AgentError, ChatMessage
+from narthex.ports.agents import Agent, AgentError, ChatMessage, ToolCall
 from tests.adapters.agents import pydantic_agents
 from tests.adapters.agents.serving import served
 from tests.adapters.agents.talk import USER, Input, talk
@@ -73,11 +73,14 @@ async def test_thinking_tools_and_text(agents: dict[str, Agent]) -> None:
 
 
 async def test_the_conversation_is_given(agents: dict[str, Agent]) -> None:
-    """The agent gets the earlier messages; tools' messages of earlier runs are not half a tool call."""
+    """The agent gets the earlier messages, calls of tools and their results among them."""
     history = (
         "first",
         ChatMessage(role="assistant", content="answer", message_id="a"),
-        ChatMessage(role="tool", content="42", message_id="t", name="x"),
+        ChatMessage(
+            role="assistant", content="", message_id="c", tool_calls=(ToolCall(call_id="x-1", name="x"),)
+        ),
+        ChatMessage(role="tool", content="42", message_id="t", name="x", tool_call_id="x-1"),
         "second",
     )
     assert (await talk(agents["weather"], Input(*history))).text.strip().endswith("for second.")

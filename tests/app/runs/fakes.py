@@ -147,12 +147,23 @@ class FakeRuns:
         self.unclosed_ids: set[str] = set()
         self.interrupts: dict[str, Interrupt] = {}
         self.fail_finishes = 0
+        self.inputs: dict[str, str] = {}
+        self.states: dict[tuple[str, str], str] = {}
 
     def _set(self, run: Run, **changes: Any) -> Run:
         self.rows[run.run_id] = msgspec.structs.replace(self.rows[run.run_id], **changes)
         return self.rows[run.run_id]
 
-    async def start(self, run: Run, *, queue_limit: int) -> tuple[Run, bool]:
+    async def input(self, tenant: str, run_id: str) -> str:
+        return self.inputs.get(run_id, "")
+
+    async def by_client_run(self, tenant: str, client_run_id: str) -> list[Run]:
+        return [run for run in self.rows.values() if run.client_run_id == client_run_id != ""]
+
+    async def agent_states(self, tenant: str, thread_id: str) -> dict[str, str]:
+        return {agent: state for (thread, agent), state in self.states.items() if thread == thread_id}
+
+    async def start(self, run: Run, *, queue_limit: int, run_input: str = "") -> tuple[Run, bool]:
         known = await self.by_client_message(run.tenant, run.user_id, run.client_message_id)
         if known:
             return known, False
@@ -161,6 +172,8 @@ class FakeRuns:
         if len(queued) >= queue_limit and queued + running:
             raise ClientError("queue_full", "The thread's queue is full.", number=429)
         self.rows[run.run_id] = run
+        if run_input:
+            self.inputs[run.run_id] = run_input
         return run, True
 
     async def get(self, tenant: str, run_id: str) -> Run | None:
@@ -238,6 +251,8 @@ class FakeRuns:
         error: str,
         now: float,
         error_message: str = "",
+        usage: str = "[]",
+        agent_state: str | None = None,
     ) -> bool:
         if self.fail_finishes > 0:
             self.fail_finishes -= 1
@@ -252,9 +267,13 @@ class FakeRuns:
             text=text,
             error=error,
             error_message=error_message,
+            usage=usage,
             finished_at=now,
             owner="",
         )
+        self.inputs.pop(run.run_id, None)
+        if agent_state is not None:
+            self.states[run.thread_id, run.agent] = agent_state
         return True
 
     async def request_cancel(self, tenant: str, run_id: str, by: str, now: float) -> Run | None:
@@ -378,17 +397,31 @@ class FakeRuns:
         return [i for i in self.interrupts.values() if i.run_id in run_ids]
 
     async def answer_interrupt(
-        self, tenant: str, interrupt_id: str, *, by: str, payload: str, resume: Run
+        self,
+        tenant: str,
+        interrupt_id: str,
+        *,
+        by: str,
+        payload: str,
+        resume: Run,
+        status: str = "resolved",
+        run_input: str = "",
     ) -> Interrupt | None:
         interrupt = self.interrupts.get(interrupt_id)
         if interrupt is None or (not interrupt.resume_run_id and interrupt.expires_at <= time.monotonic()):
             return None
         if not interrupt.resume_run_id:
+            beside = [one for one in self.interrupts.values() if one.run_id == interrupt.run_id]
+            known = [one.resume_run_id for one in beside if one.resume_run_id]
+            resume = msgspec.structs.replace(resume, run_id=known[0] if known else resume.run_id)
             interrupt = msgspec.structs.replace(
-                interrupt, answered_by=by, payload=payload, resume_run_id=resume.run_id
+                interrupt, answered_by=by, payload=payload, resume_run_id=resume.run_id, status=status
             )
             self.interrupts[interrupt_id] = interrupt
-            self.rows[resume.run_id] = resume
+            if len(known) == len(beside) - 1:
+                self.rows[resume.run_id] = resume
+                if run_input:
+                    self.inputs[resume.run_id] = run_input
         return interrupt
 
 
@@ -411,12 +444,22 @@ class FakeThreads:
                 self.rows[key] = message
                 self.places[key] = places[number].offset if places else max(self.places.values(), default=0)
 
+    async def answer_calls(self, tenant: str, thread_id: str, answers: Sequence[Message]) -> None:
+        for answer in answers:
+            row = self.rows.get((thread_id, answer.message_id))
+            if row is not None:
+                self.rows[thread_id, answer.message_id] = msgspec.structs.replace(
+                    row, content=answer.content, detail=answer.detail
+                )
+
     async def post(self, tenant: str, message: Message, after: Position) -> PostResult:
         key = (message.thread_id, message.message_id)
         if key not in self.rows:
             self.rows[key], self.unsaid[key] = message, after
             self.places[key] = after.offset + 1
             return PostResult(fresh=True)
+        if (self.rows[key].author, self.rows[key].content) != (message.author, message.content):
+            return PostResult(fresh=False, same=False)
         if key in self.unsaid:
             return PostResult(fresh=False, after=self.unsaid[key])
         return PostResult(fresh=False, at=Position(self.rows[key].offset, "e"))

@@ -46,6 +46,7 @@ def agui_agent(url: str, *, name: str = "", secrets: Mapping[str, str] | None = 
         function=agent,
         description=f"AG-UI agent at {endpoint.shown}.",
         check=endpoint.check(url),
+        resumable=True,  # where it stopped is its server's to remember
     )
 
 

@@ -1,13 +1,14 @@
 """Relays an AG-UI event stream into a run, for the Pydantic AI adapter and the HTTP adapter.
 
-The stream's own RUN_STARTED and RUN_FINISHED are its side of what the gateway publishes itself: they are taken
-note of and not passed on. An interrupt becomes `run.ask`, and its answer the `resume` of the next request, in
-the conversation as the stream left it. Deprecated THINKING_* events become the REASONING_* of AG-UI 1.0.
-Not here: order and shape (the engine checks every event and names what is wrong), transport.
+The stream's own RUN_STARTED and RUN_FINISHED are its side of what the gateway publishes itself: they are not passed on,
+and what they report (usage, result) goes into the gateway's own end. Interrupts become `run.ask_all`, and their answers
+the `resume` of the next request, in the conversation as the stream left it. Deprecated THINKING_* events become the
+REASONING_* of AG-UI 1.0. Not here: order and shape (the engine checks every event and names what is wrong), transport.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -17,12 +18,15 @@ from typing import Any, Final
 import msgspec
 
 from narthex.domain.answer_schema import schema_fault
-from narthex.ports.agents import AgentError, ChatMessage, Event, RunInput
+from narthex.domain.json_patch import PatchFault, applied
+from narthex.ports.agents import AgentError, Answer, ChatMessage, Event, Question, RunInput
 
 Start = Callable[[dict[str, Any]], AsyncGenerator[Event, None]]
 """Begins a stream: takes a RunAgentInput in its JSON form. It is closed (`aclose`) when the run is cancelled."""
 
 MAX_INTERRUPTS: Final = 20  # questions of one message: an endpoint that asks for ever is ended
+_ROLES: Final = frozenset({"user", "assistant", "system", "tool"})
+_PREFIX: Final = re.compile(r"^[0-9a-f]{32}\.(?=.{1,15}$)")
 _CODE: Final = re.compile(r"^[a-z][a-z0-9_]{0,63}$")
 
 
@@ -32,8 +36,8 @@ async def relay(run: RunInput, start: Start) -> AsyncIterator[Event]:
     Raises:
         AgentError: the stream said RUN_ERROR, ended without an end, or asked too often.
     """
-    conversation = Conversation(run.messages)
-    resume: list[dict[str, Any]] = []
+    conversation = Conversation(run.messages, run.state)
+    resume = [_entry(answer) for answer in run.resume]
     for _ in range(MAX_INTERRUPTS):
         ended: Event | None = None
         translate = Translation()
@@ -43,7 +47,9 @@ async def relay(run: RunInput, start: Start) -> AsyncIterator[Event]:
                     kind = event.get("type")
                     if kind == "RUN_FINISHED":
                         ended = event
+                        _report(run, event)
                     elif kind == "RUN_ERROR":
+                        _report(run, event)
                         raise _error(event)
                     elif kind != "RUN_STARTED":
                         conversation.feed(event)
@@ -58,21 +64,51 @@ async def relay(run: RunInput, start: Start) -> AsyncIterator[Event]:
             if isinstance(outcome, dict) and outcome.get("type") == "cancelled":
                 raise AgentError("The agent's endpoint cancelled the run.", "agent_failed")
             return
-        resume = [await _asked(run, interrupt) for interrupt in interrupts]
+        resume = await _asked(run, interrupts)
+        conversation.state = run.state if run.state is not None else conversation.state
     raise AgentError(f"The agent asked more than {MAX_INTERRUPTS} questions in one run.", "agent_flood")
 
 
-async def _asked(run: RunInput, interrupt: dict[str, Any]) -> dict[str, Any]:
-    """Put one interrupt to a person; the entry for `resume`."""
+def _report(run: RunInput, terminal: Event) -> None:
+    usage = terminal.get("usage")
+    try:
+        run.report(
+            usage=[entry for entry in usage if isinstance(entry, dict)] if isinstance(usage, list) else [],
+            result=terminal.get("result"),
+        )
+    except ValueError as fault:
+        raise AgentError("The agent's usage or result is not exact JSON.", "agent_event_invalid") from fault
+
+
+async def _asked(run: RunInput, interrupts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put interrupts to people; the entries for `resume`."""
+    questions = [_question(interrupt) for interrupt in interrupts]
+    try:
+        answers = await run.ask_all(questions)
+    except TimeoutError:
+        return [{"interruptId": question.question_id, "status": "cancelled"} for question in questions]
+    return [_entry(answer) for answer in answers]
+
+
+def _question(interrupt: dict[str, Any]) -> Question:
     schema = interrupt.get("responseSchema")
     if not isinstance(schema, dict) or schema_fault(schema):
         schema = {}  # not checked here: the endpoint checks its own answers
-    text = str(interrupt.get("message") or interrupt.get("reason") or "The agent needs an answer.")
-    try:
-        payload = await run.ask(schema, text)
-    except TimeoutError:
-        return {"interruptId": str(interrupt.get("id", "")), "status": "cancelled"}
-    return {"interruptId": str(interrupt.get("id", "")), "status": "resolved", "payload": payload}
+    reason, metadata = str(interrupt.get("reason") or ""), interrupt.get("metadata")
+    return Question(
+        schema=schema,
+        text=str(interrupt.get("message") or reason or "The agent needs an answer."),
+        question_id=str(interrupt.get("id", "")),
+        reason=reason or "input_required",
+        tool_call_id=str(interrupt.get("toolCallId") or ""),
+        metadata=metadata if isinstance(metadata, dict) else {},
+        dismissable=True,
+    )
+
+
+def _entry(answer: Answer) -> dict[str, Any]:
+    entry = {"interruptId": answer.question_id, "status": answer.status}
+    return entry if answer.status == "cancelled" else {**entry, "payload": answer.payload}
 
 
 def _error(event: Event) -> AgentError:
@@ -83,25 +119,30 @@ def _error(event: Event) -> AgentError:
 class Conversation:
     """The messages as AG-UI has them, growing with what the stream says."""
 
-    def __init__(self, messages: list[ChatMessage]) -> None:
+    def __init__(self, messages: list[ChatMessage], state: Any = None) -> None:
         self.messages: list[dict[str, Any]] = [
-            _message(message) for message in messages if message.role in {"user", "assistant", "system"}
+            _message(message) for message in messages if message.role in _ROLES
         ]
-        self.state: Any = {}
+        self.state: Any = {} if state is None else state
         self._calls: dict[str, dict[str, Any]] = {}
         self._texts: dict[str, dict[str, Any]] = {}
 
     def request(self, run: RunInput, resume: list[dict[str, Any]]) -> dict[str, Any]:
         """A RunAgentInput. The person's identity (never a token) is in `forwardedProps.narthex.user`."""
+        ours = {"narthex": {"user": msgspec.to_builtins(run.user), "attempt": run.attempt}}
         request: dict[str, Any] = {
             "threadId": run.thread_id,
             "runId": run.run_id,
             "state": self.state,
             "messages": self.messages,
-            "tools": [],
-            "context": [],
-            "forwardedProps": {"narthex": {"user": msgspec.to_builtins(run.user), "attempt": run.attempt}},
+            "tools": run.tools,
+            "context": run.context,
+            "forwardedProps": {**run.forwarded, **ours},
         }
+        if run.parent_run_id:
+            request["parentRunId"] = run.parent_run_id
+        if run.protocol_version:
+            request["protocolVersion"] = run.protocol_version
         if resume:
             request["resume"] = resume
         return request
@@ -136,6 +177,11 @@ class Conversation:
                 )
             case "STATE_SNAPSHOT":
                 self.state = event.get("snapshot")
+            case "STATE_DELTA":
+                with contextlib.suppress(
+                    PatchFault
+                ):  # as AG-UI's client: a delta that does not fit is left out
+                    self.state = applied(self.state, event.get("delta") or [])
             case "MESSAGES_SNAPSHOT":
                 self.messages = list(event.get("messages") or [])
 
@@ -157,7 +203,28 @@ class Conversation:
 
 
 def _message(message: ChatMessage) -> dict[str, Any]:
-    return {"id": message.message_id or uuid.uuid4().hex, "role": message.role, "content": message.content}
+    found: dict[str, Any] = {
+        "id": _own_id(message.message_id),
+        "role": message.role,
+        "content": message.content,
+    }
+    if message.tool_calls:
+        found["toolCalls"] = [
+            {
+                "id": _own_id(call.call_id),
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in message.tool_calls
+        ]
+    if message.role == "tool":
+        found["toolCallId"] = _own_id(message.tool_call_id)
+    return found
+
+
+def _own_id(name: str) -> str:
+    """The id as the agent gave it: the gateway puts the run's id before a short one (`m1`)."""
+    return _PREFIX.sub("", name) or uuid.uuid4().hex
 
 
 class Translation:

@@ -70,7 +70,12 @@ async def completion(
     ][-MAX_MESSAGES:]
     if system:
         messages.insert(0, {"role": "system", "content": system})
-    body: dict[str, Any] = {"model": model, "messages": messages, "stream": True}
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": messages,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
     if max_tokens is not None:
         body["max_tokens"] = max_tokens
     answer = _Answer(endpoint.hide)
@@ -85,15 +90,32 @@ async def completion(
         },
     )
     with ending(span):
-        async for data in endpoint.stream(f"{endpoint.url}/chat/completions", body, run.deadline, span):
-            if data.strip() == "[DONE]":
-                break
-            for item in answer.chunk(data):
-                yield item
+        try:
+            async for data in endpoint.stream(f"{endpoint.url}/chat/completions", body, run.deadline, span):
+                if data.strip() == "[DONE]":
+                    break
+                for item in answer.chunk(data):
+                    yield item
+        finally:  # the last count is the whole one; it counts also where the answer was cut short
+            if answer.usage:
+                run.report(usage=[answer.usage | {"model": answer.model or model}])
         if span.recording:
             span.set(answer.told())
         for item in answer.end():
             yield item
+
+
+def token_usage(usage: dict[str, Any]) -> dict[str, Any]:
+    """OpenAI's `usage` as AG-UI's TokenUsage; what the provider did not count is left out."""
+    prompt, completed = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+    counts = {
+        "inputTokens": usage.get("prompt_tokens"),
+        "outputTokens": usage.get("completion_tokens"),
+        "totalTokens": usage.get("total_tokens"),
+        "cachedInputTokens": prompt.get("cached_tokens") if isinstance(prompt, dict) else None,
+        "reasoningTokens": completed.get("reasoning_tokens") if isinstance(completed, dict) else None,
+    }
+    return {name: count for name, count in counts.items() if isinstance(count, int)}
 
 
 class _Answer:
@@ -105,6 +127,8 @@ class _Answer:
         self._reason = ""
         self._spoke = False
         self._told: dict[str, Value] = {}
+        self.usage: dict[str, Any] = {}  # the last count, in AG-UI's form
+        self.model = ""
 
     def chunk(self, data: str) -> list[Event | str]:
         """One `chat.completion.chunk`."""
@@ -123,6 +147,8 @@ class _Answer:
             for kind, member in _USAGE.items():
                 if isinstance(number := usage.get(member), int):
                     self._told[f"gen_ai.usage.{kind}"] = number
+            self.usage = token_usage(usage)
+            self.model = str(chunk.get("model") or "")
         out: list[Event | str] = []
         for choice in chunk.get("choices") or []:
             delta = choice.get("delta") or {}

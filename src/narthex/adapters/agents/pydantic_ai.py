@@ -8,7 +8,7 @@ whose `deps_type` is `AgentUser` gets the person who asks as its dependencies. N
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Any
+from typing import Any, Final
 
 from pydantic_ai import Agent as PydanticAgent
 from pydantic_ai.ui.ag_ui import AGUIAdapter
@@ -16,6 +16,10 @@ from pydantic_ai.ui.ag_ui import AGUIAdapter
 from narthex.adapters.agents.agui_stream import relay
 from narthex.errors import ConfigError
 from narthex.ports.agents import Agent, AgentUser, Event, RunInput
+
+AG_UI_VERSION: Final = (
+    "1.0.0"  # for what only clients of that version get: usage, pending calls of client tools
+)
 
 
 def pydantic_agent(spec: str, found: Any, *, name: str = "") -> Agent:
@@ -37,7 +41,10 @@ def pydantic_agent(spec: str, found: Any, *, name: str = "") -> Agent:
         from ag_ui.core import RunAgentInput
 
         adapter: AGUIAdapter[Any, Any] = AGUIAdapter(
-            agent=found, run_input=RunAgentInput.model_validate(request), manage_system_prompt="server"
+            agent=found,
+            run_input=RunAgentInput.model_validate({"protocolVersion": AG_UI_VERSION, **request}),
+            manage_system_prompt="server",
+            include_usage=True,
         )
         async for event in adapter.run_stream(deps=run.user if with_user else None):
             yield event.model_dump(mode="json", by_alias=True)

@@ -38,5 +38,6 @@ def python_agent(spec: str, function: Callable[..., Any], *, name: str = "") -> 
         function=function if inspect.isasyncgenfunction(called) else threaded(public, function),
         restartable=bool(marked.get("restartable", False)),
         suggestions=tuple(marked.get("suggestions", ())),
+        busy=marked.get("busy", "enqueue"),
         description=marked.get("description") or (inspect.getdoc(function) or "").partition("\n")[0],
     )

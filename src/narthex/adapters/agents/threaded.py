@@ -35,6 +35,10 @@ class ThreadedRun:
         """See `RunInput.ask`; returns the answer."""
         return asyncio.run_coroutine_threadsafe(self._run.ask(*arguments, **options), self._loop).result()
 
+    def ask_all(self, *arguments: Any) -> Any:
+        """See `RunInput.ask_all`; returns the answers."""
+        return asyncio.run_coroutine_threadsafe(self._run.ask_all(*arguments), self._loop).result()
+
     @property
     def steer(self) -> Iterator[str]:
         """See `RunInput.steer`; each step waits for the next text."""

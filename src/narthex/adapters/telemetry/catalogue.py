@@ -129,6 +129,7 @@ CATALOGUE: Final = (
     _gauge("revocations_active", "Revocations that have not expired.", mode="livemax"),
     _counter("runs", "Agent runs that ended.", "state", "error"),
     _histogram("run_seconds", "From run.start to the run's end.", "state", buckets=SLOW_BUCKETS),
+    _counter("run_tokens", "Tokens that models reported for runs that ended.", "agent", "kind"),
     _gauge("runs_active", "Runs that this gateway owns now."),
     _gauge("runs_queued", "Runs that wait in the store for a node, of all nodes.", mode="livemax"),
     _gauge("run_queue_seconds", "Age of the oldest queued run that a node could start.", mode="livemax"),

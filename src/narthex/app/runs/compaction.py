@@ -57,6 +57,7 @@ def _detail(entry: TranscriptEntry) -> str:
         "args": entry.text,
         "parentMessageId": entry.parent_message_id,
         "answered": entry.result is not None,
+        "resultId": entry.result_id,
     }
     return msgspec.json.encode(detail).decode()
 

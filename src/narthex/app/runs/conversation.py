@@ -5,12 +5,14 @@ Not here: making the rows (`compaction`).
 
 from __future__ import annotations
 
-from typing import Final
+import asyncio
+from typing import Any, Final
 
 import msgspec
 
 from narthex.app.runs.services import RunServices, identity_of
-from narthex.ports.agents import AgentUser, ChatMessage
+from narthex.domain.agent_input import AgentInput, ToolResult, decoded
+from narthex.ports.agents import AgentUser, ChatMessage, ToolCall
 from narthex.ports.runs import Run
 from narthex.ports.threads import Message
 
@@ -33,18 +35,66 @@ def conversation(rows: list[Message], message_id: str) -> list[ChatMessage]:
         for n, row in enumerate(rows)
         if row.role in _SHOWN and not (place is not None and row.role == "user" and n >= place)
     ]
-    return [_message(row) for row in (*said, *([rows[place]] if place is not None else []))]
+    return _messages([*said, *([rows[place]] if place is not None else [])])
 
 
-def _message(row: Message) -> ChatMessage:
-    name = row.author
-    if row.role == "tool":
-        name = msgspec.json.decode(row.detail, type=dict[str, object]).get("toolCallName", "")  # type: ignore[assignment]  # ours: compaction writes a str
-    return ChatMessage(role=row.role, content=row.content, message_id=row.message_id, name=name)
+def _messages(rows: list[Message]) -> list[ChatMessage]:
+    """The rows in the form that models take: a call stands in an assistant's message before its result. A call without
+    a result is left out, because no model's API takes one.
+    """
+    messages: list[ChatMessage] = []
+    for row in rows:
+        if row.role != "tool":
+            messages.append(
+                ChatMessage(role=row.role, content=row.content, message_id=row.message_id, name=row.author)
+            )
+            continue
+        detail: dict[str, Any] = msgspec.json.decode(row.detail)
+        if not detail.get("answered", True):
+            continue
+        name = str(detail.get("toolCallName", ""))
+        call = ToolCall(call_id=row.message_id, name=name, arguments=str(detail.get("args", "")))
+        _call(messages, call, str(detail.get("parentMessageId", "")))
+        result_id = str(detail.get("resultId") or f"{row.message_id}-result")
+        messages.append(
+            ChatMessage(
+                role="tool", content=row.content, message_id=result_id, name=name, tool_call_id=row.message_id
+            )
+        )
+    return messages
 
 
-async def load(services: RunServices, run: Run) -> tuple[list[ChatMessage], AgentUser]:
-    """The input of the run's agent. Raises DependencyError."""
+def _call(messages: list[ChatMessage], call: ToolCall, parent_id: str) -> None:
+    """Put a call into its assistant's message: the named one, else the one that the last results answer."""
+    answered: int | None = None
+    for at in range(len(messages) - 1, -1, -1):
+        message = messages[at]
+        if message.role == "assistant":
+            if message.message_id == parent_id or (
+                not parent_id and message.tool_calls and answered == at + 1
+            ):
+                messages[at] = msgspec.structs.replace(message, tool_calls=(*message.tool_calls, call))
+                return
+            if not parent_id:
+                break
+        elif message.role == "tool":
+            answered = at
+        else:
+            break
+    messages.append(
+        ChatMessage(
+            role="assistant",
+            content="",
+            message_id=parent_id or f"{call.call_id}-call",
+            tool_calls=(call,),
+        )
+    )
+
+
+async def load(services: RunServices, run: Run, given: AgentInput) -> tuple[list[ChatMessage], AgentUser]:
+    """The input of the run's agent; results of the client's tools are stored first. Raises DependencyError."""
+    if given.results:
+        await _store_results(services, run, given.results)
     rows = await services.threads.messages(run.tenant, run.thread_id, before=None, limit=MESSAGES)
     identity = identity_of(run)
     user = AgentUser(
@@ -57,3 +107,37 @@ async def load(services: RunServices, run: Run) -> tuple[list[ChatMessage], Agen
         test_run=identity.test_run,
     )
     return conversation(rows, run.message_id), user
+
+
+async def given_to(services: RunServices, run: Run) -> AgentInput:
+    """What the client sent beside the message; where it sent no state, with the one that the agent's last run left.
+    Raises DependencyError.
+    """
+    text, states = await asyncio.gather(
+        services.runs.input(run.tenant, run.run_id), services.runs.agent_states(run.tenant, run.thread_id)
+    )
+    given = decoded(text)
+    if given.state is None and run.agent in states:
+        given = msgspec.structs.replace(given, state=msgspec.json.decode(states[run.agent]))
+    return given
+
+
+async def _store_results(services: RunServices, run: Run, results: list[ToolResult]) -> None:
+    """Only now: the run that made the calls is over, so that its messages are stored."""
+    by_call = {result.tool_call_id: result for result in results}
+    rows = await services.threads.messages(run.tenant, run.thread_id, before=None, limit=MESSAGES)
+    answers = []
+    for row in rows:
+        result = by_call.get(row.message_id) if row.role == "tool" else None
+        if result is None:
+            continue
+        detail = msgspec.json.decode(row.detail, type=dict[str, Any])
+        more: dict[str, Any] = {"answered": True, "resultId": result.message_id, "by": run.user_id}
+        if result.error:
+            more["error"] = result.error
+        answers.append(
+            msgspec.structs.replace(
+                row, content=result.content, detail=msgspec.json.encode(detail | more).decode()
+            )
+        )
+    await services.threads.answer_calls(run.tenant, run.thread_id, answers)

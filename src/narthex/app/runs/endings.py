@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from narthex.domain import events as ev
@@ -14,9 +16,9 @@ class Completed(msgspec.Struct, frozen=True):
 
 
 class Interrupted(msgspec.Struct, frozen=True):
-    """The agent waits for a user; `event_outcome` is RUN_FINISHED's."""
+    """The agent waits for users; `event_outcome` is RUN_FINISHED's."""
 
-    interrupt: Interrupt
+    interrupts: tuple[Interrupt, ...]
     event_outcome: Event
 
 
@@ -53,11 +55,25 @@ class AgentFault(Exception):
         self.message = message
 
 
-def terminal(ending: Ending, thread_id: str, run_id: str) -> Event:
-    """The terminal event of an ending that is published."""
+class Report(msgspec.Struct):
+    """What an agent said about its run (`RunInput.report`)."""
+
+    usage: list[Event] = []
+    result: Any = None
+
+
+def terminal(ending: Ending, thread_id: str, run_id: str, report: Report | None = None) -> Event:
+    """The terminal event of an ending that is published, with what the agent reported."""
+    event = _terminal(ending, thread_id, run_id, report.result if report is not None else None)
+    if report is not None and report.usage:
+        event["usage"] = report.usage
+    return event
+
+
+def _terminal(ending: Ending, thread_id: str, run_id: str, result: Any) -> Event:
     match ending:
         case Completed():
-            return ev.run_finished(thread_id, run_id, ev.success())
+            return ev.run_finished(thread_id, run_id, ev.success(), result=result)
         case Interrupted():
             return ev.run_finished(thread_id, run_id, ending.event_outcome)
         case Cancelled():

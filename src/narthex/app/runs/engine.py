@@ -22,10 +22,11 @@ from narthex.app.runs.queue_notices import notify_queue
 from narthex.app.runs.requests import RunRequests
 from narthex.app.runs.run_trace import encoded_trace
 from narthex.app.runs.services import NotifyMembers, RunLimits, RunServices, identity_json
+from narthex.domain.agent_input import AgentInput
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.identity import Identity
 from narthex.domain.mentions import mentioned
-from narthex.domain.runs import RunState, queue_full
+from narthex.domain.runs import RunState, queue_full, thread_busy
 from narthex.errors import ClientError, DependencyError, NarthexError
 from narthex.ports.agents import Agent
 from narthex.ports.broker import Broker, Control, Position
@@ -188,6 +189,8 @@ class RunEngine:
         *,
         run_id: str | None = None,
         after: Position | None = None,
+        given: AgentInput | None = None,
+        queue: bool = True,
     ) -> tuple[Run, bool]:
         """Begin a run, or find the one that the same `client_message_id` began.
 
@@ -200,14 +203,18 @@ class RunEngine:
             agent: its name; None for the mentioned one, else the default.
             run_id: to use for a new run; by default a random one.
             after: a position in the thread's channel that the run's events will come after; None: any.
+            given: what the client sent beside the message.
+            queue: whether it may wait behind another run of the thread.
 
         Returns:
             The run, and whether it is queued behind another run of the thread or of the user's quota.
 
         Raises:
-            ClientError: `agent_not_found` (404), `queue_full` (429).
+            ClientError: `agent_not_found` (404), `queue_full` (429), `thread_busy` (409) without `queue`,
+                `input_too_large` (413).
         """
         services = self._services
+        given = given or AgentInput()
         chosen = self.choose(agent, text)
         run = Run(
             run_id=run_id or uuid.uuid4().hex,
@@ -226,8 +233,14 @@ class RunEngine:
             start_offset=after.offset if after is not None else 0,
             start_epoch=after.epoch if after is not None else "",
             trace=encoded_trace(current_span()),
+            client_run_id=given.run_id,
         )
-        kept, fresh = await services.runs.start(run, queue_limit=services.limits.thread_queue)
+        try:
+            kept, fresh = await services.runs.start(
+                run, queue_limit=services.limits.thread_queue if queue else 0, run_input=given.encoded()
+            )
+        except ClientError as fault:
+            raise (fault if queue or fault.code != "queue_full" else thread_busy()) from fault
         if fresh:
             self._loops.wake()
         if kept.state != RunState.QUEUED:
@@ -251,14 +264,16 @@ class RunEngine:
             and len(self._local_runs.leases) < limits.max_running
         )
 
-    async def require_room(self, identity: Identity, thread_id: str) -> None:
+    async def require_room(self, identity: Identity, thread_id: str, *, queue: bool = True) -> None:
         """Check whether one more run may wait in the thread, before a message is sent in it.
 
         Raises:
-            ClientError: `queue_full` (429).
+            ClientError: `queue_full` (429), `thread_busy` (409) without `queue`.
         """
         limit = self._services.limits.thread_queue
         active = await self._services.runs.active_in_thread(identity.tenant, thread_id)
+        if active and not queue:
+            raise thread_busy()
         if active and sum(run.state == RunState.QUEUED for run in active) >= limit:
             raise queue_full(limit)
 

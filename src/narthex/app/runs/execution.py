@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -38,17 +38,26 @@ from narthex.app.runs.run_trace import NO_RUN_TRACE, RunTrace
 from narthex.app.runs.services import RunServices
 from narthex.app.runs.session import AgentSession
 from narthex.domain import events as ev
+from narthex.domain.agent_input import AgentInput
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.event_order import EventOrder
 from narthex.domain.events import Event
 from narthex.domain.runs import RUN_ERRORS, RunState
 from narthex.errors import DependencyError, NarthexError
-from narthex.ports.agents import AgentError
+from narthex.ports.agents import AgentError, Answer
 from narthex.ports.broker import Position
 from narthex.ports.runs import Run
 
 log = structlog.get_logger("narthex.runs", log_name="narthex.runs")
 
+TOKEN_KINDS: Final = {
+    "input": "inputTokens",
+    "output": "outputTokens",
+    "reasoning": "reasoningTokens",
+    "cached_input": "cachedInputTokens",
+    "cache_write_input": "cacheWriteInputTokens",
+}
+"""Label of the metric → member of AG-UI's TokenUsage; reasoning and cached tokens are part of output and input."""
 MAX_WORDS = 2_000  # characters of an agent's own text in RUN_ERROR: an explanation, not an answer
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
@@ -63,6 +72,7 @@ class Execution:
         log_state: the run's part of the log, after a takeover.
         order: the order checker in the state after `log_state`.
         trace: gets what happens.
+        given: what the client sent beside the message, with the state that counts.
         suspend: keeps a session that waits for an answer; False when the limit is reached.
     """
 
@@ -75,6 +85,7 @@ class Execution:
         log_state: RunLogState | None = None,
         order: EventOrder | None = None,
         trace: RunTrace = NO_RUN_TRACE,
+        given: AgentInput | None = None,
         suspend: Callable[[Run, AgentSession], bool] = lambda _run, _session: False,
     ) -> None:
         self.services = services
@@ -89,6 +100,7 @@ class Execution:
         self._cancel_at: float | None = None
         self._stopped = False
         self.session: AgentSession | None = None
+        self.given = given or AgentInput()
 
     # -- from outside --------------------------------------------------------------------------------------
 
@@ -163,16 +175,16 @@ class Execution:
         session: AgentSession,
         *,
         restart: int = 0,
-        opening: Event | None = None,
-        answer: tuple[Any] | None = None,
+        openings: Sequence[Event] = (),
+        answers: list[Answer] | None = None,
     ) -> Ending:
         """Run to the end.
 
         Args:
             session: the agent, new, or waiting for the answer that this run brings.
             restart: number of this attempt, which voids the output of an earlier one; 0: there was none.
-            opening: an event to publish before the agent's first one (`narthex.answered`).
-            answer: the payload that lets a waiting session continue, as a tuple of one.
+            openings: events to publish before the agent's first one (`narthex.answered`).
+            answers: those that let a waiting session continue.
 
         Returns:
             The ending: `Lost` and `Abandoned` were not published.
@@ -185,10 +197,10 @@ class Execution:
         )
         ending: Ending = Abandoned()
         try:
-            await self._open(restart, opening)
+            await self._open(restart, openings)
             session.bind(self, self.services.now() + deadline_s)
-            if answer is not None:
-                session.answer(answer[0])
+            if answers is not None:
+                session.answer(answers)
             ending = await self.conclude(await self._wait())
         except OwnershipLost:
             ending = Lost()
@@ -202,7 +214,7 @@ class Execution:
             await self.journal.close()
         return ending
 
-    async def _open(self, restart: int = 0, opening: Event | None = None) -> None:
+    async def _open(self, restart: int = 0, openings: Sequence[Event] = ()) -> None:
         """Note the position where the run's events begin, then publish the first ones durably."""
         run = self.run
         if self.journal.log.seq == 0:
@@ -218,11 +230,19 @@ class Execution:
             if not await self.services.runs.started(run, position, now):
                 raise OwnershipLost
             self.run = msgspec.structs.replace(run, started_at=run.started_at or now)
-            await self.intake.own(ev.run_started(run.thread_id, run.run_id, parent_run_id=run.parent_run_id))
+            parent = run.parent_run_id or self.given.parent_run_id
+            await self.intake.own(
+                ev.run_started(
+                    run.thread_id,
+                    run.run_id,
+                    parent_run_id=parent,
+                    run_input=self.given.shown(run.thread_id, run.run_id),
+                )
+            )
             self.services.meter.observe("run_start_seconds", max(0.0, self.services.now() - run.created_at))
         if restart:
             await self.intake.restart(restart)
-        if opening is not None:
+        for opening in openings:
             await self.intake.own(opening)
         await self.journal.flush()
 
@@ -263,10 +283,11 @@ class Execution:
             await self._stop(self.session)
         self.trace.stopped()
         await self.intake.close_all()
-        await self.journal.finish(endings.terminal(ending, self.run.thread_id, self.run.run_id))
+        report = self.session.take_report() if self.session is not None else None
+        await self.journal.finish(endings.terminal(ending, self.run.thread_id, self.run.run_id, report))
         if self._cancel_at is not None:
             self.services.meter.observe("run_cancel_seconds", self._loop.time() - self._cancel_at)
-        await finish(self.services, self.run, self.journal.log)
+        await finish(self.services, self.run, self.journal.log, self.given)
         return ending
 
     async def _settle(self, ending: Ending) -> Ending:
@@ -276,7 +297,8 @@ class Execution:
         assert self.session is not None
         if not self._suspend(self.run, self.session):
             return Failed("agent_failed", "Too many agents on this node are already waiting for answers.")
-        await self.services.runs.open_interrupt(ending.interrupt)
+        for interrupt in ending.interrupts:
+            await self.services.runs.open_interrupt(interrupt)
         return ending
 
     async def _stop(self, session: AgentSession) -> None:
@@ -294,8 +316,9 @@ def _words(text: object) -> str:
     return str(text)[:MAX_WORDS].encode("utf-8", "replace").decode()
 
 
-async def finish(services: RunServices, run: Run, log_state: RunLogState) -> None:
-    """After the terminal event is durable: compact, then update the store, then notify the members' devices.
+async def finish(services: RunServices, run: Run, log_state: RunLogState, given: AgentInput) -> None:
+    """After the terminal event is durable: compact, then update the store, then notify the members' devices. `given` is
+    the run's input, from whose state the agent's events went on.
 
     Raises:
         OwnershipLost: another owner updated the store.
@@ -313,6 +336,8 @@ async def finish(services: RunServices, run: Run, log_state: RunLogState) -> Non
         error=error,
         error_message=ended.error_message,
         now=ended.finished_at or services.now(),
+        usage=ended.usage,
+        agent_state=log_state.agent_state.after(given.state),
     )
     if not kept:
         raise OwnershipLost
@@ -320,6 +345,10 @@ async def finish(services: RunServices, run: Run, log_state: RunLogState) -> Non
         "run_seconds", max(0.0, (ended.finished_at or services.now()) - run.created_at), state=state
     )
     services.meter.count("runs", state=state, error=error if error in RUN_ERRORS or not error else "agent")
+    for entry in msgspec.json.decode(ended.usage, type=list[dict[str, Any]]):
+        for kind, member in TOKEN_KINDS.items():
+            if isinstance(number := entry.get(member), int) and number > 0:
+                services.meter.count("run_tokens", number, agent=run.agent, kind=kind)
     log.info(
         "run_ended",
         run_id=run.run_id,

@@ -144,13 +144,15 @@ class Intake:
             for name, value in item.items()
             if name not in _OURS and (value is not None or name in _MAY_BE_NULL)
         }
-        for member in _IDS:
+        kind = event.get("type")
+        if kind not in ev.REQUIRED and kind not in _CHUNKS:  # of a later AG-UI: passed on as it is
+            event = {name: value for name, value in item.items() if name not in _OURS}
+        for member in _IDS if kind in ev.REQUIRED or kind in _CHUNKS else ():
             name = event.get(member)
             if isinstance(name, str) and 0 < len(name) < _SHORT_ID:
                 event[member] = f"{self._run_id}.{name}"
             elif isinstance(name, str) and len(name) > _LONG_ID:
                 event[member] = f"{self._run_id}.{_digest_of(name)}"
-        kind = event.get("type")
         if kind in _CHUNKS:
             await self._chunked(event, *_CHUNKS[kind])
             return

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from narthex.app.runs.conversation import load
+from narthex.app.runs.conversation import given_to, load
 from narthex.app.runs.endings import Abandoned, Cancelled, Completed, Ending, Failed, Lost
 from narthex.app.runs.execution import Execution, finish, notify_members
 from narthex.app.runs.journal import BrokerGone
@@ -22,13 +22,13 @@ from narthex.app.runs.lease import Lease, OwnershipLost
 from narthex.app.runs.run_log_state import RunLogState, read_back
 from narthex.app.runs.run_trace import RunTrace, begin_trace
 from narthex.app.runs.services import RunServices
-from narthex.app.runs.session import AgentSession
+from narthex.app.runs.session import AgentSession, answer_of
 from narthex.app.tasks import Tasks
 from narthex.domain import events as ev
 from narthex.domain.event_order import EventOrder
 from narthex.domain.runs import RUN_ERRORS, RunState
 from narthex.errors import NarthexError, Overloaded
-from narthex.ports.runs import Run
+from narthex.ports.runs import Interrupt, Run
 
 log = structlog.get_logger("narthex.runs", log_name="narthex.runs")
 
@@ -131,7 +131,7 @@ class LocalRuns:
             # Of a first attempt too: a store that went back in time offers runs that have long begun, or ended.
             log_state, order = await read_back(self.services, run)
             if log_state.terminal is not None:
-                await finish(self.services, run, log_state)
+                await finish(self.services, run, log_state, await given_to(self.services, run))
                 return Completed()
             try:
                 return await self._once(run, lease, ending, log_state, order, trace)
@@ -153,8 +153,16 @@ class LocalRuns:
         order: EventOrder,
         trace: RunTrace,
     ) -> Ending:
+        given = await given_to(self.services, run)
         execution = Execution(
-            self.services, run, lease, log_state=log_state, order=order, trace=trace, suspend=self._suspend
+            self.services,
+            run,
+            lease,
+            log_state=log_state,
+            order=order,
+            trace=trace,
+            given=given,
+            suspend=self._suspend,
         )
         self.executions[run.run_id] = execution
         try:
@@ -181,10 +189,21 @@ class LocalRuns:
         if session is not None:
             return await self._resume(execution, run, session)
         self._announce(run)
-        messages, user = await load(self.services, run)
-        restart = max(2, run.attempt) if _has_begun(run, log_state) or run.parent_run_id else 0
-        outcome = await execution.main(AgentSession(self.services, agent, messages, user), restart=restart)
+        messages, user = await load(self.services, run, execution.given)
+        restart = 0
+        if _has_begun(run, log_state) or (run.parent_run_id and not agent.resumable):
+            restart = max(2, run.attempt)
+        answered = await self._answers(run) if run.parent_run_id else []
+        session = AgentSession(
+            self.services, agent, messages, user, execution.given, [answer_of(one) for one in answered]
+        )
+        openings = [] if log_state.seq else [_answered(one) for one in answered]
+        outcome = await execution.main(session, restart=restart, openings=openings)
         return self._checked(run, outcome)
+
+    async def _answers(self, run: Run) -> list[Interrupt]:
+        """The questions that the run's parent ended with."""
+        return await self.services.runs.interrupts_of(run.tenant, run.thread_id, [run.parent_run_id])
 
     def _ending_at_once(
         self, run: Run, log_state: RunLogState, session: AgentSession | None, *, known: bool
@@ -196,7 +215,8 @@ class LocalRuns:
             return Failed("agent_unknown", RUN_ERRORS["agent_unknown"])
         if session is not None and session.waiting:
             return None
-        coroutine_gone = bool(run.parent_run_id)
+        agent = self.services.agents.get(run.agent)
+        coroutine_gone = bool(run.parent_run_id) and not (agent is not None and agent.resumable)
         begun = _has_begun(run, log_state)
         if (begun or coroutine_gone) and not (
             run.restartable and run.attempt <= self.services.limits.max_attempts
@@ -206,14 +226,14 @@ class LocalRuns:
         return None
 
     async def _resume(self, execution: Execution, run: Run, session: AgentSession) -> Ending:
-        kept = await self.services.runs.interrupt(run.tenant, session.interrupt_id)
-        if kept is None:
+        found = {one.interrupt_id: one for one in await self._answers(run)}
+        if any(name not in found for name in session.asked):
             raise OwnershipLost  # the thread was deleted meanwhile
-        payload: Any = msgspec.json.decode(kept.payload)
-        answered = {"interruptId": kept.interrupt_id, "by": kept.answered_by, "payload": payload}
+        kept = [found[name] for name in session.asked]
+        session.continues(execution.given)
         self._announce(run)
         outcome = await execution.main(
-            session, opening=ev.custom("narthex.answered", answered), answer=(payload,)
+            session, openings=[_answered(one) for one in kept], answers=[answer_of(one) for one in kept]
         )
         return self._checked(run, outcome)
 
@@ -288,6 +308,15 @@ class LocalRuns:
 
     def _bug(self, fault: BaseException) -> None:
         log.error("run_task_failed", exc_info=fault)
+
+
+def _answered(interrupt: Interrupt) -> ev.Event:
+    """CUSTOM narthex.answered, of one question."""
+    payload: Any = msgspec.json.decode(interrupt.payload or "null")
+    value = {"interruptId": interrupt.interrupt_id, "by": interrupt.answered_by, "payload": payload}
+    if interrupt.status == "cancelled":
+        value["status"] = interrupt.status
+    return ev.custom("narthex.answered", value)
 
 
 def _has_begun(run: Run, log_state: RunLogState) -> bool:

@@ -23,6 +23,7 @@ from narthex.app.runs.run_log_cache import RunLogCache
 from narthex.app.runs.run_log_state import RunLogState
 from narthex.app.runs.run_trace import encoded_trace
 from narthex.app.runs.services import RunServices
+from narthex.domain.agent_input import AgentInput
 from narthex.domain.answer_permission import answerer_words, may_answer
 from narthex.domain.answer_schema import answer_fault
 from narthex.domain.digest import canonical
@@ -79,6 +80,16 @@ class RunRequests:
                 await self._closed(run)
         return {"run_id": run_id, "state": state}
 
+    async def cancel_thread(self, identity: Identity, thread_id: str) -> None:
+        """Cancel every queued and running run of a thread of the user."""
+        for run in reversed(await self._services.runs.active_in_thread(identity.tenant, thread_id)):
+            await self.cancel(identity, run.run_id)
+
+    async def running(self, identity: Identity, thread_id: str) -> Run | None:
+        """The run of the thread that is under way, or None."""
+        active = await self._services.runs.active_in_thread(identity.tenant, thread_id)
+        return next((run for run in active if run.state == RunState.RUNNING), None)
+
     async def steer(self, identity: Identity, run_id: str, text: str) -> dict[str, Any]:
         """Send a text to an agent while it runs. Returns `{state}`.
 
@@ -111,10 +122,18 @@ class RunRequests:
         return {"run_id": run_id, "state": str(run.state)}
 
     async def resume(
-        self, identity: Identity, run_id: str, interrupt_id: str, payload: Any, *, dismissed: bool = False
+        self,
+        identity: Identity,
+        run_id: str,
+        interrupt_id: str,
+        payload: Any,
+        *,
+        dismissed: bool = False,
+        given: AgentInput | None = None,
     ) -> dict[str, Any]:
         """Answer an approval. Returns `{run_id}` of the run in which the agent continues; the same one for every
-        further answer, whatever its payload: the first answer counts.
+        further answer, whatever its payload: the first answer counts. That run begins when all questions of the run
+        are answered; `open_questions` is the number of the others.
 
         Args:
             identity: a member of the thread.
@@ -122,7 +141,8 @@ class RunRequests:
             interrupt_id: its question.
             payload: the answer.
             dismissed: no user will answer (AG-UI's status `cancelled`): the new run ends cancelled at once, and
-                the agent with it.
+                the agent with it, unless the agent takes that for an answer.
+            given: what the client sends beside the answer.
 
         Raises:
             ClientError: `run_not_found` (404), `interrupt_not_found` (404), `answer_not_allowed` (403),
@@ -148,8 +168,15 @@ class RunRequests:
                 number=403,
             )
         if not interrupt.resume_run_id:
-            interrupt = await self._answer(identity, asked, interrupt, payload, dismissed=dismissed)
-        return {"run_id": interrupt.resume_run_id, "answered_by": interrupt.answered_by}
+            interrupt = await self._answer(
+                identity, asked, interrupt, payload, dismissed=dismissed, given=given or AgentInput()
+            )
+        beside = await services.runs.interrupts_of(asked.tenant, asked.thread_id, [run_id])
+        return {
+            "run_id": interrupt.resume_run_id,
+            "answered_by": interrupt.answered_by,
+            "open_questions": sum(not one.resume_run_id for one in beside),
+        }
 
     async def get(self, identity: Identity, run_id: str) -> dict[str, Any]:
         """A run in the form of `run.get`: its durable state. An ended run is shown with the whole of its end, and its
@@ -178,6 +205,7 @@ class RunRequests:
             "text": run.text,
             "count": run.count,
             "digest": run.digest,
+            "usage": msgspec.json.decode(run.usage),
             "error": run.error,
             "attempt": run.attempt,
             "queue_position": position,
@@ -210,7 +238,14 @@ class RunRequests:
         return await self._log_cache.of(run)
 
     async def _answer(
-        self, identity: Identity, asked: Run, interrupt: Interrupt, payload: Any, *, dismissed: bool
+        self,
+        identity: Identity,
+        asked: Run,
+        interrupt: Interrupt,
+        payload: Any,
+        *,
+        dismissed: bool,
+        given: AgentInput,
     ) -> Interrupt:
         encoded = _encoded(payload)
         schema = msgspec.json.decode(interrupt.schema)
@@ -238,8 +273,9 @@ class RunRequests:
             start_offset=asked.start_offset,  # events after the question come after its run
             owner=interrupt.node,
             lease_until=now + services.limits.lease_s,
-            cancel_requested_by=identity.subject if dismissed else "",
+            cancel_requested_by=identity.subject if dismissed and not is_dismissable(interrupt) else "",
             trace=encoded_trace(current_span()) or asked.trace,
+            client_run_id=given.run_id,
         )
         kept = await services.runs.answer_interrupt(
             asked.tenant,
@@ -247,6 +283,8 @@ class RunRequests:
             by=identity.subject,
             payload=encoded.decode(),
             resume=resumed,
+            status="cancelled" if dismissed else "resolved",
+            run_input=given.encoded(),
         )
         if kept is None:
             raise ClientError(
@@ -287,6 +325,11 @@ class RunRequests:
         if kept is None:
             raise _run_not_found()
         return kept
+
+
+def is_dismissable(interrupt: Interrupt) -> bool:
+    """Whether the agent takes a dismissal for an answer."""
+    return bool(msgspec.json.decode(interrupt.detail, type=dict[str, Any]).get("dismissable"))
 
 
 def _encoded(payload: Any) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from narthex.app.runs.services import RunServices
+from narthex.domain.agent_state import AgentState
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.digest import Digest
 from narthex.domain.event_order import EventOrder
@@ -30,11 +31,25 @@ class RunLogState:
         offset: channel offset of the last event.
         epoch: of that offset.
         top: the log's end as far as it is known: as it was last read, or the last event's position; None: unknown.
+        agent_state: what the run's events did to the agent's state.
         reach: whether the log was there from the run's beginning on when it was read back: `whole`; `cut` (its
             beginning was trimmed) or `gone` (it is another log than the one that the run was started in).
     """
 
-    __slots__ = ("broken", "digest", "epoch", "offset", "reach", "seq", "terminal", "top", "transcript")
+    __slots__ = (
+        *(
+            "agent_state",
+            "broken",
+            "digest",
+            "epoch",
+            "offset",
+            "reach",
+            "seq",
+            "terminal",
+            "top",
+            "transcript",
+        ),
+    )
 
     def __init__(self) -> None:
         self.seq = 0
@@ -45,6 +60,7 @@ class RunLogState:
         self.offset = 0
         self.epoch = ""
         self.top: Position | None = None
+        self.agent_state = AgentState()
         self.reach = "whole"
 
     def feed(self, event: Event, at: Position, moment: float) -> None:
@@ -60,6 +76,7 @@ class RunLogState:
         ):  # intake refuses such an event; one that is in the log anyway must not keep the run from ending
             self.broken = True
         self.transcript.feed(event, offset=at.offset, at=moment, epoch=at.epoch)
+        self.agent_state.feed(event)
         if is_terminal(event):
             self.terminal = event
 
@@ -77,6 +94,7 @@ class RunLogState:
             text=self.transcript.text,
             count=self.seq,
             digest=str(end.get("digest", "")),
+            usage=msgspec.json.encode(end.get("usage", [])).decode(),
             error=error,
             error_message=str(end.get("message", "")) if error else "",
             finished_at=run.finished_at

@@ -14,27 +14,31 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 import msgspec
 
 from narthex.app.loop_watch import AGENT_TASK
-from narthex.app.runs.endings import AgentFault, Ending, Interrupted
+from narthex.app.runs.endings import AgentFault, Ending, Interrupted, Report
 from narthex.app.runs.intake import Intake
 from narthex.app.runs.run_trace import RunTrace
 from narthex.app.runs.services import RunServices
+from narthex.domain import events as ev
+from narthex.domain.agent_input import AgentInput
 from narthex.domain.answer_permission import answerer_fault
 from narthex.domain.answer_schema import schema_fault
-from narthex.domain.events import interrupted
+from narthex.domain.digest import canonical
+from narthex.domain.ids import valid_id
 from narthex.domain.runs import ACTIVE
 from narthex.errors import DependencyError
-from narthex.ports.agents import Agent, AgentUser, ChatMessage
+from narthex.ports.agents import Agent, AgentUser, Answer, ChatMessage, Question
 from narthex.ports.runs import Interrupt, Run
 from narthex.ports.tracing import NO_SPAN, Span
 
 STEER_LIMIT: Final = 32  # texts that users may send ahead of an agent that does not read them
+MAX_QUESTIONS: Final = 20  # of one `ask_all`
 _CLEAN_UP_S: Final = 10.0  # after an approval expired
 
 
@@ -60,19 +64,30 @@ class AgentSession:
         agent: to run.
         messages: the conversation.
         user: the user who started the run.
+        given: what the client sent beside the message, with the state that counts.
+        resume: answers to questions of a coroutine that is gone.
 
     Attributes:
-        interrupt_id: of the question whose answer it waits for, else empty.
-        on_expired: called when that question expired.
+        asked: ids of the questions whose answers it waits for, in the agent's order.
+        on_expired: called when they expired.
     """
 
     def __init__(
-        self, services: RunServices, agent: Agent, messages: list[ChatMessage], user: AgentUser
+        self,
+        services: RunServices,
+        agent: Agent,
+        messages: list[ChatMessage],
+        user: AgentUser,
+        given: AgentInput | None = None,
+        resume: Sequence[Answer] = (),
     ) -> None:
         self._services = services
         self.agent = agent
         self._messages = messages
         self._user = user
+        self.given = given or AgentInput()
+        self._resume = list(resume)
+        self._report = Report()
         self._execution: BoundRun | None = None
         self._bound = asyncio.Event()
         self._run_id = ""
@@ -81,10 +96,10 @@ class AgentSession:
         self._span: Span = NO_SPAN
         self._attempt = 1
         self._steer: asyncio.Queue[str] = asyncio.Queue(STEER_LIMIT)
-        self._waiting: asyncio.Future[Any] | None = None
+        self._waiting: asyncio.Future[list[Answer]] | None = None
         self._expired = False
         self._left_behind = False
-        self.interrupt_id = ""
+        self.asked: tuple[str, ...] = ()
         self.on_expired: Callable[[], None] = lambda: None
         self.task: asyncio.Task[None] | None = None
 
@@ -121,6 +136,53 @@ class AgentSession:
         return self._attempt
 
     @property
+    def state(self) -> Any:
+        """See `ports.agents.RunInput`."""
+        return self.given.state
+
+    @property
+    def tools(self) -> list[dict[str, Any]]:
+        """See `ports.agents.RunInput`."""
+        return self.given.tools
+
+    @property
+    def context(self) -> list[dict[str, Any]]:
+        """See `ports.agents.RunInput`."""
+        return self.given.context
+
+    @property
+    def forwarded(self) -> dict[str, Any]:
+        """See `ports.agents.RunInput`."""
+        return self.given.forwarded
+
+    @property
+    def parent_run_id(self) -> str:
+        """See `ports.agents.RunInput`."""
+        return self.given.parent_run_id
+
+    @property
+    def protocol_version(self) -> str:
+        """See `ports.agents.RunInput`."""
+        return self.given.protocol_version
+
+    @property
+    def resume(self) -> list[Answer]:
+        """See `ports.agents.RunInput`."""
+        return self._resume
+
+    def report(self, *, usage: Sequence[Mapping[str, Any]] = (), result: Any = None) -> None:
+        """See `ports.agents.RunInput`."""
+        added = [dict(entry) for entry in usage]
+        size = len(canonical({"type": "RUN_FINISHED", "usage": self._report.usage + added, "result": result}))
+        if size > (most := self._services.limits.max_event_bytes):
+            raise AgentFault(
+                "agent_flood", f"The agent reported {size} bytes of usage and result; at most {most}."
+            )
+        self._report.usage += added
+        if result is not None:
+            self._report.result = result
+
+    @property
     def steer(self) -> AsyncIterator[str]:
         """See `ports.agents.RunInput`."""
         return self._steered()
@@ -131,9 +193,17 @@ class AgentSession:
 
     async def ask(self, schema: Mapping[str, Any], text: str, *, answerable_by: str = "") -> Any:
         """See `ports.agents.RunInput`."""
-        fault = schema_fault(schema) or answerer_fault(answerable_by)
-        if fault:
-            raise ValueError(fault)
+        (answer,) = await self.ask_all([Question(schema=schema, text=text, answerable_by=answerable_by)])
+        return answer.payload
+
+    async def ask_all(self, questions: Sequence[Question]) -> list[Answer]:
+        """See `ports.agents.RunInput`."""
+        if not 0 < len(questions) <= MAX_QUESTIONS:
+            raise ValueError(f"{len(questions)} questions; ask 1 to {MAX_QUESTIONS} at once")
+        for question in questions:
+            fault = schema_fault(question.schema) or answerer_fault(question.answerable_by)
+            if fault:
+                raise ValueError(fault)
         execution = await self._bound_execution()
         if self._waiting is not None:
             raise AgentFault(
@@ -142,42 +212,58 @@ class AgentSession:
         await execution.intake.close_text()
         if left := execution.intake.left_open():
             raise AgentFault("agent_event_order", f"ask was called while {left} was open; close it first.")
-        interrupt = self._interrupt(execution.run, schema, text, answerable_by)
+        interrupts = [await self._interrupt(execution.run, question) for question in questions]
         most = self._services.limits.max_event_bytes
-        if (size := len(interrupt.schema) + len(text.encode("utf-8", "replace"))) > most:
+        size = sum(
+            len(one.schema) + len(one.detail) + len(one.text.encode("utf-8", "replace")) for one in interrupts
+        )
+        if size > most:
             raise AgentFault(
                 "agent_flood", f"ask was called with a question of {size} bytes; at most {most}."
             )
         self._waiting = asyncio.get_running_loop().create_future()
-        self.interrupt_id = interrupt.interrupt_id
+        self.asked = tuple(one.interrupt_id for one in interrupts)
         self.unbind()
-        expires = datetime.fromtimestamp(interrupt.expires_at, UTC).isoformat().replace("+00:00", "Z")
-        outcome = interrupted(interrupt.interrupt_id, text, dict(schema), expires, answerable_by)
-        execution.end(Interrupted(interrupt, outcome))
+        outcome = ev.interrupted(
+            [_event(one, question) for one, question in zip(interrupts, questions, strict=True)]
+        )
+        execution.end(Interrupted(tuple(interrupts), outcome))
         try:
-            answer = await self._answered(interrupt)
+            answers = await self._answered(interrupts[0])
             self._span.enter()  # of the run in which the agent continues
-            return answer
+            return answers
         finally:
             self._waiting = None
 
-    def _interrupt(self, run: Run, schema: Mapping[str, Any], text: str, answerable_by: str) -> Interrupt:
+    async def _interrupt(self, run: Run, question: Question) -> Interrupt:
+        """The question for the store. The agent's own id is kept, unless a question of the tenant has it."""
         now = self._services.now()
+        name = question.question_id
+        if not valid_id(name) or await self._services.runs.interrupt(run.tenant, name) is not None:
+            name = uuid.uuid4().hex
+        detail = {
+            "questionId": question.question_id,
+            "reason": question.reason,
+            "toolCallId": question.tool_call_id,
+            "metadata": question.metadata,
+            "dismissable": question.dismissable,
+        }
         return Interrupt(
-            interrupt_id=uuid.uuid4().hex,
+            interrupt_id=name,
             run_id=run.run_id,
             thread_id=run.thread_id,
             tenant=run.tenant,
-            text=text,
-            schema=msgspec.json.encode(schema).decode(),
+            text=question.text,
+            schema=msgspec.json.encode(question.schema).decode(),
             created_at=now,
             expires_at=now + self._services.limits.answer_s,
             node=self._services.owner,
-            answerable_by=answerable_by,
+            answerable_by=question.answerable_by,
+            detail=msgspec.json.encode({name: value for name, value in detail.items() if value}).decode(),
         )
 
-    async def _answered(self, interrupt: Interrupt) -> Any:
-        """Wait for the answer. If one came in time but its run is still queued, wait for that run."""
+    async def _answered(self, interrupt: Interrupt) -> list[Answer]:
+        """Wait for the answers. If they came in time but their run is still queued, wait for that run."""
         assert self._waiting is not None
         wait_s = self._services.limits.answer_s  # of elapsed time, as the store counts it
         while True:
@@ -239,10 +325,22 @@ class AgentSession:
         self._execution = None
         self._bound.clear()
 
-    def answer(self, payload: Any) -> None:
+    def answer(self, answers: list[Answer]) -> None:
         """Let `ask` return; call after `bind` and after RUN_STARTED of the new run is durable."""
         if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(payload)
+            self._waiting.set_result(answers)
+
+    def continues(self, given: AgentInput) -> None:
+        """Take what the client sent beside its answer; where it sent nothing, only the state is another one."""
+        known = self.given
+        if given.tools or given.context or given.forwarded:
+            known = given
+        self.given = msgspec.structs.replace(known, state=given.state)
+
+    def take_report(self) -> Report:
+        """What the agent reported since the last call, for the terminal event of the run that it ran in."""
+        report, self._report = self._report, Report()
+        return report
 
     @property
     def accepts_steering(self) -> bool:
@@ -300,6 +398,31 @@ class AgentSession:
             closing: Callable[[], Awaitable[None]] | None = getattr(items, "aclose", None)
             if closing is not None:
                 await closing()
+
+
+def answer_of(interrupt: Interrupt) -> Answer:
+    """The stored answer to a question, as its agent gets it."""
+    detail: dict[str, Any] = msgspec.json.decode(interrupt.detail)
+    return Answer(
+        question_id=detail.get("questionId", ""),
+        status=interrupt.status or "resolved",
+        payload=msgspec.json.decode(interrupt.payload or "null"),
+    )
+
+
+def _event(interrupt: Interrupt, question: Question) -> ev.Event:
+    """A question in RUN_FINISHED's outcome."""
+    expires = datetime.fromtimestamp(interrupt.expires_at, UTC).isoformat().replace("+00:00", "Z")
+    return ev.interrupt(
+        interrupt.interrupt_id,
+        question.text,
+        dict(question.schema),
+        expires,
+        answerable_by=question.answerable_by,
+        reason=question.reason,
+        tool_call_id=question.tool_call_id,
+        metadata=question.metadata,
+    )
 
 
 def _seen(task: asyncio.Task[None]) -> None:

@@ -24,7 +24,7 @@ def capabilities(agent: Agent, run_deadline_s: float) -> dict[str, object]:
             "pushNotifications": False,
             "resumable": True,  # Last-Event-ID here, offset and epoch over the WebSocket
         },
-        "tools": {"clientProvided": False},
+        "tools": {"clientProvided": True},
         "multimodal": {
             "input": {"image": False, "audio": False, "video": False, "pdf": False, "file": False}
         },

@@ -1,17 +1,18 @@
 """Serves the routes of AG-UI over HTTP: finds the caller, the thread and the run, and the answer's status.
 
 Not here: the stream of events (`stream`), the request's body (`run_input`). Rules: the upgrade's handler admits each
-stream, which takes a slot like a WebSocket; a client's `threadId` is its name for a thread within its tenant; the same
-user message gives the same run, so that a repeat with `Last-Event-ID` continues where the stream broke; a client that
-leaves does not cancel its run.
+stream, which takes a slot like a WebSocket; a client's `threadId` and `runId` are its names for a thread and a run, and
+events carry them; the same thread, `runId` and message give the same run, so that a repeat with `Last-Event-ID`
+continues where the stream broke; a client that leaves does not cancel its run, unless it asked for that.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from starlette.requests import Request
@@ -24,17 +25,18 @@ from narthex.app.core import NodeCore
 from narthex.domain import endpoints
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.identity import Identity, IdentityClass
+from narthex.domain.ids import valid_id
 from narthex.domain.refusals import TABLE, Refusal
 from narthex.domain.runs import ACTIVE
-from narthex.errors import ClientError
+from narthex.errors import ClientError, DependencyError
 from narthex.ports.broker import Position
 from narthex.ports.edge import Decision, Deny, UpgradeHandler
 from narthex.ports.later import settled
 from narthex.ports.runs import Run
 from narthex.protocol.replies import encode_json
 from narthex.web.agui.capabilities import capabilities
-from narthex.web.agui.run_input import RunAgentInput, answer_of, last_user_message, parse, position_of
-from narthex.web.agui.stream import Ended, RunStream
+from narthex.web.agui.run_input import Asked, parse, position_of
+from narthex.web.agui.stream import Ended, Names, RunStream
 from narthex.web.fallbacks import StreamedAnswer
 from narthex.web.fields import bounded_body
 from narthex.web.problems import client_error, problem
@@ -43,7 +45,18 @@ from narthex.web.request_rules import RequestAuthenticator, abort_of, head_of
 MAX_BODY: Final = 1024 * 1024  # stock clients send the whole conversation each time
 _ADMITTED_AS: Final = endpoints.SSE  # the upgrade handler's name for a stream of server-sent events
 _NOT_NOW: Final = Refusal(code="overloaded", retry_after_s=1)
-Work = Callable[[Connection, Identity], Awaitable[tuple[Run, Position]]]
+
+
+class Followed(msgspec.Struct, frozen=True):
+    """A run to stream: from where, under which names; `cancels`: a client that leaves cancels it."""
+
+    run: Run
+    since: Position
+    names: Names
+    cancels: bool = False
+
+
+Work = Callable[[Connection, Identity], Awaitable[Followed]]
 
 
 def _derived(*parts: str) -> str:
@@ -73,6 +86,7 @@ class AguiRoutes:
         self._starter = core.starter
         self._store = core.store
         self._broker = core.broker
+        self._tasks = core.tasks
 
     def routes(self) -> list[BaseRoute]:
         """Starlette routes."""
@@ -83,6 +97,8 @@ class AguiRoutes:
             Route("/agui/{agent}", self._preflight, methods=["OPTIONS"]),
             Route("/agui/{agent}/runs/{run_id}", self._follow, methods=["GET"]),
             Route("/agui/{agent}/runs/{run_id}", self._preflight, methods=["OPTIONS"]),
+            Route("/agui/{agent}/runs/{run_id}/cancel", self._cancel, methods=["POST"]),
+            Route("/agui/{agent}/runs/{run_id}/cancel", self._preflight, methods=["OPTIONS"]),
         ]
 
     # -- what there is -------------------------------------------------------------------------------------
@@ -126,34 +142,84 @@ class AguiRoutes:
     async def _run(self, request: Request) -> Response:
         """POST: start a run, or find it, and stream it."""
 
-        async def begin(_: Connection, identity: Identity) -> tuple[Run, Position]:
+        async def begin(_: Connection, identity: Identity) -> Followed:
             asked = parse(await _body(request))
             agent = self._agent(request)
             thread_id, create = await self._thread(identity, asked.thread_id)
             if asked.resume:
-                return await self._resumed(identity, asked, thread_id)
-            said = last_user_message(asked)
-            started = await self._starter.start(
-                identity,
-                text=said.text,
-                client_message_id=derived_id("agui", identity, f"{thread_id}\x00{said.message_id}"),
-                thread_id=thread_id,
-                agent=agent,
-                create=create,
+                run, since = await self._resumed(identity, asked, thread_id)
+            else:
+                run, since = await self._begun_run(identity, asked, thread_id, agent, create=create)
+            names = Names(
+                asked.thread_id, asked.run_id, await self._client_name(run.tenant, run.parent_run_id)
             )
-            if started.said_at is not None:
-                return started.run, started.said_at
-            return await self._found(identity, started.run.run_id)
+            return Followed(run, since, names, cancels=asked.wishes.on_disconnect == "cancel")
 
         return await self._streamed(request, begin)
+
+    async def _begun_run(
+        self, identity: Identity, asked: Asked, thread_id: str, agent: str, *, create: bool
+    ) -> tuple[Run, Position]:
+        """Start the run that a request asks for; the same thread, run and message again give the same one."""
+        message = asked.message
+        message_id = message.message_id if message is not None else asked.given.results[-1].message_id
+        key = f"{thread_id}\x00{asked.run_id}\x00{message_id}"
+        started = await self._starter.start(
+            identity,
+            text=message.text if message is not None else "",
+            client_message_id=derived_id("agui", identity, key),
+            thread_id=thread_id,
+            agent=agent,
+            create=create,
+            # An id that no store or channel takes is replaced; a stock client's is a UUID.
+            message_id=message_id if message is not None and valid_id(message_id) else "",
+            given=asked.given,
+            busy=asked.wishes.busy,
+        )
+        if started.said_at is not None:
+            return started.run, started.said_at
+        return await self._found(identity, started.run.run_id)
 
     async def _follow(self, request: Request) -> Response:
         """GET: stream a run of the user, in a form that EventSource can request."""
 
-        async def find(_: Connection, identity: Identity) -> tuple[Run, Position]:
-            return await self._found(identity, request.path_params["run_id"])
+        async def find(_: Connection, identity: Identity) -> Followed:
+            asked = request.path_params["run_id"]
+            run, since = await self._found(identity, (await self._named(identity, asked)).run_id)
+            thread = request.query_params.get("threadId") or run.thread_id
+            names = Names(thread, asked, await self._client_name(run.tenant, run.parent_run_id))
+            return Followed(run, since, names)
 
         return await self._streamed(request, find)
+
+    async def _cancel(self, request: Request) -> Response:
+        """POST: cancel a run, named by the gateway's id or the client's own."""
+        found = await self._http.authenticate(request)
+        if isinstance(found, Refusal):
+            return self._refused(request, found)
+        try:
+            run = await self._named(found, request.path_params["run_id"])
+            return self._json(request, await self._engine.requests.cancel(found, run.run_id))
+        except ClientError as fault:
+            return self._failed(request, fault)
+
+    async def _named(self, identity: Identity, name: str) -> Run:
+        """The run with an id, or the newest one that a client gave this name; the user's own ones first.
+
+        Raises:
+            ClientError: `run_not_found` (404).
+        """
+        run = await self._store.runs.get(identity.tenant, name)
+        candidates = [run] if run is not None else await self._store.runs.by_client_run(identity.tenant, name)
+        for run in sorted(candidates, key=lambda one: one.user_id != identity.subject):
+            if await self._chat.role(identity, run.thread_id) is not None:
+                return run
+        raise ClientError("run_not_found", "No such run is visible to you.", "Look again.", number=404)
+
+    async def _client_name(self, tenant: str, run_id: str) -> str:
+        """The name that a client gave a run, else its id."""
+        run = await self._store.runs.get(tenant, run_id) if run_id else None
+        return run.client_run_id or run_id if run is not None else run_id
 
     async def _thread(self, identity: Identity, name: str) -> tuple[str, bool]:
         """The thread that a client's `threadId` names, and whether it may have to be created.
@@ -170,24 +236,33 @@ class AguiRoutes:
             return shared, False
         return _derived(identity.tenant, identity.subject, name), True
 
-    async def _resumed(
-        self, identity: Identity, asked: RunAgentInput, thread_id: str
-    ) -> tuple[Run, Position]:
-        """Answer an interrupt of the thread; returns the run in which its agent continues."""
-        entry = answer_of(asked)
-        assert entry is not None
-        interrupt = await self._store.runs.interrupt(identity.tenant, entry.interrupt_id)
-        if interrupt is None or interrupt.thread_id != thread_id:
-            raise ClientError(
-                "interrupt_not_found", "The thread has no question with this id.", "Look again.", number=404
+    async def _resumed(self, identity: Identity, asked: Asked, thread_id: str) -> tuple[Run, Position]:
+        """Answer interrupts of the thread; returns the run in which its agent continues."""
+        answered: dict[str, Any] = {}
+        for entry in asked.resume:
+            interrupt = await self._store.runs.interrupt(identity.tenant, entry.interrupt_id)
+            if interrupt is None or interrupt.thread_id != thread_id:
+                raise ClientError(
+                    "interrupt_not_found",
+                    "The thread has no question with this id.",
+                    "Look again.",
+                    number=404,
+                )
+            answered = await self._engine.requests.resume(
+                identity,
+                interrupt.run_id,
+                entry.interrupt_id,
+                entry.payload,
+                dismissed=entry.status == "cancelled",
+                given=asked.given,
             )
-        answered = await self._engine.requests.resume(
-            identity,
-            interrupt.run_id,
-            entry.interrupt_id,
-            entry.payload,
-            dismissed=entry.status == "cancelled",
-        )
+        if answered["open_questions"]:
+            raise ClientError(
+                "interrupts_open",
+                f"The run asked {answered['open_questions']} more questions.",
+                "Answer all interrupts of the run in one `resume`; the answers given so far count.",
+                number=409,
+            )
         return await self._found(identity, str(answered["run_id"]))
 
     async def _found(self, identity: Identity, run_id: str) -> tuple[Run, Position]:
@@ -236,13 +311,15 @@ class AguiRoutes:
         try:
             async with asyncio.timeout(COMMAND_TIMEOUT_S):
                 await stream.connect()
-                run, since = await work(stream.connection, identity)
+                followed = await work(stream.connection, identity)
+                run = followed.run
                 last = request.headers.get("last-event-id")
-                await stream.join(thread_channel(run.thread_id), position_of(last) if last else since)
+                since = position_of(last) if last else followed.since
+                await stream.join(thread_channel(run.thread_id), since)
         except ClientError as fault:
             return self._failed(request, fault)
-        except Ended as ended:
-            return self._refused(request, _refusal_of(ended))
+        except Ended as fault:
+            return self._refused(request, _refusal_of(fault))
         except TimeoutError:
             return self._refused(request, _NOT_NOW)
 
@@ -257,8 +334,19 @@ class AguiRoutes:
             "Narthex-Run": run.run_id,
             **self._http.cors(request),
         }
-        events = stream.events(run.run_id, over=run.over, is_over=is_over)
-        return StreamedAnswer(events, "text/event-stream", headers, stream.close)
+
+        def ended() -> None:
+            stream.close()
+            if followed.cancels and stream.left:
+                self._tasks.spawn(self._left(identity, run.run_id))
+
+        events = stream.events(run.run_id, followed.names, over=run.over, is_over=is_over)
+        return StreamedAnswer(events, "text/event-stream", headers, ended)
+
+    async def _left(self, identity: Identity, run_id: str) -> None:
+        """The client left, and wished its run to end then. A failure leaves the run as it is."""
+        with contextlib.suppress(ClientError, DependencyError):
+            await self._engine.requests.cancel(identity, run_id)
 
     # -- answers -------------------------------------------------------------------------------------------
 

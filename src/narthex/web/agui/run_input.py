@@ -1,8 +1,8 @@
 """Parses and checks AG-UI's RunAgentInput, as far as a gateway needs it.
 
-Not here: acting on it (`routes`). Rules: members that the gateway does not use (`state`, `tools`, `context`,
-`forwardedProps`) are ignored, because stock clients always send them; input that must not be ignored (pictures, results
-of the client's own tools) is refused.
+Not here: acting on it (`routes`). Rules: the gateway keeps the thread's messages, so of those sent it uses only what is
+new: the last user message, or the results of the client's own tools that follow it; `state`, `tools`, `context` and
+`forwardedProps` go to the agent as they are; input that must not be ignored (pictures) is refused.
 """
 
 from __future__ import annotations
@@ -12,12 +12,17 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from narthex.domain.agent_input import AgentInput, ToolResult
+from narthex.domain.ids import valid_id
+from narthex.domain.runs import BUSY
 from narthex.errors import ClientError
 from narthex.ports.broker import Position
 
 Named = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 
 _EVENT_ID: Final = re.compile(r"^(\d{1,15})-([!-~]{1,200})$")
+MAX_RESULTS: Final = 100  # of tools, in one request
+MAX_ANSWERS: Final = 20
 
 
 class ResumeEntry(msgspec.Struct, frozen=True, rename="camel"):
@@ -28,21 +33,58 @@ class ResumeEntry(msgspec.Struct, frozen=True, rename="camel"):
     payload: Any = None
 
 
-class InputMessage(msgspec.Struct, frozen=True):
+class InputMessage(msgspec.Struct, frozen=True, rename="camel"):
     """A message; the form of `content` depends on `role`."""
 
     role: str
     id: str = ""
     content: msgspec.Raw = msgspec.Raw(b"null")
+    tool_call_id: str | None = None
+    error: str | None = None
 
 
-class RunAgentInput(msgspec.Struct, frozen=True, rename="camel"):
-    """See the module. The gateway keeps the thread's messages: of those sent it uses only the last user message."""
+class Wishes(msgspec.Struct, frozen=True, rename="camel"):
+    """`forwardedProps.narthex`: what the client asks of the gateway itself.
+
+    Attributes:
+        on_disconnect: `cancel`: a client that leaves the stream cancels the run.
+        busy: see `domain.runs.BUSY`; empty: as the agent declares.
+        input: whether RUN_STARTED carries the input.
+        connect: replay the thread and follow it, instead of a run.
+    """
+
+    on_disconnect: Literal["", "continue", "cancel"] = ""
+    busy: str = ""
+    input: bool = False
+    connect: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which the decoder turns into its own error."""
+        if self.busy and self.busy not in BUSY:
+            raise ValueError(f"Expected `busy` to be one of {', '.join(BUSY)}")
+
+
+class RunAgentInput(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """See the module."""
 
     thread_id: Named
     run_id: Named
     messages: list[InputMessage]
+    state: Any = None
+    tools: list[dict[str, Any]] | None = None
+    context: list[dict[str, Any]] | None = None
+    forwarded_props: Any = None
+    protocol_version: Annotated[str, msgspec.Meta(max_length=100)] | None = None
+    parent_run_id: Annotated[str, msgspec.Meta(max_length=255)] | None = None
     resume: list[ResumeEntry] | None = None
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """CopilotKit's single-endpoint transport: the request inside `{method, params, body}`."""
+
+    method: Literal["agent/run", "agent/connect", "agent/stop", "info"]
+    params: dict[str, Any] = {}
+    body: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 class UserMessage(msgspec.Struct, frozen=True):
@@ -52,38 +94,113 @@ class UserMessage(msgspec.Struct, frozen=True):
     text: str
 
 
-def parse(body: bytes) -> RunAgentInput:
-    """Decode a request. Raises ClientError `bad_body` (422), which names the place and never a value."""
-    try:
-        return msgspec.json.decode(body, type=RunAgentInput)
-    except (msgspec.DecodeError, RecursionError) as fault:
-        raise ClientError("bad_body", f"{fault}.", "Send AG-UI's RunAgentInput.", number=422) from fault
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """A request, as far as the gateway acts on it.
+
+    Attributes:
+        thread_id: the client's name of the thread.
+        run_id: the client's name of the run.
+        message: the new user message; None: the run goes on without one.
+        given: what goes to the agent beside it.
+        resume: answers to interrupts.
+        wishes: what the client asks of the gateway.
+    """
+
+    thread_id: str
+    run_id: str
+    message: UserMessage | None
+    given: AgentInput
+    resume: tuple[ResumeEntry, ...]
+    wishes: Wishes
 
 
-def last_user_message(asked: RunAgentInput) -> UserMessage:
-    """The last user message.
+def parse(body: bytes, *, connect: bool = False) -> Asked:
+    """Decode a request; with `connect`, one that needs no message.
 
     Raises:
-        ClientError: `no_user_message`, `tool_results_not_taken`, `content_not_text` (422).
+        ClientError: `bad_body` (422), which names the place and never a value; `no_user_message`, `content_not_text`
+            (422).
     """
-    for message in reversed(asked.messages):
+    try:
+        sent = msgspec.json.decode(body, type=RunAgentInput)
+        props = sent.forwarded_props if isinstance(sent.forwarded_props, dict) else {}
+        wishes = msgspec.convert(props.get("narthex") or {}, Wishes)
+    except (msgspec.DecodeError, RecursionError, ValueError) as fault:
+        raise _bad_body(f"{fault}.") from fault
+    for name in (sent.thread_id, sent.run_id):
+        if not valid_id(name):
+            raise _bad_body("`threadId` and `runId` are 1 to 255 printable characters.")
+    resume = tuple(sent.resume or ())
+    if len(resume) > MAX_ANSWERS:
+        raise _bad_body(f"`resume` has {len(resume)} entries; at most {MAX_ANSWERS}.")
+    connect = connect or wishes.connect
+    message, results = (None, []) if resume or connect else _news(sent.messages)
+    return Asked(
+        thread_id=sent.thread_id,
+        run_id=sent.run_id,
+        message=message,
+        given=AgentInput(
+            thread_id=sent.thread_id,
+            run_id=sent.run_id,
+            state=sent.state or None,  # stock clients that have none send {}
+            tools=sent.tools or [],
+            context=sent.context or [],
+            forwarded={name: value for name, value in props.items() if name != "narthex"},
+            protocol_version=sent.protocol_version or "",
+            parent_run_id=sent.parent_run_id or "",
+            results=results,
+            show_input=wishes.input,
+        ),
+        resume=resume,
+        wishes=wishes,
+    )
+
+
+def opened(body: bytes) -> Envelope | None:
+    """The envelope of a request in CopilotKit's single-endpoint transport; None: it is a plain RunAgentInput."""
+    try:
+        return msgspec.json.decode(body, type=Envelope)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _bad_body(words: str) -> ClientError:
+    return ClientError("bad_body", words, "Send AG-UI's RunAgentInput.", number=422)
+
+
+def _news(messages: list[InputMessage]) -> tuple[UserMessage | None, list[ToolResult]]:
+    """What the gateway does not have yet: the last user message, or results of tools after it."""
+    results: list[ToolResult] = []
+    for message in reversed(messages):
         if message.role == "tool":
-            raise ClientError(
-                "tool_results_not_taken",
-                "A tool's result follows the last user message; agents here do not call a client's tools.",
-                "Send a user message, or answer an interrupt with `resume`.",
-                number=422,
-            )
-        if message.role == "user":
+            results.insert(0, _result(message))
+            if len(results) > MAX_RESULTS:
+                raise _bad_body(f"More than {MAX_RESULTS} results of tools follow the last message.")
+        elif results:
+            return None, results
+        elif message.role == "user":
             text = _text(_content(message.content))
             if not message.id or not text.strip():
                 break
-            return UserMessage(message.id, text)
+            return UserMessage(message.id, text), []
+    if results:
+        return None, results
     raise ClientError(
         "no_user_message",
         "No user message in the request has an id and a text.",
-        "Send one, or answer an interrupt with `resume`.",
+        "Send one, the result of a tool, or answer an interrupt with `resume`.",
         number=422,
+    )
+
+
+def _result(message: InputMessage) -> ToolResult:
+    if not message.id or not message.tool_call_id:
+        raise _bad_body("A message of role `tool` needs `id` and `toolCallId`.")
+    return ToolResult(
+        tool_call_id=message.tool_call_id,
+        content=_text(_content(message.content)),
+        message_id=message.id,
+        error=message.error or "",
     )
 
 
@@ -91,9 +208,7 @@ def _content(raw: msgspec.Raw) -> Any:
     try:
         return msgspec.json.decode(raw)
     except (msgspec.DecodeError, RecursionError) as fault:  # JSON that no program can hold, as 1e999
-        raise ClientError(
-            "bad_body", f"{fault} - at `$.messages[...].content`.", "Send AG-UI's RunAgentInput.", number=422
-        ) from fault
+        raise _bad_body(f"{fault} - at `$.messages[...].content`.") from fault
 
 
 def _text(content: Any) -> str:
@@ -107,21 +222,6 @@ def _text(content: Any) -> str:
             "content_not_text", "The message has parts that are not text.", "Send text only.", number=422
         )
     return "\n".join(str(text) for text in texts)
-
-
-def answer_of(asked: RunAgentInput) -> ResumeEntry | None:
-    """The one answer in a request; None without answers.
-
-    Raises:
-        ClientError: `bad_body` (422): a run of narthex asks one question at a time.
-    """
-    if not asked.resume:
-        return None
-    if len(asked.resume) > 1:
-        raise ClientError(
-            "bad_body", "`resume` has more than one entry.", "A run asks one question at a time.", number=422
-        )
-    return asked.resume[0]
 
 
 def event_id(offset: int, epoch: str) -> bytes:

@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
+import msgspec
+
 from narthex.app.connection import Connection
 from narthex.domain.events import RUN_FINISHED, RUN_STARTED, TERMINAL, Event
 from narthex.errors import ClientError
@@ -26,7 +28,14 @@ from narthex.web.fallbacks import StreamSocket
 
 HEART_BEAT: Final = b":\n\n"  # an SSE comment: it is traffic for proxies, and clients ignore it
 _OURS: Final = frozenset({"threadId", "runId", "seq", "seq_from", "count", "digest"})
-_NAMES_RUN: Final = frozenset({RUN_STARTED, RUN_FINISHED})
+
+
+class Names(msgspec.Struct, frozen=True):
+    """A client's names of a thread, a run and its parent; the gateway's own ids where it has none."""
+
+    thread_id: str
+    run_id: str
+    parent_run_id: str = ""
 
 
 class Ended(Exception):
@@ -38,19 +47,31 @@ class Ended(Exception):
         self.reason = reason
 
 
-def pure(event: Event) -> Event:
-    """A published event of a run in AG-UI 1.0's form, for clients that know no other members.
+def pure(event: Event, names: Names) -> Event:
+    """A published event of a run in AG-UI 1.0's form, for clients that know no other members, with their own names.
 
-    To verify the run's digest, a client puts `threadId` and `runId` of RUN_STARTED back into every event and removes
-    the terminal event's `metadata` (docs/runs.md).
+    To verify the run's digest, a client takes the gateway's ids from `metadata.narthex` of RUN_STARTED: it puts
+    `threadId` and `runId` into every event, `parentRunId` into RUN_STARTED, and removes the `metadata` of RUN_STARTED
+    and of the terminal event (docs/ag-ui.md).
     """
     kept = {name: value for name, value in event.items() if name not in _OURS}
     kind = event["type"]
     if kind in _NAMES_RUN:
-        kept |= {"threadId": event["threadId"], "runId": event["runId"]}
-    if kind in TERMINAL:
-        kept["metadata"] = {"narthex": {name: event[name] for name in ("count", "digest") if name in event}}
+        kept |= {"threadId": names.thread_id, "runId": names.run_id}
+        if parent := kept.get("parentRunId"):
+            kept["parentRunId"] = names.parent_run_id or parent
+    ids: tuple[str, ...]
+    if kind == RUN_STARTED:
+        ids = ("threadId", "runId", "parentRunId")
+    elif kind in TERMINAL:
+        ids = ("threadId", "runId", "count", "digest")
+    else:
+        return kept
+    kept["metadata"] = {"narthex": {name: event[name] for name in ids if name in event}}
     return kept
+
+
+_NAMES_RUN: Final = frozenset({RUN_STARTED, RUN_FINISHED})
 
 
 class RunStream:
@@ -68,8 +89,14 @@ class RunStream:
             self._socket.drop = drop
         self._chunks = self._socket.chunks()
         self._session = ClientSession()
+        self._over = False
         self._messages: deque[Message] = deque()  # of one chunk, which the socket bounds
         connection.opened(self._socket)
+
+    @property
+    def left(self) -> bool:
+        """Whether the client left before the stream was over."""
+        return not self._over
 
     def close(self) -> None:
         """Release the connection; idempotent."""
@@ -97,16 +124,26 @@ class RunStream:
             )
 
     async def events(
-        self, run_id: str, *, over: bool, is_over: Callable[[], Awaitable[bool]]
+        self, run_id: str, names: Names, *, over: bool, is_over: Callable[[], Awaitable[bool]]
     ) -> AsyncIterator[bytes]:
         """The run's events as SSE text, to its terminal event or the connection's end.
 
         Args:
             run_id: the run.
+            names: the client's.
             over: whether the run was over before `join`: then all of it was recovered, and the stream does not wait.
             is_over: returns whether it is over now; called at pings. If it was over a whole ping ago, the client's own
                 position is past the run's end, and the stream ends.
         """
+        async for block in self._blocks(run_id, names, over=over, is_over=is_over):
+            yield block
+        self._over = (
+            True  # not where the client left: it closes the generator at a `yield`, or cancels its task
+        )
+
+    async def _blocks(
+        self, run_id: str, names: Names, *, over: bool, is_over: Callable[[], Awaitable[bool]]
+    ) -> AsyncIterator[bytes]:
         was_over = False
         while self._messages or not over:
             try:
@@ -125,7 +162,7 @@ class RunStream:
                 continue
             if event.get("runId") == run_id and "seq" in event:
                 here = self._session.positions[message.channel]._replace(offset=pub.offset)
-                yield b"id: %s\ndata: %s\n\n" % (event_id(*here), encode_json(pure(event)))
+                yield b"id: %s\ndata: %s\n\n" % (event_id(*here), encode_json(pure(event, names)))
                 if event["type"] in TERMINAL:
                     return
 

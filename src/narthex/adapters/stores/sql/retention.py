@@ -56,7 +56,8 @@ def delete_thread(dialect: Dialect, tenant: str, thread_id: str) -> Operation[st
         return "busy"
     yield from each(dialect.search_removed(thread_id))
     yield "DELETE FROM log_epochs WHERE thread_id = ?", (thread_id,)
-    for table in ("thread_links", "invitations", "interrupts", "runs", "messages", "members", "threads"):
+    tables = ("thread_links", "invitations", "interrupts", "run_inputs", "agent_states", "runs", "messages")
+    for table in (*tables, "members", "threads"):
         yield f"DELETE FROM {table} {of_thread}", (thread_id, tenant)
     yield _cut(LogCut(tenant=tenant, thread_id=thread_id, before=0.0))
     return "deleted"
@@ -134,7 +135,7 @@ def _prune_runs(dialect: Dialect, thread_id: str, moment: float, limit: int) -> 
         (thread_id, moment, moment, limit),
     )
     ids = [row[0] for row in rows]
-    for table in ("interrupts", "runs"):
+    for table in ("interrupts", "run_inputs", "runs"):
         if ids:
             condition = f"thread_id = ? AND run_id IN ({marks(len(ids))})"
             yield f"DELETE FROM {table} WHERE {condition}", (thread_id, *ids)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from narthex.adapters.stores.sql.dialect import Dialect
-from narthex.adapters.stores.sql.interrupts import SqlInterrupts
+from narthex.adapters.stores.sql.interrupts import SqlInterrupts, insert_input
 from narthex.adapters.stores.sql.operation import (
     Operation,
     Shape,
@@ -32,6 +32,7 @@ from narthex.ports.runs import LeaseSeen, Run, RunOutcome
 from narthex.ports.threads import KEEPS_ALL, Kept
 
 RUN: Final = Shape(Run)
+MAX_CLIENT_RUNS: Final = 20  # runs that clients of one tenant gave the same id; the newest ones are looked at
 _LEASE: Final = Shape(LeaseSeen)
 _OUTCOME: Final = Shape(RunOutcome)
 
@@ -57,7 +58,7 @@ class SqlRuns(SqlInterrupts):
     """The Runs port over an engine."""
 
     @writes
-    def start(self, run: Run, *, queue_limit: int) -> Operation[tuple[Run, bool]]:
+    def start(self, run: Run, *, queue_limit: int, run_input: str = "") -> Operation[tuple[Run, bool]]:
         """See the port."""
         yield from self._dialect.locked(f"queue {run.thread_id}")
         before = yield from _by_client_message(run.tenant, run.user_id, run.client_message_id)
@@ -78,12 +79,37 @@ class SqlRuns(SqlInterrupts):
             kept = yield from _by_client_message(run.tenant, run.user_id, run.client_message_id)
             assert kept is not None
             return kept, False
+        if run_input:
+            yield insert_input(run, run_input)
         return kept, True
 
     @reads
     def get(self, tenant: str, run_id: str) -> Operation[Run | None]:
         """See the port."""
         return _get(tenant, run_id)
+
+    @reads
+    def input(self, tenant: str, run_id: str) -> Operation[str]:
+        """See the port."""
+        rows = yield "SELECT input FROM run_inputs WHERE run_id = ? AND tenant = ?", (run_id, tenant)
+        return str(rows[0][0]) if rows else ""
+
+    @reads
+    def by_client_run(self, tenant: str, client_run_id: str) -> Operation[list[Run]]:
+        """See the port."""
+        if not client_run_id:
+            return []
+        rest = "FROM runs WHERE tenant = ? AND client_run_id = ? AND client_run_id <> '' ORDER BY number DESC LIMIT ?"
+        return (yield from RUN.many(rest, tenant, client_run_id, MAX_CLIENT_RUNS))
+
+    @reads
+    def agent_states(self, tenant: str, thread_id: str) -> Operation[dict[str, str]]:
+        """See the port."""
+        rows = yield (
+            "SELECT agent, state FROM agent_states WHERE thread_id = ? AND tenant = ? ORDER BY agent",
+            (thread_id, tenant),
+        )
+        return {str(agent): str(state) for agent, state in rows}
 
     @reads
     def by_client_message(self, tenant: str, user_id: str, client_message_id: str) -> Operation[Run | None]:
@@ -168,14 +194,26 @@ class SqlRuns(SqlInterrupts):
         error: str,
         now: float,
         error_message: str = "",
+        usage: str = "[]",
+        agent_state: str | None = None,
     ) -> Operation[bool]:
         """See the port."""
-        return found(
+        ours = yield from found(
             f"""UPDATE runs SET state = ?, "count" = ?, digest = ?, "text" = ?, error = ?, error_message = ?,
-            finished_at = ?, lease_until = 0 WHERE {_HELD} RETURNING 1""",
-            *(state, count, digest, text, error, error_message, now),
+            "usage" = ?, finished_at = ?, lease_until = 0 WHERE {_HELD} RETURNING 1""",
+            *(state, count, digest, text, error, error_message, usage, now),
             *(run.tenant, run.run_id, run.owner, run.attempt),
         )
+        if not ours:
+            return False
+        yield "DELETE FROM run_inputs WHERE run_id = ?", (run.run_id,)
+        if agent_state is not None:
+            yield (
+                """INSERT INTO agent_states (thread_id, agent, tenant, state) VALUES (?, ?, ?, ?)
+                ON CONFLICT (thread_id, agent) DO UPDATE SET state = excluded.state""",
+                (run.thread_id, run.agent, run.tenant, agent_state),
+            )
+        return True
 
     @writes
     def request_cancel(self, tenant: str, run_id: str, by: str, now: float) -> Operation[Run | None]:
@@ -249,6 +287,7 @@ class SqlRuns(SqlInterrupts):
                 *(run.tenant, run.run_id),
             ),
         )
+        yield "DELETE FROM run_inputs WHERE run_id = ?", (run.run_id,)
 
     @reads
     def active_in_thread(self, tenant: str, thread_id: str) -> Operation[list[Run]]:

@@ -13,7 +13,7 @@ from narthex.adapters.stores.sql.dialect import Dialect
 from narthex.adapters.stores.sql.operation import Operation
 from narthex.errors import ConfigError
 
-VERSION: Final = 5
+VERSION: Final = 6
 INDEX: Final = "CREATE INDEX "
 
 
@@ -201,6 +201,26 @@ MIGRATIONS: Final = (
             """CREATE TABLE baselines (seq {serial}, "at" DOUBLE PRECISION NOT NULL, kind TEXT NOT NULL,
                version TEXT NOT NULL, machine TEXT NOT NULL, figures TEXT NOT NULL)""",
             "ALTER TABLE runs ADD COLUMN trace TEXT NOT NULL DEFAULT ''",
+        ),
+    ),
+    Migration(
+        version=6,
+        readable_from=2,  # columns with defaults and new tables: earlier versions run such runs without their input
+        statements=(
+            # The id that an AG-UI client gave the run; several runs may have one.
+            "ALTER TABLE runs ADD COLUMN client_run_id TEXT NOT NULL DEFAULT ''",
+            "CREATE INDEX runs_by_client_run ON runs (tenant, client_run_id) WHERE client_run_id <> ''",
+            "ALTER TABLE runs ADD COLUMN \"usage\" TEXT NOT NULL DEFAULT '[]'",
+            # JSON of what AG-UI knows of a question beyond its text, and how it was answered.
+            "ALTER TABLE interrupts ADD COLUMN detail TEXT NOT NULL DEFAULT '{}'",
+            "ALTER TABLE interrupts ADD COLUMN status TEXT NOT NULL DEFAULT ''",
+            # What a client sent beside the message, until the run is over: up to 256 KB, which reads of runs leave out.
+            """CREATE TABLE run_inputs (run_id TEXT PRIMARY KEY, thread_id TEXT NOT NULL, tenant TEXT NOT NULL,
+               input TEXT NOT NULL)""",
+            "CREATE INDEX run_inputs_by_thread ON run_inputs (thread_id)",
+            # The state of each agent of a thread, as its last run left it.
+            """CREATE TABLE agent_states (thread_id TEXT NOT NULL, agent TEXT NOT NULL, tenant TEXT NOT NULL,
+               state TEXT NOT NULL, PRIMARY KEY (thread_id, agent))""",
         ),
     ),
 )

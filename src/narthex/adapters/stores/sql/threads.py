@@ -239,6 +239,21 @@ class SqlThreads(Adapter):
             await self._engine.write(_add_messages(self._dialect, tenant, messages, places))
 
     @writes
+    def answer_calls(self, tenant: str, thread_id: str, answers: Sequence[Message]) -> Operation[None]:
+        """See the port."""
+        for answer in answers:
+            of_call = "thread_id = ? AND message_id = ? AND tenant = ? AND role = 'tool'"
+            named = (thread_id, answer.message_id, tenant)
+            rows = yield f"SELECT seq FROM messages WHERE {of_call}", named
+            if rows:
+                yield from each(self._dialect.search_pruned([int(rows[0][0])]))
+                yield (
+                    f"UPDATE messages SET content = ?, detail = ? WHERE {of_call}",
+                    (answer.content, answer.detail, *named),
+                )
+                yield from each(self._dialect.search_added("messages", rows[0][0]))
+
+    @writes
     def post(self, tenant: str, message: Message, after: Position) -> Operation[PostResult]:
         """See the port; ignores a thread that the tenant does not have, as `add_messages` does."""
         thread_id = message.thread_id
@@ -250,10 +265,13 @@ class SqlThreads(Adapter):
             yield _touched(tenant, thread_id, message.created_at)
             return PostResult(fresh=True)
         rows = yield (
-            'SELECT "offset", epoch, said_after FROM messages WHERE thread_id = ? AND message_id = ? AND tenant = ?',
+            """SELECT "offset", epoch, said_after, role, author, content FROM messages
+            WHERE thread_id = ? AND message_id = ? AND tenant = ?""",
             (thread_id, message.message_id, tenant),
         )
-        offset, epoch, said_after = rows[0]
+        offset, epoch, said_after, *stored = rows[0]
+        if stored != [message.role, message.author, message.content]:
+            return PostResult(fresh=False, same=False)
         if said_after < 0:
             return PostResult(fresh=False, at=Position(offset, epoch))
         return PostResult(fresh=False, after=Position(said_after, epoch))
