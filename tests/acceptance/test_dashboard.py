@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -54,6 +55,38 @@ async def refused(program: Program, token: str, times: int) -> None:
                 pass
 
 
+async def connection_list_and_trace(page: Dashboard, elsewhere: Program) -> None:
+    """A user who is connected to another instance is found, traced and disconnected from here."""
+    headers = {"Authorization": f"Bearer {elsewhere.token('ada')}"}
+    async with connect(elsewhere.ws, additional_headers=headers, proxy=None) as socket:
+        await socket.send('{"id":1,"connect":{"name":"js","version":"5.8.0"}}')
+        await socket.recv()
+        await page.go("Connections")
+        await page.page.get_by_role("textbox", name="User").fill("ada")
+        await page.page.get_by_role("button", name="Show", exact=True).click()
+        row = page.page.locator("table.connections tbody tr")
+        await expect(row).to_have_count(1)
+        await expect(row).to_contain_text("js 5.8.0")
+        await page.page.get_by_role("button", name="Trace ada (default)").click()
+        await page.page.get_by_role("button", name="Start", exact=True).click()
+        log = page.page.get_by_role("log")
+        await expect(log).to_contain_text("The connection is traced from here.")
+        await socket.send('{"id":2,"rpc":{"method":"echo","data":{"text":"a private word"}}}')
+        await expect(log).to_contain_text("rpc")
+        await expect(log).to_contain_text("(14 characters)")
+        assert "private" not in await log.inner_text()
+        assert await page.serious_findings() == []
+        await page.shot("connection-list")
+        await page.page.get_by_role("button", name="End", exact=True).click()
+        await expect(log).to_contain_text("The trace ended.")
+        page.page.once("dialog", lambda dialog: asyncio.ensure_future(dialog.accept()))
+        await page.page.get_by_role("button", name="Disconnect ada (default)").click()
+        async with asyncio.timeout(within(10)):
+            await socket.wait_closed()
+        assert socket.close_code == 3503
+    await page.go("Overview")
+
+
 async def test_operators_only(gateway: Program, browser: Browser) -> None:
     """A user sees no figure, only that the page is for operators and which permission is needed."""
     async with operator(browser, gateway, "forbidden") as visit:
@@ -95,6 +128,8 @@ async def test_dead_open_and_draining_appear_within_seconds(two: Fleet, browser:
         await page.ready()
         troubles = page.page.locator(".troubles")
         await expect(page.page.locator("tr[data-status=ready]")).to_have_count(3)
+
+        await connection_list_and_trace(page, second)
 
         began = time.monotonic()
         second.kill()

@@ -549,6 +549,11 @@ class Connection:
         return self.identity or self.context.identity
 
     @property
+    def pending_bytes(self) -> int:
+        """Bytes that wait here because the client does not read as fast as the server writes."""
+        return self.socket.buffered() + (self._backlog.size if self._backlog is not None else 0)
+
+    @property
     def is_closed(self) -> bool:
         """Whether the connection has ended or is about to."""
         return self._closed

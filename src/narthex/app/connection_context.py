@@ -31,6 +31,7 @@ class ConnectionContext:
         codec: the client's format of the protocol.
         started_at: seconds since the epoch.
         identity: the current user: the handshake's, or proved in-band since; None while inert.
+        library: name and version of the client's library, as its `connect` says; empty before it.
         key_id: the key of the token that proves it, empty without one: when that key is withdrawn, the connection ends.
     """
 
@@ -41,6 +42,7 @@ class ConnectionContext:
         "codec",
         "identity",
         "key_id",
+        "library",
         "origin",
         "scheme",
         "span",
@@ -65,6 +67,7 @@ class ConnectionContext:
         self.admit = admit
         self.identity: Identity | None = admit.identity
         self.key_id = admit.key_id
+        self.library = ""
         self.trace_id = trace_id
         self.span: Span = NO_SPAN
         self.address = address

@@ -40,6 +40,9 @@ COMMANDS: Final[dict[str, CliCommand]] = {
         "narthex.cli.deploy:app", "Write the manifests of a deployment from these settings."
     ),
     "alerts": CliCommand("narthex.cli.alerts:app", "Alert rules for Prometheus, with your own thresholds."),
+    "top": CliCommand("narthex.cli.top:top", "Watch all processes of a gateway in the terminal."),
+    "connections": CliCommand("narthex.cli.connections:app", "List live connections, or close them."),
+    "trace": CliCommand("narthex.cli.trace:trace", "Watch what one user sends and receives."),
     "drain": CliCommand("narthex.cli.drain:drain", "Drain and stop an instance, as SIGTERM does."),
     "completion": CliCommand("narthex.cli.completion:completion", "Print the shell completion script."),
 }

@@ -142,7 +142,7 @@ class GuardRoutes:
             *preflight.routes(core.handshakes, self._http),
             *tickets.routes(self._http, core.store.credentials, clock=core.now),
             *e2e.routes(exchange, self._http),
-            *RevokeAndDrain(access, core.revocations, self._drain).routes(),
+            *RevokeAndDrain(access, core.revocations, self._drain, core.store.records).routes(),
             Route(LOGOUT, self._logout, methods=["POST", "OPTIONS"]),
             *more,
             *problem_pages.routes(),

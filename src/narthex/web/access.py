@@ -87,6 +87,19 @@ class Access:
         found = await self.caller(request)
         if isinstance(found, Operator | Refusal):
             return found
+        return self._administrator(found)
+
+    async def intervener(self, request: Request) -> Operator | Refusal:
+        """The caller as one who may close connections and revoke tokens: an operator (in any tenant), else as
+        `administrator`.
+        """
+        found = await self.caller(request)
+        if isinstance(found, Operator | Refusal):
+            return found
+        return Operator(None, found.subject) if found.is_operator else self._administrator(found)
+
+    @staticmethod
+    def _administrator(found: Identity) -> Operator | Refusal:
         if not found.may(ADMIN):
             return Refusal(code="permission_denied", detail="The permission `admin` is needed.")
         return Operator(found.tenant, found.subject)

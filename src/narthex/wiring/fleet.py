@@ -5,7 +5,7 @@ Not here: the objects themselves (`app/fleet`), routes (`web/api/operators`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from narthex._version import __version__
@@ -13,14 +13,21 @@ from narthex.adapters.telemetry.metrics import PrometheusMeter
 from narthex.app.connection import Connection
 from narthex.app.controls import ControlDispatcher
 from narthex.app.fleet import FleetView, RecentRefusals, SnapshotBuilder
+from narthex.app.fleet.connection_list import ConnectionLists
 from narthex.app.fleet.history import HistoryRecorder
 from narthex.app.fleet.publishing import LocalOperators, SnapshotPublisher
+from narthex.app.fleet.questions import FleetQuestions
 from narthex.app.fleet.snapshots import SHOWN
+from narthex.app.fleet.tracing import Tracing
 from narthex.app.lifecycle import Component
+from narthex.app.registry import ConnectionRegistry
 from narthex.ports.broker import Broker, Control
 from narthex.ports.store import Store
 
-FLEET_KINDS: Final = ("snapshot", "watch")
+FLEET_KINDS: Final = (
+    *("snapshot", "watch", "fleet_ask", "fleet_answer"),
+    *("trace", "trace_end", "trace_entries"),
+)
 """Kinds of control messages that `Fleet.control` takes."""
 
 
@@ -35,8 +42,9 @@ class Fleet:
         state: of its lifecycle.
         broker: reaches the other processes.
         store: keeps history.
-        connections: the live ones.
-        operators: those that are connected here; None: the process has no clients.
+        registry: the live connections; None: the process has no clients.
+        operators: those that are connected here.
+        trace_payloads: whether traces may show payloads.
         gauges: more gauges of snapshots.
     """
 
@@ -50,8 +58,9 @@ class Fleet:
         state: Callable[[], str],
         broker: Broker,
         store: Store,
-        connections: Iterable[Connection] = (),
+        registry: ConnectionRegistry[Connection] | None = None,
         operators: LocalOperators | None = None,
+        trace_payloads: bool = False,
         gauges: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         self.view = FleetView()
@@ -64,12 +73,23 @@ class Fleet:
             read=lambda: meter.figures(SHOWN),
             state=state,
             refusals=self.refusals,
-            connections=connections,
+            connections=registry if registry is not None else (),
             gauges=gauges,
             facts=lambda: {"broker": broker.durability, "store": store.durability},
         )
         self.history = HistoryRecorder(node, store.history, builder.figures)
         self.publisher = SnapshotPublisher(builder, self.view, broker, operators, self.history.tick)
+        self.questions = FleetQuestions(node, broker)
+        found = registry if registry is not None else ConnectionRegistry[Connection]()
+        self.connections = ConnectionLists(node, found, found.of_user, self.view, self.questions)
+        self.tracing = Tracing(
+            node,
+            found,
+            broker,
+            store.records,
+            self.publisher.show,
+            allow_payloads=trace_payloads,
+        )
 
     def handle(self, controls: ControlDispatcher) -> None:
         """Register the handlers of control messages."""
@@ -78,11 +98,17 @@ class Fleet:
 
     def control(self, message: Control) -> None:
         """Handle a control message about the fleet."""
-        self.publisher.control(message)
+        if message.kind.startswith("trace"):
+            self.tracing.control(message)
+        elif message.kind.startswith("fleet"):
+            self.questions.control(message)
+        else:
+            self.publisher.control(message)
 
     def components(self) -> list[Component]:
         """For the lifecycle, after the engines."""
         return [
             Component("history", self.history.start, self.history.stop),
             Component("snapshots", self.publisher.start, self.publisher.stop),
+            Component("traces", close=self.tracing.stop),
         ]

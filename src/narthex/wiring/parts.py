@@ -138,8 +138,9 @@ class Parts:
             state=self.state,
             broker=self.broker,
             store=store,
-            connections=self.core.registry,
+            registry=self.core.registry,
             operators=self.core.hub,
+            trace_payloads=settings.trace_payloads,
             gauges=self._gauges,
         )
         self.fleet.handle(self.core.controls)

@@ -222,11 +222,10 @@ class WebApplication:
         )
 
     def _operator_api(self) -> OperatorApi:
-        fleet = self._parts.fleet
         return OperatorApi(
             access=self.access,
-            view=fleet.view,
-            publisher=fleet.publisher,
+            fleet=self._parts.fleet,
+            records=self._parts.store.records,
             history=HistoryReader(self._parts.store.history),
             buckets={metric.name: metric.buckets for metric in CATALOGUE if metric.kind == "histogram"},
         )

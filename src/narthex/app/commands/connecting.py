@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from narthex.app.commands.server_side import ServerSubscriptions, restorable
@@ -69,6 +70,8 @@ class ConnectCommands:
         """See the module."""
         request = command.request
         assert isinstance(request, ConnectRequest)
+        if request.name:
+            connection.context.library = _library(request.name, request.version)
         if request.token:
             return _then(
                 self.in_band.admit(connection.context, request.token),
@@ -213,6 +216,13 @@ class ConnectCommands:
         self.subscriptions.recheck_operator(connection)
         result = RefreshResult(client=connection.client, version=self.version, expires=ttl > 0, ttl=ttl)
         return connection.codec.reply(command.id, "refresh", result)
+
+
+@lru_cache(maxsize=256)
+def _library(name: str, version: str) -> str:
+    """One short line of what a client says about its library; the same object for all that say the same."""
+    text = f"{name[:40]} {version[:20]}".strip()
+    return "".join(character for character in text if character.isprintable())
 
 
 def _then(admitted: Later[Admit | Refusal], step: Callable[[Admit | Refusal], Outcome]) -> Outcome:

@@ -206,6 +206,10 @@ class Channel:
             self._recipients = list(found.values())
         return self._recipients
 
+    def recipients_changed(self) -> None:
+        """A member has another socket now."""
+        self._recipients = None
+
     def drop(self, subscriber: Subscriber) -> None:
         """The subscriber is gone; idempotent."""
         if subscriber in self.members:

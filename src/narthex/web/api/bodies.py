@@ -96,6 +96,24 @@ class Drain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     node: Annotated[str, msgspec.Meta(max_length=100)] = ""
 
 
+class StartTrace(Identified, frozen=True, forbid_unknown_fields=True):
+    """Trace a user's connections live, or one `client` of them, for at most 10 minutes. `payloads` shows texts too, if
+    the gateway's setting `trace_payloads` allows that.
+    """
+
+    user: Ident
+    tenant: Ident = DEFAULT_TENANT
+    client: str = ""
+    seconds: Annotated[float, msgspec.Meta(ge=1, le=600)] = 120.0
+    payloads: bool = False
+
+
+class EndTrace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """End a trace by its id."""
+
+    trace_id: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+
+
 class Results(Identified, frozen=True, forbid_unknown_fields=True):
     """The result of an end-to-end run."""
 

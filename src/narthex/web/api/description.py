@@ -20,6 +20,8 @@ POSTS: Final[dict[str, tuple[type[msgspec.Struct], str]]] = {
     "/api/v1/users/block": (bodies.BlockUser, "Block a user everywhere, or lift the block"),
     "/api/v1/drain": (bodies.Drain, "Drain and stop an instance"),
     "/api/v1/e2e/results": (bodies.Results, "Report an end-to-end run"),
+    "/api/v1/operator/traces": (bodies.StartTrace, "Trace a user live, for operators"),
+    "/api/v1/operator/traces/end": (bodies.EndTrace, "End a trace, for operators"),
 }
 """By path: the body that a POST takes, and a summary."""
 _GETS = {
@@ -30,6 +32,14 @@ _GETS = {
     "/api/v1/e2e/results": ("Newest end-to-end results", (), ()),
     "/api/v1/operator/fleet": ("Latest snapshot of every process, for operators", (), ()),
     "/api/v1/operator/refusals": ("Newest refused handshakes of all processes, for operators", (), ()),
+    "/api/v1/operator/connections": (
+        "Live connections of all processes, newest first, for operators",
+        ("user", "tenant", "class", "plan", "node", "client", "slow", "before", "limit"),
+        (),
+    ),
+    "/api/v1/operator/audits": ("Newest audit records, for operators", ("kind", "limit"), ()),
+    "/api/v1/operator/traces": ("Running traces, for operators", (), ()),
+    "/api/v1/operator/traces/{trace_id}": ("Entries of a trace, for operators", ("after",), ("trace_id",)),
     "/api/v1/operator/history": ("Figures over a range of 15m to 90d, for operators", ("range",), ()),
 }
 

@@ -5,6 +5,7 @@ Not here: the gateway's other operations (`routes`). Rules: as of `routes`.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
@@ -17,8 +18,9 @@ from starlette.routing import Route
 from narthex.app.revocations import Revocations
 from narthex.domain.moments import MOMENT_RULE, valid_moment
 from narthex.domain.refusals import Refusal
-from narthex.errors import ClientError
+from narthex.errors import ClientError, DependencyError
 from narthex.ports.credentials import Revocation
+from narthex.ports.store import AuditRecord, Records
 from narthex.protocol.replies import encode_json
 from narthex.web.access import Access, Operator
 from narthex.web.api import bodies
@@ -31,17 +33,25 @@ CLOCK_SLACK_S: Final = 60.0  # by which an operator's clock may be ahead of ours
 REVOKED_FOR_S: Final = (
     400 * 86_400.0
 )  # other issuers' tokens may live for a year; revocations by hand are few
+INTERVENTIONS: Final = ("/api/v1/disconnect", "/api/v1/revoke")
 B = TypeVar("B", bound=msgspec.Struct)
 
 
 def operation(
     access: Access, path: str, run: Callable[[Operator, Any], Awaitable[object]]
 ) -> Callable[[Request], Awaitable[Response]]:
-    """An endpoint for administrators of the tenant that the body names; a drain is for operators of the process."""
-    kind, process_wide = POSTS[path][0], path == "/api/v1/drain"
+    """An endpoint for administrators of the tenant that the body names; a drain is for operators of the process, who
+    may also close connections and revoke tokens of any tenant.
+    """
+    kind = POSTS[path][0]
+    authorise = access.administrator
+    if path == "/api/v1/drain":
+        authorise = access.operator
+    elif path in INTERVENTIONS:
+        authorise = access.intervener
 
     async def endpoint(request: Request) -> Response:
-        operator = await (access.operator if process_wide else access.administrator)(request)
+        operator = await authorise(request)
         if isinstance(operator, Refusal):
             return problem(operator)
         try:
@@ -65,11 +75,17 @@ class RevokeAndDrain:
         access: authorises callers.
         revocations: stores revocations.
         drain: begins a drain of the node that it is given, empty for this one.
+        records: takes an audit record of a drain.
     """
 
     def __init__(
-        self, access: Access, revocations: Revocations, drain: Callable[[str], Awaitable[None]]
+        self,
+        access: Access,
+        revocations: Revocations,
+        drain: Callable[[str], Awaitable[None]],
+        records: Records,
     ) -> None:
+        self._records = records
         self._access = access
         self._revocations = revocations
         self._drain = drain
@@ -117,9 +133,19 @@ class RevokeAndDrain:
         await self._revocations.revoke(revocation)
         return {}
 
-    async def _drain_node(self, _: Operator, body: bodies.Drain) -> object:
+    async def _drain_node(self, operator: Operator, body: bodies.Drain) -> object:
+        with contextlib.suppress(DependencyError):  # a store that is away is a reason to drain
+            await audit(self._records, "drain", operator, "", body.node or "this instance")
         await self._drain(body.node)
         return {"draining": body.node or "this instance"}
+
+
+async def audit(
+    records: Records, kind: str, operator: Operator, tenant: str, subject: str, **detail: object
+) -> None:
+    """Record what an operator does, before it is done. Raises DependencyError."""
+    text = msgspec.json.encode({"by": operator.name, **detail}).decode()
+    await records.audit(AuditRecord(at=time.time(), kind=kind, tenant=tenant, subject=subject, detail=text))
 
 
 async def body_of(request: Request, kind: type[B]) -> B:

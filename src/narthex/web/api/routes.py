@@ -34,7 +34,7 @@ from narthex.web.access import Access, Operator
 from narthex.web.api import bodies
 from narthex.web.api.description import openapi
 from narthex.web.api.export import Download, as_json, as_markdown
-from narthex.web.api.operations import RevokeAndDrain, body_of, json_answer, operation
+from narthex.web.api.operations import RevokeAndDrain, audit, body_of, json_answer, operation
 from narthex.web.problems import client_error, problem
 
 
@@ -57,7 +57,7 @@ class ServerApi:
         version: str,
         environment: str,
     ) -> None:
-        self._operations = RevokeAndDrain(access, revocations, drain)
+        self._operations = RevokeAndDrain(access, revocations, drain, store.records)
         self._access = access
         self._broker = broker
         self._store = store
@@ -125,7 +125,17 @@ class ServerApi:
         _thread_of(body.channel)
         return await self._control("unsubscribe", body, channel=channel_key(body.tenant, body.channel))
 
-    async def _disconnect(self, _: Operator, body: bodies.Disconnect) -> object:
+    async def _disconnect(self, operator: Operator, body: bodies.Disconnect) -> object:
+        await audit(
+            self._store.records,
+            "disconnect",
+            operator,
+            body.tenant,
+            body.user,
+            client=body.client,
+            code=body.code,
+            reason=body.reason,
+        )
         return await self._control("disconnect", body, code=body.code, reason=body.reason)
 
     async def _control(

@@ -1,0 +1,69 @@
+"""`narthex top`, `connections` and `trace` against the real program."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+
+import pytest
+from websockets.asyncio.client import connect
+
+from tests.acceptance.fleet import ADMIN_KEY
+from tests.acceptance.program import Program, shared
+from tests.timing import within
+
+pytestmark = pytest.mark.acceptance
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """One gateway."""
+    with shared(tmp_path_factory.mktemp("operator"), {"NARTHEX_ADMIN_KEY": ADMIN_KEY}) as program:
+        yield program
+
+
+async def test_list_trace_disconnect(gateway: Program) -> None:
+    """A user is found, traced and disconnected; `top` has the same numbers."""
+    headers = {"Authorization": f"Bearer {gateway.token('ada')}"}
+    async with connect(gateway.ws, additional_headers=headers, proxy=None) as socket:
+        await socket.send('{"id":1,"connect":{"name":"js","version":"5.8.0"}}')
+        await socket.recv()
+        listed = await asyncio.to_thread(gateway.run, "connections", "list", gateway.http, "--json")
+        (found,) = json.loads(listed.stdout)["connections"]
+        assert (found["user"], found["library"]) == ("ada", "js 5.8.0")
+        shown = await asyncio.to_thread(gateway.run, "connections", "list", gateway.http, "--user", "ada")
+        assert found["client"] in shown.stdout
+        top = await asyncio.to_thread(gateway.run, "top", gateway.http, "--once", "--json")
+        assert json.loads(top.stdout)["connections"] == 1
+        assert top.returncode == 0
+
+        words = ("trace", gateway.http, "--user", "ada", "--for", "4s", "--json")
+        tracing = asyncio.create_task(asyncio.to_thread(gateway.run, *words))
+        while not tracing.done():
+            await socket.send('{"id":2,"rpc":{"method":"time","data":{}}}')
+            await socket.recv()
+            await asyncio.wait([tracing], timeout=0.2)
+        entries = [json.loads(text) for text in (await tracing).stdout.splitlines()]
+        assert {("in", "rpc"), ("out", "reply")} <= {(one["direction"], one.get("kind")) for one in entries}
+        assert entries[-1]["body"] == "The trace ended."
+
+        done = await asyncio.to_thread(
+            gateway.run, "connections", "disconnect", gateway.http, "--user", "ada"
+        )
+        assert done.returncode == 0, done.stderr
+        async with asyncio.timeout(within(10)):
+            await socket.wait_closed()
+        assert socket.close_code == 3503
+
+
+def test_errors_name_the_remedy_and_exit_codes(gateway: Program) -> None:
+    """No key and a wrong URL are usage, a wrong key a failure, no server unreachable."""
+    no_key = gateway.run("top", gateway.http, "--once", env={})
+    assert no_key.returncode == 2
+    assert "NARTHEX_ADMIN_KEY" in no_key.stderr
+    assert gateway.run("top", "ftp://x", "--once").returncode == 2
+    wrong = gateway.run("connections", "list", gateway.http, env={"NARTHEX_ADMIN_KEY": "wrong"})
+    assert wrong.returncode == 1
+    assert "remedy" in wrong.stderr
+    assert gateway.run("top", "http://127.0.0.1:1", "--once").returncode == 69

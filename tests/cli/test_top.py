@@ -1,0 +1,70 @@
+"""`narthex top`: figures and troubles from readings of the fleet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from narthex.cli.top import FleetReading, screen
+
+
+def member(node: str, at: float, handshakes: float, refused: float, **more: Any) -> dict[str, Any]:
+    """One process of an answer."""
+    figures = {
+        "counters": {
+            "handshakes|admitted|ok|user": handshakes,
+            "handshakes|refused|token_expired|user": refused,
+            "handshakes|admitted|ok|probe": handshakes * 9,
+        },
+        "gauges": {"connections_active|user": 5.0, "clients_lagging": 1.0},
+        "peaks": more.pop("peaks", {}),
+        "histograms": {"handshake_seconds": [[int(handshakes), 0, 0], handshakes * 0.001]},
+    }
+    snapshot = {"node": node, "at": at, "started_at": 0.0, "figures": figures, **more}
+    return {"status": more.pop("status", "up"), "age_s": 0.5, "snapshot": snapshot}
+
+
+def answer(*members: dict[str, Any]) -> dict[str, Any]:
+    """Of `/api/v1/operator/fleet`."""
+    return {"members": list(members), "buckets": {"handshake_seconds": [0.001, 1.0]}}
+
+
+def test_rates_are_over_the_last_seconds_and_without_healths_own() -> None:
+    """Counters of two processes, of which one has only one reading: its rate is unknown."""
+    reading = FleetReading()
+    reading.take(answer(member("a", 0, 0, 0)))
+    assert reading.summary()["refused_share"] is None
+    reading.take(answer(member("a", 10, 30, 10), member("b", 10, 99, 0)))
+    summary = reading.summary()
+    assert (summary["handshakes_per_s"], summary["refused_per_s"]) == (4.0, 1.0)
+    assert summary["refused_share"] == 0.25
+    assert (summary["connections"], summary["slow_clients"]) == (10, 2)
+    assert summary["handshake_p95_s"] == 0.00095
+
+
+def test_troubles_and_the_screen() -> None:
+    """A dead process, a drain, an open breaker and a failing check; texts of others cannot move the cursor."""
+    reading = FleetReading()
+    dead = member("b", 0, 0, 0) | {"status": "dead"}
+    reading.take(
+        answer(
+            member("a", 0, 0, 0, peaks={"breaker_state|jwks|user": 2, "health_status|agents": 1}),
+            dead,
+            member("c", 0, 0, 0, state="draining"),
+        )
+    )
+    reading.refusals = [{"at": 1.0, "code": "auth_required", "detail": "x\x1b[2J", "trace_id": "t"}]
+    assert reading.troubles() == [
+        "breaker jwks user is open on a",
+        "check agents is degraded on a",
+        "b is dead",
+        "c is draining",
+    ]
+    assert reading.summary()["connections"] == 10  # a dead process has none
+    console = Console(width=160, record=True, file=None, quiet=False, force_terminal=False)
+    with console.capture() as capture:
+        console.print(screen(reading))
+    text = capture.get()
+    assert "2 of 3 processes up" in text
+    assert "\x1b[2J" not in text
