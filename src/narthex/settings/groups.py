@@ -113,6 +113,7 @@ class LogOptions(BaseModel):
     trust_traceparent: bool = option(
         False,
         "Let a client's `traceparent` decide whether its trace is recorded: only behind a proxy that sets the header.",
+    )
     trace_payloads: bool = option(
         False, "Let operators see payloads in live traces of a user; credentials never are. docs/dashboard.md"
     )
