@@ -19,7 +19,7 @@ import httpx2
 import pytest
 
 from narthex.domain.refusals import TABLE
-from tests.acceptance.program import running
+from tests.acceptance.program import Program
 from tests.guard.applications import MAKERS
 from tests.guard.cores import SECRET
 from tests.guard.servers import SERVERS, Running, pairs, serving
@@ -105,14 +105,23 @@ class Target:
 
 
 @asynccontextmanager
-async def target(name: str, directory: Path, environ: Mapping[str, str]) -> AsyncIterator[Target]:
-    """Start a target. `NARTHEX_TEST_IN_BAND` gives a guard the hook for a token in the first message."""
+async def target(
+    name: str, directory: Path, environ: Mapping[str, str], *, ready: bool = True
+) -> AsyncIterator[Target]:
+    """Start a target. `NARTHEX_TEST_IN_BAND` gives a guard the hook for a token in the first message.
+
+    With `ready=False` it only has to answer: it lacks what it needs to get ready.
+    """
     base = {"ENVIRONMENT": "testing", "NARTHEX_JWT_SECRET": SECRET, "NARTHEX_HOST": "127.0.0.1"} | dict(
         environ
     )
     if name == GATEWAY:
-        async with running(directory, {key: value for key, value in base.items() if value}) as program:
+        program = Program(directory, {key: value for key, value in base.items() if value})
+        try:
+            await (program.start() if ready else _answers(program))
             yield Target(program.http, inert=True)
+        finally:
+            program.end()
         return
     server, _, application = name.partition("/")
     async with serving(server, application, directory, base) as guarded:
@@ -122,6 +131,17 @@ async def target(name: str, directory: Path, environ: Mapping[str, str]) -> Asyn
             carries_refusals=guarded.carries_refusals,
             guarded=guarded,
         )
+
+
+async def _answers(program: Program) -> None:
+    """Start it, and wait for its port."""
+    program.spawn()
+    async with asyncio.timeout(within(20)):
+        while True:
+            with contextlib.suppress(httpx2.HTTPError):
+                await program.get("/livez")
+                return
+            await asyncio.sleep(0.05)
 
 
 async def handshake(

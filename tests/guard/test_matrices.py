@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx2
+import jwt
 import pytest
 import pytest_asyncio
 from websockets.asyncio.client import ClientConnection, connect
@@ -21,12 +22,19 @@ from tests.adapters.tokens.forgeries import good
 from tests.adapters.tokens.http_issuer import HttpIssuer
 from tests.guard.cores import token
 from tests.guard.matrices import ATTEMPTS, KEY, ROWS, UNPROVEN, Row, attempted, bearer, forged, issuers
+from tests.guard.servers import free_port
 from tests.guard.targets import EVERY, GATEWAY, Target, handshake, target
 from tests.timing import within
 
 pytestmark = pytest.mark.acceptance
 LIGHT = "uvicorn-websockets/starlette"
-ENVIRON = {"E2E_OAUTH_SIMULATION_KEY": KEY, "E2E_TESTING": "1", "NARTHEX_MAX_CONNECTIONS_PER_USER": "2"}
+ADMIN = "admin-key-0123456789abcdef"
+ENVIRON = {
+    "E2E_OAUTH_SIMULATION_KEY": KEY,
+    "E2E_TESTING": "1",
+    "NARTHEX_MAX_CONNECTIONS_PER_USER": "2",
+    "NARTHEX_ADMIN_KEY": ADMIN,
+}
 
 
 @pytest_asyncio.fixture(params=EVERY, scope="module", loop_scope="module")
@@ -142,6 +150,112 @@ async def test_wrong_keys_are_limited(server: Target) -> None:
         assert (await handshake(server.http, list(wrong.items()))).status != 101
     assert await server.outcome({"X-E2E-Bypass-Key": KEY}) == "rate_limited"
     assert await server.outcome(bearer(token("quebec"))) == "upgraded"
+
+
+async def refused_with(server: Target, code: str, headers: dict[str, str]) -> None:
+    """By status and body, and for a browser by close code and reason; a passing fault says when to come back."""
+    assert await server.outcome(headers) == code
+    if server.carries_refusals and TABLE[code].http in (429, 503):
+        answer = await handshake(server.http, list(headers.items()))
+        assert int(answer.headers["retry-after"]) > 0, answer
+    async with connect(
+        server.ws, additional_headers=headers, subprotocols=[Subprotocol("narthex.explain")], proxy=None
+    ) as socket:
+        with pytest.raises(ConnectionClosed):
+            await asyncio.wait_for(socket.recv(), within(5))
+    assert socket.close_code == TABLE[code].close
+    if server.carries_refusals:
+        assert str(socket.close_reason).partition(":")[0] == code
+
+
+async def gone(http: str) -> None:
+    """Wait until the server takes no connection any more."""
+    async with asyncio.timeout(within(10)), httpx2.AsyncClient(trust_env=False) as client:
+        while True:
+            try:
+                await client.get(f"{http}/livez")
+            except httpx2.ConnectError:
+                return
+            except httpx2.HTTPError:
+                pass  # cut off while it ended
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_credential_that_counted_once(server: Target) -> None:
+    """A revoked user, a tenant that is reserved, more headers than are read: the codes of the table."""
+    before = server.reached
+    revoked = {"kind": "subject", "value": "romeo"}
+    async with httpx2.AsyncClient(base_url=server.http, trust_env=False) as client:
+        assert (await client.post("/api/v1/revoke", json=revoked, headers=bearer(ADMIN))).status_code == 200
+    await refused_with(server, "token_revoked", bearer(token("romeo")))
+    await refused_with(server, "tenant_mismatch", bearer(token("sierra", tenant="e2e")))
+    assert server.reached == before
+    if server.carries_refusals:
+        many = {f"X-Header-{number}": "1" for number in range(105)}
+        answer = await handshake(server.http, list((many | bearer(token())).items()))
+        assert (answer.status, answer.body["code"]) == (431, "head_too_large")
+        assert server.reached == before
+
+
+@pytest.mark.parametrize("name", EVERY)
+async def test_the_server_is_not_able_to(name: str, tmp_path: Path) -> None:
+    """Limits of an address and of the process, an issuer that cannot be asked, a store that is not there, a drain."""
+    for folder in ("full", "alone", "early"):
+        (tmp_path / folder).mkdir()
+
+    async def full() -> None:
+        """Two connections an address, three in all; then it drains."""
+        limits = {
+            "NARTHEX_MAX_CONNECTIONS_PER_ADDRESS": "2",
+            "NARTHEX_MAX_CONNECTIONS": "3",
+            "NARTHEX_MAX_CONNECTIONS_UNAUTHENTICATED": "1",
+            "NARTHEX_TRUSTED_PROXIES": "127.0.0.1",
+            "NARTHEX_ADMIN_KEY": ADMIN,
+            "NARTHEX_DRAIN_GRACE_S": "2",
+        }
+        async with target(name, tmp_path / "full", limits) as server, AsyncExitStack() as stack:
+
+            def of(user: str, address: str) -> dict[str, str]:
+                return bearer(token(user)) | {"X-Forwarded-For": address}
+
+            for user in ("uma", "vic"):
+                await stack.enter_async_context(opened(server, user, **of(user, "192.0.2.1")))
+            await refused_with(server, "connection_limit", of("wim", "192.0.2.1"))
+            await stack.enter_async_context(opened(server, "wim", **of("wim", "192.0.2.2")))
+            await refused_with(server, "connection_limit", of("xen", "192.0.2.3"))
+            async with httpx2.AsyncClient(base_url=server.http, trust_env=False) as client:
+                answer = await client.post("/api/v1/drain", json={}, headers=bearer(ADMIN))
+                assert answer.status_code in (200, 202)
+            if name == GATEWAY:  # with no run under way it is gone at once (tests/acceptance/test_drain.py)
+                await gone(server.http)
+                return
+            async with httpx2.AsyncClient(base_url=server.http, trust_env=False) as client:
+                async with asyncio.timeout(within(5)):
+                    while (await client.get("/readyz")).status_code != 503:  # noqa: ASYNC110 - no event
+                        await asyncio.sleep(0.02)
+            await refused_with(server, "draining", of("yul", "192.0.2.4"))
+
+    async def alone() -> None:
+        """The issuer's keys cannot be fetched: no verdict, and never a rejection."""
+        keys = {"NARTHEX_JWT_SECRET": "", "NARTHEX_JWKS_URL": f"http://127.0.0.1:{free_port()}/jwks.json"}
+        async with target(name, tmp_path / "alone", keys) as server:
+            signed = issuer.rsa_key().as_pem(private=True)
+            unknown = jwt.encode(
+                {"sub": "zoe", "exp": time.time() + 600}, signed, algorithm="RS256", headers={"kid": "k"}
+            )
+            await refused_with(server, "auth_unavailable", bearer(unknown))
+            assert server.reached == 0
+
+    async def early() -> None:
+        """The store does not answer: the server keeps trying, and admits nobody meanwhile."""
+        url = {"NARTHEX_STORE_URL": f"postgresql://nobody@127.0.0.1:{free_port()}/none"}
+        async with target(name, tmp_path / "early", url, ready=False) as server:
+            await refused_with(server, "starting", bearer(token()))
+            assert server.reached == 0
+
+    await asyncio.gather(full(), alone())
+    await early()
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ class GatewayServer:
             agents if agents is not None else load_agents(settings, self.facts),
             verifier=self._verifier,
             limits=fitted.limits,
-            on_drain=self._on_drain,
+            on_drain=self._drain,
             share_traces=own_signals,
         )
         parts.meter.gauge("descriptors", float(fitted.descriptors))
