@@ -60,7 +60,9 @@ async def knock(
                 program.ws + query, additional_headers=headers, subprotocols=subprotocols, proxy=None
             ) as client,
         ):
-            await client.send(json.dumps({"id": 1, "connect": {"token": WRONG_JWT, "data": {"x": PASSWORD}}}))
+            emulated = {"Authorization": f"Bearer {WRONG_JWT}"}
+            body = {"token": WRONG_JWT, "headers": emulated, "data": {"x": PASSWORD}}
+            await client.send(json.dumps({"id": 1, "connect": body}))
             async for _ in client:
                 pass
 

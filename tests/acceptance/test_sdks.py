@@ -191,3 +191,15 @@ async def test_a_bad_token_is_final(client: Sdk, gateway: Program) -> None:
     ended = await client.event("disconnected")
     assert ended["code"] == 3500
     assert len(client.of("connecting")) == 1
+
+
+@pytest.mark.parametrize("name", ["js-json", "js-protobuf"])
+async def test_headers_that_a_page_cannot_set_travel_in_connect(name: str, gateway: Program) -> None:
+    """The JavaScript SDK's `headers` option: admitted by `connect.headers`, and refused like any other credential."""
+    async with sdk(name) as page, sdk(name) as foreign:
+        await page.call("connect", url=gateway.ws, emulated_headers=bearer("page"))
+        await page.event("connected")
+        assert (await page.rpc("whoami"))["user"] == "page"
+        wrong = {"Authorization": "Bearer eyJhbGciOiJub25lIn0.e30."}
+        await foreign.call("connect", url=gateway.ws, emulated_headers=wrong)
+        assert (await foreign.event("disconnected"))["code"] == 3500

@@ -92,10 +92,10 @@ async def test_who_leaves_before_the_verdict_leaves_nothing_behind(
     told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     asked = asyncio.Event()
 
-    async def later(seed: Any, raw: str) -> Admit | Refusal:
+    async def later(seed: Any, raw: str, header: str) -> Admit | Refusal:
         asked.set()
         await told
-        outcome = real(seed, raw)
+        outcome = real(seed, raw, header)
         return await outcome if isinstance(outcome, Awaitable) else outcome
 
     monkeypatch.setattr(parts.in_band, "admit", later)

@@ -34,9 +34,9 @@ async def harness(tmp_path: Path) -> AsyncIterator[HandshakeHarness]:
         yield found
 
 
-async def prove(harness: HandshakeHarness, context: ConnectionContext, token: str) -> str:
+async def prove(harness: HandshakeHarness, context: ConnectionContext, token: str, header: str = "") -> str:
     """The admitted subject, or the refusal's code."""
-    outcome = harness.in_band.admit(context, token)
+    outcome = harness.in_band.admit(context, token, header)
     if isinstance(outcome, Awaitable):
         outcome = await outcome
     if isinstance(outcome, Refusal):
@@ -62,6 +62,37 @@ async def test_a_bad_token_proves_nothing(harness: HandshakeHarness) -> None:
     assert await prove(harness, context, "forged") == "token_invalid"
     assert await prove(harness, context, "old") == "token_expired"
     assert (context.identity, harness.limiter.unproven) == (None, 1)
+
+
+@pytest.mark.parametrize(
+    ("token", "header", "outcome"),
+    [
+        ("", "ann", "ann"),
+        ("ann", "ann", "ann"),
+        ("ann", "old", "ann"),  # an SDK that has refreshed its token sends its headers unchanged
+        ("bob", "old", "token_expired"),  # a stale header of another user is no such thing
+        ("ann", "bob", "credential_conflict"),
+        ("ann", "forged", "token_invalid"),
+        ("", "old", "token_expired"),
+        ("", "forged", "token_invalid"),
+        ("", "tester", "e2e:r"),
+    ],
+)
+async def test_the_emulated_header_is_a_carrier_like_any(
+    harness: HandshakeHarness, token: str, header: str, outcome: str
+) -> None:
+    """Alone or beside the command's token: every credential counts, and is counted by its carrier."""
+    context = await harness.seed(head())
+    assert await prove(harness, context, token, header) == outcome
+    counted = {key[1] for key in harness.meter.counted if key[0] == "credential"}
+    assert counted == {"connect_header"} | ({"connect_token"} if token else set())
+
+
+async def test_the_emulated_header_cannot_change_the_subject(harness: HandshakeHarness) -> None:
+    """A connection that its handshake bound to a user refuses another user's header."""
+    context = await harness.seed(head("ann"))
+    assert await prove(harness, context, "", "bob") == "credential_conflict"
+    assert await prove(harness, context, "", "ann") == "ann"
 
 
 async def test_the_subject_stays(harness: HandshakeHarness) -> None:

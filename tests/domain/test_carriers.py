@@ -17,10 +17,11 @@ from narthex.domain.carriers import (
     TICKET,
     ParsedCarriers,
     admission_headers,
+    connect_header,
     parse_carriers,
     valid_test_run,
 )
-from narthex.domain.refusals import TABLE
+from narthex.domain.refusals import TABLE, Refusal
 from tests.timing import TIME_UNIT
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJl"
@@ -331,3 +332,25 @@ def test_a_tickets_length_is_bounded(length: int, allowed: bool) -> None:
 def test_a_test_runs_length_is_bounded(length: int, allowed: bool) -> None:
     """1 to 64, in the header as in a token."""
     assert valid_test_run("r" * length) is allowed
+
+
+@pytest.mark.parametrize(
+    ("headers", "token"),
+    [
+        (None, None),
+        ({}, None),
+        ({"X-Other": "Bearer a.b.c"}, None),
+        ({"Authorization": "Bearer a.b.c"}, "a.b.c"),
+        ({"authorization": "bearer a.b.c"}, "a.b.c"),
+        ({"AUTHORIZATION": "Basic dTpw"}, None),
+        ({"authorization": "Bearer a b"}, "token_malformed"),
+        ({"authorization": "Bearer "}, "token_malformed"),
+        ({"authorization": "Bearer a.b.c", "Authorization": "Bearer d.e.f"}, "bad_request"),
+    ],
+)
+def test_the_emulated_header_has_the_form_of_the_real_one(
+    headers: dict[str, str] | None, token: str | None
+) -> None:
+    """In any case of letters; two of them, or a malformed one, are refused as in a request's head."""
+    found = connect_header(headers)
+    assert (found.code if isinstance(found, Refusal) else found) == token

@@ -71,7 +71,7 @@ class Silent:
 class Admission:
     """`InBandAuthenticator`: an in-band token belongs to its user and is always valid."""
 
-    def admit(self, context: ConnectionContext, token: str) -> Admit | Refusal:
+    def admit(self, context: ConnectionContext, token: str, header: str = "") -> Admit | Refusal:
         """See the port."""
         assert context.identity is not None
         return Admit(identity=context.identity)

@@ -89,6 +89,9 @@ async def test_a_token_in_the_url_is_seen_beside_other_commands(http: httpx2.Asy
     command = '{"id":1,"connect":{"token":"x"}}' + rest
     answer = await http.get("/connection/sse", params={"cf_connect": command})
     assert (answer.status_code, answer.json()["code"]) == (400, "credential_in_url")
+    command = command.replace('"token":"x"', '"headers":{"authorization":"Bearer x"}')
+    answer = await http.get("/connection/sse", params={"cf_connect": command})
+    assert (answer.status_code, answer.json()["code"]) == (400, "credential_in_url")
 
 
 async def test_commands_for_other_nodes_are_bounded_per_address(http: httpx2.AsyncClient) -> None:

@@ -1,4 +1,5 @@
-"""Proof after the upgrade: a token in `connect` or `refresh`, checked by the handshake's own rules.
+"""Proof after the upgrade: tokens in `connect` (also in its emulated header) or `refresh`, by the handshake's own
+rules.
 
 Not here: the connection's reaction to the outcome (app/commands/connecting). Rules: a token must name the user that
 the connection is bound to, else it is a conflict; a connection that has proved itself moves from the unproven to its
@@ -9,19 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from narthex.app.connection_context import ConnectionContext
 from narthex.app.credentials import WAIT_S, CredentialVerifier
 from narthex.app.e2e import Admissions
-from narthex.app.handshake_record import DecisionRecorder, outcome_of, result_of
+from narthex.app.handshake_record import DecisionRecorder
 from narthex.domain.admission import AdmissionPolicy, Admit, CheckedCredential, HandshakeFacts, admit
-from narthex.domain.carriers import CONNECT_TOKEN
+from narthex.domain.carriers import CONNECT_HEADER, CONNECT_TOKEN
 from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
-from narthex.domain.verdict import Unavailable, Verdict
+from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
 from narthex.ports.later import Later
-from narthex.ports.tracing import current_span
 
 
 class InBandAdmission:
@@ -53,12 +53,13 @@ class InBandAdmission:
         self._monotonic = monotonic
         self._wait_s = wait_s
 
-    def admit(self, context: ConnectionContext, token: str) -> Later[Admit | Refusal]:
-        """Check a token.
+    def admit(self, context: ConnectionContext, token: str, header: str = "") -> Later[Admit | Refusal]:
+        """Check a token, or two.
 
         Args:
             context: the connection's; its identity and its slot become the token's.
-            token: not empty.
+            token: of the command; empty when only the header has one.
+            header: the token of the `connect` command's emulated Authorization header, empty when it has none.
 
         Returns:
             `Admit` with an identity, or a refusal: `token_expired` leaves the connection open for a fresh
@@ -66,10 +67,18 @@ class InBandAdmission:
         """
         started_at = self._monotonic()
         bound = context.bound
-        verdict = self._credentials.token(token, "e2e" if bound is not None and bound.e2e else "user")
-        if not isinstance(verdict, Verdict):
-            return self._admit_later(context, verdict, started_at)
-        outcome = self._settle(context, verdict, started_at)
+        traffic = "e2e" if bound is not None and bound.e2e else "user"
+        found = [
+            (carrier, self._credentials.token(value, traffic))
+            for carrier, value in ((CONNECT_TOKEN, token), (CONNECT_HEADER, header))
+            if value
+        ]
+        checked = [
+            CheckedCredential(carrier, verdict) for carrier, verdict in found if isinstance(verdict, Verdict)
+        ]
+        if len(checked) < len(found):
+            return self._admit_later(context, found, started_at)
+        outcome = self._settle(context, checked, started_at)
         if isinstance(outcome, Refusal):
             return outcome
         identity = _identity(outcome)
@@ -78,14 +87,17 @@ class InBandAdmission:
         return _bind(context, outcome, identity)
 
     async def _admit_later(
-        self, context: ConnectionContext, pending: Awaitable[Verdict], started_at: float
+        self, context: ConnectionContext, found: Sequence[tuple[str, Later[Verdict]]], started_at: float
     ) -> Admit | Refusal:
         try:
             async with asyncio.timeout(self._wait_s):
-                verdict = await pending
+                verdicts = await asyncio.gather(*[_verdict(verdict) for _, verdict in found])
         except TimeoutError:
-            verdict = Unavailable("the command's deadline passed")
-        outcome = self._settle(context, verdict, started_at)
+            verdicts = [Unavailable("the command's deadline passed") for _ in found]
+        checked = [
+            CheckedCredential(carrier, verdict) for (carrier, _), verdict in zip(found, verdicts, strict=True)
+        ]
+        outcome = self._settle(context, checked, started_at)
         if isinstance(outcome, Refusal):
             return outcome
         identity = _identity(outcome)
@@ -93,30 +105,16 @@ class InBandAdmission:
             return await self._bind_recorded(context, outcome, identity, started_at)
         return _bind(context, outcome, identity)
 
-    def _settle(self, context: ConnectionContext, verdict: Verdict, started_at: float) -> Admit | Refusal:
-        checked = (CheckedCredential(CONNECT_TOKEN, verdict),)
-        outcome = admit(HandshakeFacts(in_band=True, bound=context.bound), self._policy, checked)
+    def _settle(
+        self, context: ConnectionContext, checked: Sequence[CheckedCredential], started_at: float
+    ) -> Admit | Refusal:
+        facts = HandshakeFacts(in_band=True, bound=context.bound)
+        outcome = admit(facts, self._policy, without_stale_header(checked))
         self._decisions.extracted(checked)
-        if isinstance(outcome, Refusal):
-            self._decisions.refused(
-                outcome,
-                (CONNECT_TOKEN,),
-                client=context.address,
-                traffic=context.slot.traffic,
-                trace_id=context.trace_id,
-            )
-        span = current_span()
-        if span.recording:
-            span.set(
-                {
-                    "narthex.connect.code": outcome_of(outcome)[1],
-                    "narthex.connect.verdict": result_of(verdict),
-                }
-            )
         if self._decisions.wants_records:
             self._decisions.recorded(
                 outcome,
-                (CONNECT_TOKEN,),
+                tuple(item.carrier for item in checked),
                 checked,
                 client=context.address,
                 trace_id=context.trace_id,
@@ -130,7 +128,7 @@ class InBandAdmission:
         refusal = await self._admissions.record(
             identity,
             surface="connect",
-            proof=CONNECT_TOKEN,
+            proof=outcome.carriers[0],
             address=context.address,
             trace_id=context.trace_id,
             wait_s=started_at + self._wait_s - self._monotonic(),
@@ -156,3 +154,21 @@ def _identity(outcome: Admit) -> Identity:
 
 def _known(context: ConnectionContext, identity: Identity) -> bool:
     return context.identity is not None and context.identity.same_user(identity)
+
+
+def without_stale_header(checked: Sequence[CheckedCredential]) -> Sequence[CheckedCredential]:
+    """Without an emulated header whose token has merely expired, if a valid token of the same user came beside it.
+
+    An SDK sends its headers unchanged with the token that it has refreshed.
+    """
+    if len(checked) != 2:
+        return checked
+    token, header = checked[0].verdict, checked[1].verdict
+    if not isinstance(token, Valid) or not isinstance(header, Rejected) or header.expired is None:
+        return checked
+    return checked[:1] if header.expired.same_user(token.identity) else checked
+
+
+async def _verdict(answer: Later[Verdict]) -> Verdict:
+    found: Verdict = await answer if isinstance(answer, Awaitable) else answer
+    return found

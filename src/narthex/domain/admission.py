@@ -14,6 +14,7 @@ import msgspec
 
 from narthex.domain.carriers import (
     AUTHORIZATION,
+    CONNECT_HEADER,
     CONNECT_TOKEN,
     COOKIE,
     E2E_KEY,
@@ -43,6 +44,7 @@ _LABELS: Final = {
     COOKIE: "the cookie",
     E2E_KEY: "X-E2E-Bypass-Key",
     CONNECT_TOKEN: "the command's token",
+    CONNECT_HEADER: "the command's Authorization header",
 }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 from urllib.parse import parse_qsl, unquote_plus
 
@@ -24,9 +24,10 @@ TICKET: Final = "ticket"
 COOKIE: Final = "cookie"
 E2E_KEY: Final = "e2e_key"
 CONNECT_TOKEN: Final = "connect_token"  # noqa: S105 - a carrier's name
+CONNECT_HEADER: Final = "connect_header"
 
 HANDSHAKE_CARRIERS: Final = (AUTHORIZATION, SUBPROTOCOL, TICKET, COOKIE, E2E_KEY)
-IN_BAND_CARRIERS: Final = (CONNECT_TOKEN,)
+IN_BAND_CARRIERS: Final = (CONNECT_TOKEN, CONNECT_HEADER)
 
 JWT_AUTH: Final = "jwt-auth"
 EXPLAIN: Final = "narthex.explain"
@@ -168,6 +169,16 @@ def bearer_token(values: Sequence[str]) -> str | Refusal | None:
     if _B64TOKEN.fullmatch(token) is None:
         return Refusal(code="token_malformed", detail="Authorization must be `Bearer` followed by one token.")
     return token
+
+
+def connect_header(headers: Mapping[str, str] | None) -> str | Refusal | None:
+    """The token of `connect.headers`, in which SDKs emulate the headers that a browser lets no page set.
+
+    Returns:
+        As `bearer_token`; None also without the header, whose name may be in any case.
+    """
+    values = [value for name, value in (headers or {}).items() if name.lower() == "authorization"]
+    return bearer_token(values) if values else None
 
 
 class _CarrierParser:

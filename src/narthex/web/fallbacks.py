@@ -24,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 
 from narthex.app.attempts import Attempts
 from narthex.domain.addresses import bucket
+from narthex.domain.carriers import connect_header
 from narthex.domain.endpoints import EMULATION, HTTP_STREAM, SSE
 from narthex.domain.refusals import Refusal, rate_limited
 from narthex.ports.broker import Control
@@ -328,6 +329,9 @@ def _emulated(body: bytes) -> EmulationRequest:
 
 def _has_token(command: bytes) -> bool:
     try:  # with the session's own decoder: two decoders could disagree about the token
-        return any(found.connect is not None and found.connect.token for found in decode_frame(command))
+        return any(
+            found.connect is not None and (found.connect.token or connect_header(found.connect.headers))
+            for found in decode_frame(command)
+        )
     except FrameError:
         return False  # the session reports the fault

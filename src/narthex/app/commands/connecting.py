@@ -18,6 +18,7 @@ from narthex.app.connection_context import ConnectionContext
 from narthex.app.presence import Presence
 from narthex.app.registry import ConnectionRegistry
 from narthex.domain.admission import Admit
+from narthex.domain.carriers import connect_header
 from narthex.domain.channels import channel_key, user_channel
 from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
@@ -32,8 +33,8 @@ from narthex.protocol.session import NEVER, ReceivedCommand, SessionLimits
 class InBandAuthenticator(Protocol):
     """The part of `app.in_band.InBandAdmission` that commands need."""
 
-    def admit(self, context: ConnectionContext, token: str) -> Later[Admit | Refusal]:
-        """Check a token of `connect` or `refresh` against the connection's bound user."""
+    def admit(self, context: ConnectionContext, token: str, header: str = "") -> Later[Admit | Refusal]:
+        """Check the tokens of `connect` or `refresh` against the connection's bound user."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -72,9 +73,13 @@ class ConnectCommands:
         assert isinstance(request, ConnectRequest)
         if request.name:
             connection.context.library = _library(request.name, request.version)
-        if request.token:
+        header = connect_header(request.headers) if request.headers else None
+        if isinstance(header, Refusal):
+            connection.refuse(header)
+            return None
+        if request.token or header:
             return _then(
-                self.in_band.admit(connection.context, request.token),
+                self.in_band.admit(connection.context, request.token, header or ""),
                 lambda outcome: self._connect_with(connection, command, request, outcome),
             )
         admit = connection.context.admit
