@@ -68,7 +68,7 @@ async def test_one_trace_goes_from_the_handshake_over_the_worker_to_the_tool(tmp
             )
             run_id = await chat(gateway, await gateway.login("ada@example.com"))
             spans = await asyncio.to_thread(
-                seen.until, lambda all_: any(s.name == "run" for s in all_) and _rpc(all_)
+                seen.until, lambda all_: {"run", "rpc run.start", "deliver"} <= {s.name for s in all_}
             )
             gateway_log, worker_log = gateway.log, worker.log
     [run] = [span for span in spans if span.name == "run"]
@@ -138,6 +138,100 @@ async def refusal(program: Program, **headers: str) -> dict[str, Any]:
     return dict(json.loads(caught.value.response.body))
 
 
+async def test_a_client_names_its_trace_and_an_agent_elsewhere_continues_it(tmp_path: Path) -> None:
+    """By header of the upgrade, by header of `connect`, and by AG-UI's forwardedProps; over HTTP to another gateway."""
+    header, connect_header, forwarded = (secrets.token_hex(16) for _ in range(3))
+
+    def parent(trace_id: str) -> dict[str, str]:
+        return {"traceparent": f"00-{trace_id}-{'a' * 16}-01", "tracestate": "vendor=kept"}
+
+    (tmp_path / "near").mkdir()
+    (tmp_path / "far").mkdir()
+    with collector() as seen:
+        async with running(tmp_path / "far", traced(seen, OTEL_SERVICE_NAME="far")) as far:
+            token = await far.login("robot@example.com")
+            near_env = traced(
+                seen,
+                OTEL_SERVICE_NAME="near",
+                NARTHEX_AGENT=f"remote=agui+{far.http}/agui/weather",
+                NARTHEX_AGENT_SECRETS=f"remote={token}",
+            )
+            async with running(tmp_path / "near", near_env) as near:
+                own = await near.login("ada@example.com")
+                await chat(near, own, "remote", **parent(header))
+                await raw_chat(near, own, parent(connect_header))
+                body = {
+                    "threadId": "t",
+                    "runId": "r",
+                    "messages": [{"id": "m", "role": "user", "content": "go"}],
+                    "forwardedProps": parent(forwarded),
+                }
+                answer = await near.post(
+                    "/agui/remote", json=body, headers={"Authorization": f"Bearer {own}"}
+                )
+                assert "RUN_FINISHED" in answer.text
+                wanted = {header, connect_header, forwarded}
+                spans = await asyncio.to_thread(
+                    seen.until,
+                    lambda all_: wanted <= {s.trace_id for s in all_ if s.name == "agui" and _far(s)},
+                )
+                spans = await asyncio.to_thread(
+                    seen.until, lambda all_: sum(s.name == "run" and not _far(s) for s in all_) >= 3
+                )
+    for trace_id, first in ((header, "handshake"), (connect_header, "connect"), (forwarded, "agui")):
+        trace = [span for span in spans if span.trace_id == trace_id]
+        [root] = [span for span in trace if span.parent_id == "a" * 16]
+        assert (root.name, root.resource["service.name"], root.state) == (first, "near", "vendor=kept")
+        assert bool(root.links) == (first != "handshake")
+        [tool] = [span for span in trace if span.name == "execute_tool forecast" and _far(span)]
+        path = _path(trace, tool)
+        assert path[0] == first
+        assert path[path.index("run") :] == [
+            *("run", "invoke_agent remote", "POST", "handshake", "agui", "run", "invoke_agent weather"),
+            "execute_tool forecast",
+        ]
+        [run] = [span for span in trace if span.name == "run" and not _far(span)]
+        followed = {"delivery"} if trace_id == header else set()  # the others did not subscribe before it began
+        assert {event.name for event in run.events} >= {"first delta", *followed}
+
+
+def _far(span: SeenSpan) -> bool:
+    return bool(span.resource["service.name"] == "far")
+
+
+async def raw_chat(program: Program, token: str, headers: dict[str, str]) -> None:
+    """A run whose client names its trace in `connect`, as an SDK in a browser does."""
+    bearer = {"Authorization": f"Bearer {token}"}
+    async with connect(program.ws, additional_headers=bearer, proxy=None) as socket:
+        await socket.send(json.dumps({"id": 1, "connect": {"headers": headers}}))
+        start = {"text": "go", "client_message_id": secrets.token_hex(8)}
+        await socket.send(json.dumps({"id": 2, "rpc": {"method": "run.start", "data": start}}))
+        async with asyncio.timeout(within(20)):
+            async for message in socket:
+                if "narthex.run_ended" in str(message):
+                    return
+                if message == "{}":
+                    await socket.send("{}")
+
+
+async def test_without_the_extra_the_variable_is_a_configuration_error(tmp_path: Path) -> None:
+    """Exit 78, with the command that installs it, from every process that would trace; without the variable it
+    starts.
+    """
+    shadow = tmp_path / "shadow" / "opentelemetry"
+    shadow.mkdir(parents=True)
+    (shadow / "__init__.py").write_text("")  # hides the installed packages
+    env = {"PYTHONPATH": str(shadow.parent), "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
+    program = Program(tmp_path, env)
+    for words in (("serve",), ("check",), ("guard", "--upstream", "http://127.0.0.1:1")):
+        done = await asyncio.to_thread(program.run, *words)
+        assert done.returncode == 78, (words, done.stdout, done.stderr)
+        assert "pip install 'narthex[otel]'" in done.stderr + done.stdout
+        assert "OTEL_EXPORTER_OTLP_ENDPOINT" in done.stderr + done.stdout
+    done = await asyncio.to_thread(program.run, "check", env={"PYTHONPATH": str(shadow.parent)})
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 async def test_no_secret_is_in_any_span(tmp_path: Path) -> None:
     """Canaries in every carrier and route, in a tool's arguments and result, in messages and in the exporter's
     headers.
@@ -188,10 +282,6 @@ async def until_lost(program: Program) -> None:
             if counted and float(counted[0].rpartition(" ")[2]) and "spans_not_exported" in program.log:
                 return
             await asyncio.sleep(0.05)
-
-
-def _rpc(spans: list[SeenSpan]) -> bool:
-    return any(span.name == "rpc run.start" for span in spans)
 
 
 def _path(spans: list[SeenSpan], leaf: SeenSpan) -> list[str]:

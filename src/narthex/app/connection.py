@@ -315,12 +315,21 @@ class Connection:
     def _span_of(self, command: ReceivedCommand) -> Span:
         """The span of a command. A client that could not set a header at the upgrade names its trace in `connect`."""
         request = command.request
-        if isinstance(request, ConnectRequest) and request.headers and self.runtime.traces is not None:
-            found = self.runtime.traces.continued(request.headers, "connect", self.context.span)
+        if isinstance(request, ConnectRequest) and request.headers:
+            found = self._continued("connect", request.headers)
             if found is not None:
                 self.context.span = found
                 return found
         return self.context.span.child(command.name, kind="server")
+
+    def request_span(self, name: str, carrier: Mapping[str, object]) -> Span:
+        """The span of a request: in the trace that `carrier` names by `traceparent`, else below the connection's."""
+        found = self._continued(name, carrier)
+        return self.context.span.child(name, kind="server") if found is None else found
+
+    def _continued(self, name: str, carrier: Mapping[str, object]) -> Span | None:
+        traces = self.runtime.traces
+        return None if traces is None else traces.continued(carrier, name, self.context.span)
 
     def _executed(self, command: ReceivedCommand, about: str, until: float, replies: list[bytes]) -> bool:
         began_at = clock()

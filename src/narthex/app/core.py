@@ -32,6 +32,7 @@ from narthex.app.connection_controls import ConnectionControls
 from narthex.app.connection_limits import ConnectionLimiter
 from narthex.app.control_log import ControlLog
 from narthex.app.controls import ControlDispatcher
+from narthex.app.delivery_traces import DeliveryTraces
 from narthex.app.engine_meter import measured_broker, measured_store
 from narthex.app.exports import ExportSlots
 from narthex.app.handshake_trace import HandshakeTracer
@@ -160,6 +161,7 @@ class NodeCore:
             store, broker, notices, self.chat, self.plan, clock, direct=config.direct_membership, kept=kept
         )
         self.exports = ExportSlots(self.plan)
+        deliveries = DeliveryTraces() if tracer.enabled else None
         self.engine = RunEngine(
             broker=broker,
             store=store,
@@ -171,6 +173,7 @@ class NodeCore:
             concurrent_runs=lambda identity: self.plan(identity).concurrent_runs,
             limits=config.run_limits,
             tracer=tracer,
+            deliveries=deliveries,
             claims=config.run_agents,
         )
         self.starter = RunStarter(self.chat, self.engine, self.quotas)
@@ -202,6 +205,7 @@ class NodeCore:
             report,
             monotonic,
             traffic=self.traffic,
+            watchers={} if deliveries is None else deliveries.watchers,
         )
         self.staleness = StalenessCheck(self.hub, broker, self.controls.behind)
         self.presence = Presence(broker, self.tasks, meter)

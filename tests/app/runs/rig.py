@@ -20,6 +20,7 @@ from narthex.ports.broker import Broker
 from narthex.ports.runs import Run
 from narthex.ports.store import Store
 from narthex.ports.threads import Message, Thread
+from narthex.ports.tracing import NO_TRACING, Tracer
 from tests.app.runs.fakes import FakeBroker, FakeMeter, FakeStore
 from tests.timing import within
 
@@ -75,6 +76,7 @@ class Rig:
         limits: RunLimits = QUICK,
         claims: bool = True,
         now: Callable[[], float] = time.time,
+        tracer: Tracer = NO_TRACING,
     ) -> RunEngine:
         """Start another node, whose wall clock is `now`."""
         engine = RunEngine(
@@ -88,6 +90,7 @@ class Rig:
             concurrent_runs=lambda _: 3,
             limits=limits,
             claims=claims,
+            tracer=tracer,
         )
         await engine.open()
         self.engines.append(engine)

@@ -255,15 +255,18 @@ class _Recorded:
 
     def rename(self, name: str) -> None:
         """See the port."""
-        self._span.update_name(_text(name))
+        if self._span.is_recording():
+            self._span.update_name(_text(name))
 
     def set(self, attributes: Attributes) -> None:
         """See the port."""
-        self._span.set_attributes(_clean(attributes))
+        if self._span.is_recording():  # else the SDK logs a warning
+            self._span.set_attributes(_clean(attributes))
 
     def event(self, name: str, attributes: Attributes | None = None) -> None:
         """See the port."""
-        self._span.add_event(name, _clean(attributes))
+        if self._span.is_recording():
+            self._span.add_event(name, _clean(attributes))
 
     def end(self, *, error: str = "", ended_at: float | None = None) -> None:
         """See the port."""

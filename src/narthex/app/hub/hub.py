@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from narthex.app.hub.batch_writer import BatchWriter
@@ -61,6 +62,7 @@ class Hub:
         on_fault: takes a subscriber's exception.
         clock: monotonic seconds.
         traffic: counts publications and deliveries.
+        watchers: by channel: takes each publication that is handed on, and its number of subscribers (tracing).
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Hub:
         clock: Callable[[], float] = time.monotonic,  # not the loop's: uvloop's stands still within a turn
         *,
         traffic: Traffic,
+        watchers: Mapping[str, Callable[[Publication, int], None]] = MappingProxyType({}),
     ) -> None:
         self._broker = broker
         self._tasks = tasks
@@ -87,6 +90,7 @@ class Hub:
         self._on_fault = on_fault
         self._clock = clock
         self._traffic = traffic
+        self._watchers = watchers
         self._channels: dict[str, Channel] = {}
         self._dirty: list[Channel] = []
         self._writers: deque[BatchWriter] = deque()  # one a channel at most
@@ -184,6 +188,8 @@ class Hub:
             self._hold(found, publication, epoch)
         elif publication.offset == found.last + 1:
             found.accept(publication)
+            if self._watchers and (watcher := self._watchers.get(channel)) is not None:
+                watcher(publication, len(found.members))
             self._touch(found)
 
     def presence(self, channel: str, member: Member, joined: bool) -> None:

@@ -15,6 +15,7 @@ from typing import Final
 
 import structlog
 
+from narthex.app.delivery_traces import DeliveryTraces
 from narthex.app.runs.execution import Execution
 from narthex.app.runs.local_runs import LocalRuns
 from narthex.app.runs.loops import RunLoops
@@ -54,6 +55,7 @@ class RunEngine:
         concurrent_runs: how many active runs a user of this identity may have (its plan).
         limits: bounds.
         tracer: makes spans of runs.
+        deliveries: follows recorded runs to this node's subscribers; None: this node has none.
         claims: whether agents run here; False leaves every run to other nodes (`narthex worker`).
 
     Attributes:
@@ -73,6 +75,7 @@ class RunEngine:
         concurrent_runs: Callable[[Identity], int],
         limits: RunLimits | None = None,
         tracer: Tracer = NO_TRACING,
+        deliveries: DeliveryTraces | None = None,
         claims: bool = True,
     ) -> None:
         # A node may come back under its old id; its runs must not. Hence the random part.
@@ -89,6 +92,7 @@ class RunEngine:
             limits=limits or RunLimits(),
             notify_members=notify_members,
             tracer=tracer,
+            deliveries=deliveries,
         )
         self._concurrent_runs = concurrent_runs
         self._claims = claims
@@ -242,6 +246,8 @@ class RunEngine:
         except ClientError as fault:
             raise (fault if queue or fault.code != "queue_full" else thread_busy()) from fault
         if fresh:
+            if services.deliveries is not None:
+                services.deliveries.started(kept, current_span())
             self._loops.wake()
         if kept.state != RunState.QUEUED:
             return kept, False

@@ -103,6 +103,9 @@ class LocalRuns:
     async def _run(self, run: Run, lease: Lease, ending: Ending | None) -> None:
         outcome: Ending = Abandoned()
         trace = begin_trace(self.services.tracer, run)
+        deliveries = self.services.deliveries
+        if deliveries is not None:
+            deliveries.executes(run, trace, trace.span)
         try:
             outcome = await self._execute(run, lease, ending, trace)
             if isinstance(outcome, Abandoned) and not run.restartable:
@@ -117,6 +120,8 @@ class LocalRuns:
             ending = Failed("internal", RUN_ERRORS["internal"])
             trace.fail("internal")
         finally:
+            if deliveries is not None:
+                deliveries.ended(run)
             trace.end(outcome)
             if isinstance(outcome, Abandoned) and not self.draining and not lease.lost:
                 self.unfinished[run.run_id] = (run, ending)

@@ -7,6 +7,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from narthex.app.delivery_traces import DeliveryTraces
 from narthex.domain.identity import Identity
 from narthex.ports.agents import Agent
 from narthex.ports.broker import Broker
@@ -87,6 +88,7 @@ class RunServices:
         limits: RunLimits,
         notify_members: NotifyMembers,
         tracer: Tracer = NO_TRACING,
+        deliveries: DeliveryTraces | None = None,
     ) -> None:
         self.broker = broker
         self.runs = runs
@@ -99,6 +101,7 @@ class RunServices:
         self.limits = limits
         self.notify_members = notify_members
         self.tracer = tracer
+        self.deliveries = deliveries
 
 
 _TOKEN_FIELDS: Final = {"issuer": "", "token_id": "", "issued_at": None, "expires_at": None}

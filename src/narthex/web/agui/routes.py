@@ -33,6 +33,7 @@ from narthex.ports.broker import Position
 from narthex.ports.edge import Decision, Deny, UpgradeHandler
 from narthex.ports.later import settled
 from narthex.ports.runs import Run
+from narthex.ports.tracing import ending, within
 from narthex.protocol.replies import encode_json
 from narthex.web.agui.capabilities import capabilities
 from narthex.web.agui.run_input import Asked, parse, position_of
@@ -142,8 +143,12 @@ class AguiRoutes:
     async def _run(self, request: Request) -> Response:
         """POST: start a run, or find it, and stream it."""
 
-        async def begin(_: Connection, identity: Identity) -> Followed:
+        async def begin(connection: Connection, identity: Identity) -> Followed:
             asked = parse(await _body(request))
+            with ending(connection.request_span("agui", asked.given.forwarded)) as span, within(span):
+                return await start(identity, asked)
+
+        async def start(identity: Identity, asked: Asked) -> Followed:
             agent = self._agent(request)
             thread_id, create = await self._thread(identity, asked.thread_id)
             if asked.resume:
