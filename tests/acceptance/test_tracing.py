@@ -140,7 +140,7 @@ async def refusal(program: Program, **headers: str) -> dict[str, Any]:
 
 async def test_a_client_names_its_trace_and_an_agent_elsewhere_continues_it(tmp_path: Path) -> None:
     """By header of the upgrade, by header of `connect`, and by AG-UI's forwardedProps; over HTTP to another gateway."""
-    header, connect_header, forwarded = (secrets.token_hex(16) for _ in range(3))
+    header, connect_header, forwarded, params = (secrets.token_hex(16) for _ in range(4))
 
     def parent(trace_id: str) -> dict[str, str]:
         return {"traceparent": f"00-{trace_id}-{'a' * 16}-01", "tracestate": "vendor=kept"}
@@ -159,7 +159,8 @@ async def test_a_client_names_its_trace_and_an_agent_elsewhere_continues_it(tmp_
             async with running(tmp_path / "near", near_env) as near:
                 own = await near.login("ada@example.com")
                 await chat(near, own, "remote", **parent(header))
-                await raw_chat(near, own, parent(connect_header))
+                await raw_chat(near, own, headers=parent(connect_header))
+                await raw_chat(near, own, forwarded=parent(params))
                 body = {
                     "threadId": "t",
                     "runId": "r",
@@ -170,15 +171,20 @@ async def test_a_client_names_its_trace_and_an_agent_elsewhere_continues_it(tmp_
                     "/agui/remote", json=body, headers={"Authorization": f"Bearer {own}"}
                 )
                 assert "RUN_FINISHED" in answer.text
-                wanted = {header, connect_header, forwarded}
+                wanted = {header, connect_header, forwarded, params}
                 spans = await asyncio.to_thread(
                     seen.until,
                     lambda all_: wanted <= {s.trace_id for s in all_ if s.name == "agui" and _far(s)},
                 )
                 spans = await asyncio.to_thread(
-                    seen.until, lambda all_: sum(s.name == "run" and not _far(s) for s in all_) >= 3
+                    seen.until, lambda all_: sum(s.name == "run" and not _far(s) for s in all_) >= 4
                 )
-    for trace_id, first in ((header, "handshake"), (connect_header, "connect"), (forwarded, "agui")):
+    for trace_id, first in (
+        (header, "handshake"),
+        (connect_header, "connect"),
+        (forwarded, "agui"),
+        (params, "run.start"),
+    ):
         trace = [span for span in spans if span.trace_id == trace_id]
         [root] = [span for span in trace if span.parent_id == "a" * 16]
         assert (root.name, root.resource["service.name"], root.state) == (first, "near", "vendor=kept")
@@ -191,7 +197,9 @@ async def test_a_client_names_its_trace_and_an_agent_elsewhere_continues_it(tmp_
             "execute_tool forecast",
         ]
         [run] = [span for span in trace if span.name == "run" and not _far(span)]
-        followed = {"delivery"} if trace_id == header else set()  # the others did not subscribe before it began
+        followed = (
+            {"delivery"} if trace_id == header else set()
+        )  # the others did not subscribe before it began
         assert {event.name for event in run.events} >= {"first delta", *followed}
 
 
@@ -199,12 +207,18 @@ def _far(span: SeenSpan) -> bool:
     return bool(span.resource["service.name"] == "far")
 
 
-async def raw_chat(program: Program, token: str, headers: dict[str, str]) -> None:
-    """A run whose client names its trace in `connect`, as an SDK in a browser does."""
+async def raw_chat(
+    program: Program,
+    token: str,
+    *,
+    headers: dict[str, str] | None = None,
+    forwarded: dict[str, str] | None = None,
+) -> None:
+    """A run whose client names its trace in `connect`, as an SDK in a browser does, or in `run.start`."""
     bearer = {"Authorization": f"Bearer {token}"}
     async with connect(program.ws, additional_headers=bearer, proxy=None) as socket:
-        await socket.send(json.dumps({"id": 1, "connect": {"headers": headers}}))
-        start = {"text": "go", "client_message_id": secrets.token_hex(8)}
+        await socket.send(json.dumps({"id": 1, "connect": {"headers": headers or {}}}))
+        start = {"text": "go", "client_message_id": secrets.token_hex(8), "forwarded": forwarded or {}}
         await socket.send(json.dumps({"id": 2, "rpc": {"method": "run.start", "data": start}}))
         async with asyncio.timeout(within(20)):
             async for message in socket:

@@ -275,7 +275,7 @@ class NodeCore:
         methods = {
             **BasicMethods(self.node, self.clock, self.quotas, self.engine.agents).methods(),
             **ThreadMethods(self.chat, self.memberships).methods(),
-            **RunMethods(self.starter, self.engine.requests, self.quotas).methods(),
+            **RunMethods(self.starter, self.engine.requests, self.quotas, traces).methods(),
         }
         rpc = RpcCommand(methods)
         runtime = ConnectionRuntime(

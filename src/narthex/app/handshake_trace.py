@@ -71,12 +71,14 @@ class HandshakeTracer:
     def continued(
         self, carrier: Mapping[str, object], name: str, before: Span, kind: Kind = "server"
     ) -> Span | None:
-        """A span in the trace that a client names after the handshake, linked with `before`; None: it names no
-        trace.
+        """A span in the trace that a client names after the handshake, linked with `before`.
+
+        None: it names no trace, or the one that `before` is in already, which is a later position in it.
         """
-        if (parent := carried_trace(carrier)) is None:
+        parent, known = carried_trace(carrier), before.context
+        if parent is None or (known is not None and known.trace_id == parent.trace_id):
             return None
-        links = [before.context] if before.context is not None else []
+        links = [] if known is None else [known]
         return self._tracer.begin(name, kind=kind, parent=parent, trusted=self._trusted, links=links)
 
     def _attributes(

@@ -20,6 +20,7 @@ import msgspec
 from narthex.domain.answer_schema import schema_fault
 from narthex.domain.json_patch import PatchFault, applied
 from narthex.ports.agents import AgentError, Answer, ChatMessage, Event, Question, RunInput
+from narthex.ports.tracing import current_span
 
 Start = Callable[[dict[str, Any]], AsyncGenerator[Event, None]]
 """Begins a stream: takes a RunAgentInput in its JSON form. It is closed (`aclose`) when the run is cancelled."""
@@ -129,7 +130,10 @@ class Conversation:
 
     def request(self, run: RunInput, resume: list[dict[str, Any]]) -> dict[str, Any]:
         """A RunAgentInput. The person's identity (never a token) is in `forwardedProps.narthex.user`."""
-        ours = {"narthex": {"user": msgspec.to_builtins(run.user), "attempt": run.attempt}}
+        ours: dict[str, Any] = {"narthex": {"user": msgspec.to_builtins(run.user), "attempt": run.attempt}}
+        context = current_span().context
+        if context is not None and "traceparent" in run.forwarded:  # the client's: ours continues it
+            ours |= context.headers()
         request: dict[str, Any] = {
             "threadId": run.thread_id,
             "runId": run.run_id,

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from narthex.app.handshake_trace import HandshakeTracer
 from narthex.app.quotas import Quotas
 from narthex.app.rpc.methods import Method, typed
 from narthex.app.runs.requests import RunRequests
@@ -16,6 +17,7 @@ from narthex.domain.identity import Identity
 from narthex.domain.ids import MAX_ID_LENGTH, Ident, Identified
 from narthex.domain.runs import TERMINAL
 from narthex.errors import ClientError
+from narthex.ports.tracing import current_span, ending, within
 
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 
@@ -109,12 +111,20 @@ class RunMethods:
         starter: starts runs.
         requests: operations on existing ones.
         quotas: messages a minute.
+        traces: continues the trace that a client names in `forwarded`; None: tracing is off.
     """
 
-    def __init__(self, starter: RunStarter, requests: RunRequests, quotas: Quotas) -> None:
+    def __init__(
+        self,
+        starter: RunStarter,
+        requests: RunRequests,
+        quotas: Quotas,
+        traces: HandshakeTracer | None = None,
+    ) -> None:
         self._starter = starter
         self._requests = requests
         self._quotas = quotas
+        self._traces = traces
 
     def methods(self) -> dict[str, Method]:
         """The methods by name."""
@@ -128,6 +138,15 @@ class RunMethods:
         }
 
     async def _start(self, identity: Identity, params: Start) -> object:
+        span = None
+        if self._traces is not None and params.forwarded:
+            span = self._traces.continued(params.forwarded, "run.start", current_span())
+        if span is None:
+            return await self._started(identity, params)
+        with ending(span), within(span):
+            return await self._started(identity, params)
+
+    async def _started(self, identity: Identity, params: Start) -> object:
         started = await self._starter.start(
             identity,
             text=params.text,
