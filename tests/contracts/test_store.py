@@ -1,4 +1,4 @@
-"""The contract of `ports/store.py`, run by every engine: lifecycle, audit records, results, samples."""
+"""The contract of `ports/store.py`, run by every engine: lifecycle, audit records, results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from narthex.errors import ClientError, DependencyError
-from narthex.ports.store import KEPT_RESULTS, AuditRecord, Sample, Store, TestRunResult
+from narthex.ports.store import KEPT_RESULTS, AuditRecord, Store, TestRunResult
 from tests.contracts.rigs import StoreRig, child
 from tests.contracts.rows import run, start, thread
 
@@ -103,7 +103,7 @@ def _write_and_kill(spec: str, start_at: int, lines: int) -> list[str]:
 
 
 class TestRecords:
-    """Audit, results, samples."""
+    """Audit, results."""
 
     async def test_audits(self, store: Store) -> None:
         """Newest first, by kind or all."""
@@ -147,14 +147,3 @@ class TestRecords:
         await store.records.add_result(result(KEPT_RESULTS + 2))
         kept = await store.records.results(KEPT_RESULTS + 10)
         assert [found.test_run for found in kept] == [f"run-{n}" for n in range(KEPT_RESULTS + 2, 2, -1)]
-
-    async def test_samples(self, store: Store) -> None:
-        """Oldest first, from `since` on, for one component or all."""
-        samples = [
-            Sample(at=float(n), component=("broker", "store")[n % 2], status="healthy", latency_ms=0.5)
-            for n in range(6)
-        ]
-        await store.records.add_samples(samples)
-        await store.records.add_samples([])
-        assert await store.records.samples(None, 2.0, 3) == samples[2:5]
-        assert await store.records.samples("store", 0.0, 10) == samples[1::2]

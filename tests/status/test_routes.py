@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -42,6 +43,18 @@ async def http(running: Running) -> AsyncIterator[httpx2.AsyncClient]:
 
 def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
+
+
+async def test_the_store_has_an_audit_record_of_each_change(
+    running: Running, http: httpx2.AsyncClient
+) -> None:
+    """Beside the record in the page's own database; a change is made also while the store is away."""
+    parts = running.gateway.parts
+    assert parts is not None
+    found = await opened(http)
+    (record,) = await parts.store.records.audits("incident", 10)
+    assert (record.subject, json.loads(record.detail)["incident"]) == ("admin key", found["id"])
+    assert json.loads(record.detail)["change"]["title"] == "Slow answers"
 
 
 async def opened(http: httpx2.AsyncClient, **changes: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from narthex.domain.availability import ServiceState
 from narthex.domain.webhooks import Receiver
 from narthex.errors import ClientError, DependencyError
 from narthex.status.measurements import Sample
+from narthex.status.records import Change
 from narthex.status.service import OpenIncident, ScheduleMaintenance, StatusService, UpdateIncident
 from tests.status.filled import service
 
@@ -173,6 +174,23 @@ async def test_a_database_that_fails_leaves_the_last_page(
         clock.now += 1
         assert await page.document() is not before
     assert ["can be used again" in line["detail"] for line in logs] == [False, True]
+
+
+async def test_a_change_stands_where_its_audit_record_cannot_be_kept(tmp_path: Path) -> None:
+    """An incident is opened just when an engine is away."""
+    tried = []
+
+    async def audit(change: Change) -> None:
+        tried.append(change.action)
+        raise DependencyError("store", "It is away.", "Start it.")
+
+    found = service(tmp_path)
+    found._audit = audit
+    with capture_logs() as logs:
+        opened = await found.open(OpenIncident(title="Away", text="x"), "ada")
+    assert (tried, opened.open) == (["open"], True)
+    assert [line["event"] for line in logs] == ["audit"]
+    await found.stop()
 
 
 async def test_without_any_page_it_says_why(tmp_path: Path) -> None:

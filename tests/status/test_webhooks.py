@@ -28,12 +28,18 @@ NOW = 1_800_000_000.0
 
 
 class Hooks:
-    """A receiver: answers with `statuses` in turn, the last one for ever, and keeps what it got."""
+    """A receiver: answers with `statuses` in turn, the last one for ever, and keeps what it got.
+
+    Attributes:
+        got: headers and body of each request.
+        arrived: set with the first.
+    """
 
     def __init__(self, *statuses: str) -> None:
         self.statuses = list(statuses)
         self.got: list[tuple[dict[str, str], bytes]] = []
         self.url = ""
+        self.arrived = asyncio.Event()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
@@ -44,6 +50,7 @@ class Hooks:
             }
             body = await reader.readexactly(int(headers["content-length"]))
             self.got.append((headers, body))
+            self.arrived.set()
             status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
             writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
             await writer.drain()

@@ -25,7 +25,7 @@ KEPT_RESULTS: Final = 500
 
 
 class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """An event that must be provable later: `kind` such as `e2e_admission`, `revocation`, `revocation_ended`."""
+    """An event that must be provable later: `kind` such as `e2e_admission`, `revocation`, `incident`."""
 
     at: float
     kind: str
@@ -50,15 +50,6 @@ class TestRunResult(msgspec.Struct, frozen=True, kw_only=True):
     report: str = "{}"
 
 
-class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """One health sample for the status page: `status` is healthy, degraded or unhealthy."""
-
-    at: float
-    component: str
-    status: str
-    latency_ms: float = 0.0
-
-
 class Records(Protocol):
     """Append-only records."""
 
@@ -73,12 +64,6 @@ class Records(Protocol):
 
     async def results(self, limit: int) -> list[TestRunResult]:
         """Newest first."""
-
-    async def add_samples(self, samples: list[Sample]) -> None:
-        """Append."""
-
-    async def samples(self, component: str | None, since: float, limit: int) -> list[Sample]:
-        """Oldest first."""
 
 
 class Store(Protocol):

@@ -7,23 +7,26 @@ starting.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from narthex.app.lifecycle import Component as Part
 from narthex.domain.availability import JOURNEYS
+from narthex.ports.store import AuditRecord
 from narthex.settings import Settings
 from narthex.settings.status_rules import branding
 from narthex.status.document import Component
 from narthex.status.page import SERVED, Look
+from narthex.status.records import Change
 from narthex.status.reporting import SampleReporter
 from narthex.status.routes import Logo, StatusRoutes
 from narthex.status.sampling import Counters, HealthReport, Record, Sampler
-from narthex.status.service import Page, StatusService
+from narthex.status.service import Audit, Page, StatusService
 from narthex.status.words import LANGUAGES
 from narthex.web.access import Access
 from narthex.web.request_rules import RequestRules
@@ -37,7 +40,7 @@ def look_of(settings: Settings) -> Look:
     return Look(LANGUAGES[settings.status_language], found.zone, found.links, found.logo is not None)
 
 
-def make_service(settings: Settings, log: Any) -> StatusService:
+def make_service(settings: Settings, log: Any, audit: Audit | None = None) -> StatusService:
     """The service over `DATABASE` in the data directory."""
     found = branding(settings)
     names = LANGUAGES[settings.status_language].journeys | found.names
@@ -48,7 +51,7 @@ def make_service(settings: Settings, log: Any) -> StatusService:
         found.zone,
         settings.status_timezone,
     )
-    return StatusService(settings.data_dir / DATABASE, page, found.receivers, log)
+    return StatusService(settings.data_dir / DATABASE, page, found.receivers, log, audit=audit)
 
 
 def make_routes(
@@ -73,13 +76,22 @@ class EmbeddedStatus:
         settings: validated.
         access: authorises operators.
         rules: see `StatusRoutes`.
+        keep: keeps audit records in the store.
         log: a structlog logger.
     """
 
-    def __init__(self, settings: Settings, access: Access, rules: RequestRules, log: Any) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        access: Access,
+        rules: RequestRules,
+        keep: Callable[[AuditRecord], Awaitable[None]],
+        log: Any,
+    ) -> None:
+        self._keep = keep
         self._settings = settings
         self._log = log
-        self._service = make_service(settings, log) if settings.status_embedded else None
+        self._service = make_service(settings, log, self._audit) if settings.status_embedded else None
         self._reporter = (
             SampleReporter(settings.status_url, settings.status_tokens()[0]) if settings.status_url else None
         )
@@ -107,6 +119,20 @@ class EmbeddedStatus:
             return []
         sampler = Sampler(health, fault, counters, node, record, self._log)
         return [page, Part("status samples", sampler.start, sampler.stop)]
+
+    async def _audit(self, change: Change) -> None:
+        detail = msgspec.json.encode(
+            {
+                "incident": change.incident_id,
+                "action": change.action,
+                "change": msgspec.Raw(change.detail.encode()),
+            }
+        )
+        await self._keep(
+            AuditRecord(
+                at=change.at, kind="incident", tenant="", subject=change.actor, detail=detail.decode()
+            )
+        )
 
     async def _elsewhere(self, request: Request) -> Response:
         return RedirectResponse(

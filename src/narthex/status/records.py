@@ -77,11 +77,11 @@ def put(
     actor: str,
     action: str,
     request_id: str | None = None,
-) -> Incident:
+) -> tuple[Incident, Change | None]:
     """Keep a new incident, or one that changed, with the record of the change.
 
     Returns:
-        The incident; that of an earlier call with the same `request_id` where there was one.
+        The incident and that record; of an earlier call with the same `request_id` the incident alone.
 
     Raises:
         ClientError: too many are open.
@@ -91,7 +91,7 @@ def put(
             "SELECT body FROM incidents WHERE request_id = ?", (request_id,)
         ).fetchone()
         if known is not None:
-            return msgspec.json.decode(known[0], type=Incident)
+            return msgspec.json.decode(known[0], type=Incident), None
         if sum(one.is_open(now) for one in incidents(connection, now)) >= MAX_OPEN:
             raise ClientError(
                 "too_many_incidents", f"{MAX_OPEN} are open or to come.", "Resolve some first.", number=409
@@ -104,11 +104,11 @@ def put(
     )
     update = found.updates[-1]
     detail = {"state": update.state, "title": found.title, "text": update.text}
+    change = Change(now, actor, action, found.incident_id, msgspec.json.encode(detail).decode())
     connection.execute(
-        "INSERT INTO changes (at, actor, action, incident_id, detail) VALUES (?, ?, ?, ?, ?)",
-        (now, actor, action, found.incident_id, msgspec.json.encode(detail).decode()),
+        "INSERT INTO changes (at, actor, action, incident_id, detail) VALUES (?, ?, ?, ?, ?)", change
     )
-    return found
+    return found, change
 
 
 def changes(connection: sqlite3.Connection, limit: int) -> list[Change]:

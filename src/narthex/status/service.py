@@ -11,7 +11,7 @@ import asyncio
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import tzinfo
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
@@ -104,6 +104,10 @@ class Page(NamedTuple):
     zone_name: str
 
 
+Audit = Callable[[records.Change], Awaitable[None]]
+"""Raises DependencyError when its engine is away."""
+
+
 class StatusService:
     """See the module.
 
@@ -112,6 +116,7 @@ class StatusService:
         page: the operator's settings.
         receivers: of webhooks.
         log: a structlog logger.
+        audit: keeps a record of each change elsewhere too. One that fails is logged, and the change stands.
         now: seconds since the epoch.
     """
 
@@ -122,6 +127,7 @@ class StatusService:
         receivers: Sequence[Receiver],
         log: Any,
         *,
+        audit: Audit | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._database = StatusDatabase(path)
@@ -129,6 +135,7 @@ class StatusService:
         self._known = {one.component_id: one.name for one in page.components}
         self._webhooks = WebhookSender(self._database, receivers, now, log)
         self._log = log
+        self._audit = audit
         self._now = now
         self._task = BackgroundTask(self._repeat, "narthex status")
         self._reading: asyncio.Task[StatusDocument] | None = None
@@ -245,7 +252,7 @@ class StatusService:
         now = self._now()
         text = check_text(body.text, "text", MAX_TEXT)
 
-        def work(connection: sqlite3.Connection) -> Incident:
+        def work(connection: sqlite3.Connection) -> tuple[Incident, records.Change | None]:
             before = records.incident(connection, incident_id)
             changed = updated(before, body.state, text, now)
             if body.impact is not None and before.kind == "incident":
@@ -254,14 +261,15 @@ class StatusService:
                 found = check_components(body.components, self._known)
                 changed = msgspec.structs.replace(changed, components=found)
             over = not changed.is_open(now) and before.is_open(now)
-            records.put(connection, changed, now, actor=actor, action="resolve" if over else "update")
+            action = "resolve" if over else "update"
+            kept = records.put(connection, changed, now, actor=actor, action=action)
             what = (
                 ("cancelled" if changed.cancelled else "ended")
                 if changed.kind == "maintenance"
                 else "resolved"
             )
             self._queue(connection, changed, what if over else "updated", now)
-            return changed
+            return kept
 
         return await self._changed(work, now)
 
@@ -273,17 +281,24 @@ class StatusService:
         now = self._now()
         action = "open" if new.kind == "incident" else "schedule"
 
-        def work(connection: sqlite3.Connection) -> Incident:
+        def work(connection: sqlite3.Connection) -> tuple[Incident, records.Change | None]:
             kept = records.put(connection, new, now, actor=actor, action=action, request_id=request_id)
-            if kept is new:
+            if kept[1] is not None:
                 self._queue(connection, new, "opened" if new.kind == "incident" else "scheduled", now)
             return kept
 
         return await self._changed(work, now)
 
-    async def _changed(self, work: Callable[[sqlite3.Connection], Incident], now: float) -> IncidentStatus:
-        kept = await self._database.run(work)
+    async def _changed(
+        self, work: Callable[[sqlite3.Connection], tuple[Incident, records.Change | None]], now: float
+    ) -> IncidentStatus:
+        kept, change = await self._database.run(work)
         self._read_at = float("-inf")  # the author of a change sees it at once
+        if self._audit is not None and change is not None:
+            try:
+                await self._audit(change)
+            except DependencyError as fault:  # incidents are opened when engines are away
+                self._log.warning("audit", incident=change.incident_id, detail=fault.message)
         return incident_status(kept, now)
 
     def _queue(self, connection: sqlite3.Connection, found: Incident, what: str, now: float) -> None:

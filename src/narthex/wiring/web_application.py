@@ -100,7 +100,9 @@ class WebApplication:
             parts.meter.read_from(session_refreshes(self.provider))
         self.code_flow = make_code_flow(parts.settings, parts.tokens.outside)
         self.health = self._make_health(address)
-        self.status = EmbeddedStatus(parts.settings, self.access, self.http, status_log)
+        self.status = EmbeddedStatus(
+            parts.settings, self.access, self.http, parts.store.records.audit, status_log
+        )
         fallbacks = Fallbacks(
             parts.handshakes,
             parts.core.node,

@@ -1,17 +1,16 @@
-"""Audit records, results of test runs and status samples in SQL. See `ports/store.py`."""
+"""Audit records and results of test runs in SQL. See `ports/store.py`."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from narthex.adapters.stores.sql.operation import Adapter, Operation, S, Shape, reads, writes
-from narthex.ports.store import KEPT_RESULTS, AuditRecord, Sample, TestRunResult
+from narthex.adapters.stores.sql.operation import Adapter, Operation, Shape, reads, writes
+from narthex.ports.store import KEPT_RESULTS, AuditRecord, TestRunResult
 
-MAX_RECORDS: Final = 10_000  # per answer: callers read 90 days of one component's samples in pages
+MAX_RECORDS: Final = 10_000  # per answer
 
 _AUDIT: Final = Shape(AuditRecord)
 _RESULT: Final = Shape(TestRunResult)
-_SAMPLE: Final = Shape(Sample)
 
 
 class SqlRecords(Adapter):
@@ -20,7 +19,7 @@ class SqlRecords(Adapter):
     @writes
     def audit(self, record: AuditRecord) -> Operation[None]:
         """See the port."""
-        return _append("audits", _AUDIT, [record])
+        yield _AUDIT.into("audits"), _AUDIT.values(record)
 
     @reads
     def audits(self, kind: str | None, limit: int) -> Operation[list[AuditRecord]]:
@@ -46,18 +45,6 @@ class SqlRecords(Adapter):
         """See the port; at most `MAX_RECORDS`."""
         return _RESULT.many('FROM results ORDER BY "at" DESC, test_run LIMIT ?', _bounded(limit))
 
-    async def add_samples(self, samples: list[Sample]) -> None:
-        """See the port."""
-        if samples:
-            await self._engine.write(_append("samples", _SAMPLE, samples))
-
-    @reads
-    def samples(self, component: str | None, since: float, limit: int) -> Operation[list[Sample]]:
-        """See the port; at most `MAX_RECORDS`, those from `since` on."""
-        where, values = ("", ()) if component is None else (" AND component = ?", (component,))
-        rest = f'FROM samples WHERE "at" >= ?{where} ORDER BY "at", seq LIMIT ?'
-        return _SAMPLE.many(rest, since, *values, _bounded(limit))
-
 
 def ping(value: str) -> Operation[str]:
     """Write `value` and read it back."""
@@ -65,11 +52,6 @@ def ping(value: str) -> Operation[str]:
     yield f"{insert} ON CONFLICT (name) DO UPDATE SET value = excluded.value", (value,)
     rows = yield "SELECT value FROM pings WHERE name = 'ping'", ()
     return str(rows[0][0])
-
-
-def _append(table: str, shape: Shape[S], records: list[S]) -> Operation[None]:
-    for record in records:
-        yield shape.into(table), shape.values(record)
 
 
 def _bounded(limit: int) -> int:

@@ -96,6 +96,7 @@ MIGRATIONS: Final = (
                environment TEXT NOT NULL, passed BIGINT NOT NULL, failed BIGINT NOT NULL, skipped BIGINT NOT NULL,
                duration_s DOUBLE PRECISION NOT NULL, report TEXT NOT NULL)""",
             'CREATE INDEX results_by_age ON results ("at")',
+            # Unused: the status page has a database of its own. The version before this one may still look for it.
             """CREATE TABLE samples (seq {serial}, "at" DOUBLE PRECISION NOT NULL, component TEXT NOT NULL,
                status TEXT NOT NULL, latency_ms DOUBLE PRECISION NOT NULL)""",
             'CREATE INDEX samples_by_age ON samples ("at")',
