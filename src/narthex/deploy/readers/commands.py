@@ -36,7 +36,7 @@ def read(text: str, file: str) -> Manifest:
         if plain[:3] in (["gcloud", "run", "deploy"], ["gcloud", "run", "services"]):
             rest = words[3:] if plain[2] == "deploy" else words[4:]
             if plain[2] == "deploy" or plain[3:4] == ["update"]:
-                found.workloads.append(_service(rest, words[0][1]))
+                found.workloads.append(_service(rest, words[0][1], update=plain[2] != "deploy"))
         elif plain[:3] == ["gcloud", "compute", "backend-services"] and plain[3:4] in (
             ["create"],
             ["update"],
@@ -140,7 +140,7 @@ class Flags:
         return Fact(fact.value == "true", fact.place) if fact else None
 
 
-def _service(words: Words, place: Place) -> Workload:
+def _service(words: Words, place: Place, *, update: bool) -> Workload:
     flags = Flags(words, tuple(SWITCHES))
     workload = Workload(platform="cloud-run", name=flags.names[0][0] if flags.names else "", place=place)
     workload.repeats += flags.repeats
@@ -169,7 +169,9 @@ def _service(words: Words, place: Place) -> Workload:
         workload.variables["*"] = Fact(None, place)
     if (args := flags.text("args")) is not None:
         workload.words = tuple(args.value.split(","))
-    return with_defaults(workload)
+    # Without traffic, or by `update`: the service is there, and keeps what this command does not say.
+    exists = flags.flag("traffic") is not None and flags.found["traffic"].value == "false"
+    return workload if exists or update else with_defaults(workload)
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str]]:
