@@ -22,7 +22,7 @@ from tests.conftest import OPT_IN
 from tests.generated import PAGES, stale
 
 ROOT = Path(__file__).parents[1]
-LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-model.lock")
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-image.lock", "requirements-model.lock")
 
 
 def pinned(lock: str) -> dict[str, str]:
@@ -51,7 +51,10 @@ def wanted(project: dict[str, object], extra: str = "") -> list[Requirement]:
     return found
 
 
-@pytest.mark.parametrize(("lock", "extra"), [("requirements.lock", ""), ("requirements-dev.lock", "dev")])
+@pytest.mark.parametrize(
+    ("lock", "extra"),
+    [("requirements.lock", ""), ("requirements-dev.lock", "dev"), ("requirements-image.lock", "image")],
+)
 def test_the_locks_fit_the_ranges(lock: str, extra: str) -> None:
     """CI and users of the locks get the ranges of pyproject.toml; CONTRIBUTING.md describes how to renew them."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
