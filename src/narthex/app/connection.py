@@ -340,7 +340,7 @@ class Connection:
         if outcome is None or isinstance(outcome, bytes):
             if outcome is not None:
                 replies.append(outcome)
-            self.runtime.commands.ended(command, outcome, began_at)
+            self._count(command, outcome, began_at)
             return False
         try:
             self.runtime.tasks.spawn(self._later(command, outcome, about, until, began_at))
@@ -373,7 +373,7 @@ class Connection:
             failed = self._failed(command, fault)
             reply = None if self._has_replied(command.id) else failed
         finally:
-            self.runtime.commands.ended(command, reply, began_at)
+            self._count(command, reply, began_at)
             self._in_flight -= 1
             self._forget_reply(command.id)
             current_span().end()
@@ -383,6 +383,10 @@ class Connection:
             self._go_on(about)
         if self._held and self.session.phase is Phase.WAITING:
             self.release_held()
+
+    def _count(self, command: ReceivedCommand, reply: bytes | None, began_at: float) -> None:
+        if self.context.slot.traffic:  # health's own probe is none of the users'
+            self.runtime.commands.ended(command, reply, began_at)
 
     def _go_on(self, about: str) -> None:
         """Execute the commands behind one that has ended, up to the next one that has to wait itself."""

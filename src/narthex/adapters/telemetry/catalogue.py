@@ -99,8 +99,10 @@ CATALOGUE: Final = (
     _counter("messages_ignored", "Client messages that no handler accepts.", "reason"),
     _counter("presence_failures", "Presence updates that the broker did not accept.", "reason"),
     _counter("publications", "Publications that the broker delivered to this node's subscribed channels."),
-    _counter("deliveries", "Publications written to subscribers, the deferred ones among them."),
-    _counter("deliveries_deferred", "Publications kept for a slow client until it reads."),
+    _counter(
+        "deliveries", "Publications, joins and leaves written to subscribers, the deferred ones among them."
+    ),
+    _counter("deliveries_deferred", "Deliveries kept for a slow client until it reads."),
     _counter("deltas_merged", "Text deltas merged into the one before them for a slow client."),
     _counter("delivered_bytes", "Payload bytes of `narthex_deliveries_total`."),
     _counter("messages_received", "WebSocket messages of clients."),

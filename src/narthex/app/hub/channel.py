@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, Protocol
 
+from narthex.app.traffic import Traffic
 from narthex.ports.broker import Publication
 from narthex.ports.edge import DirectSender, Socket
 from narthex.protocol.broadcast import Broadcast, ChannelEncoder
@@ -107,10 +108,12 @@ class Channel:
         "members",
         "name",
         "repairing",
+        "traffic",
     )
 
-    def __init__(self, key: str, name: str) -> None:
+    def __init__(self, key: str, name: str, traffic: Traffic | None = None) -> None:
         self.key = key
+        self.traffic = traffic
         self.name = name
         self.encoder = ChannelEncoder(name)
         self.members: dict[Subscriber, None] = {}
@@ -224,6 +227,9 @@ def _send_past(channel: Channel, subscriber: Subscriber, joiner: Joiner, items: 
     fresh = [item for item in items if item.publication is None or item.publication.offset > joiner.skip]
     if not fresh:
         return
+    if channel.traffic is not None:
+        channel.traffic.deliveries += len(fresh)
+        channel.traffic.delivered_bytes += sum([len(item.prepared.payload) for item in fresh])
     if subscriber.lagging:
         subscriber.deliver_late(channel, fresh)
         return

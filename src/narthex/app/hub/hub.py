@@ -103,7 +103,7 @@ class Hub:
         """Register as a joiner: from now on it misses no publication. Follow with `Channel.ready`."""
         channel = self._channels.get(key)
         if channel is None:
-            channel = self._channels[key] = Channel(key, split_key(key)[1])
+            channel = self._channels[key] = Channel(key, split_key(key)[1], self._traffic)
             self._broker.subscribe(key)
         handle = self._lingering.pop(key, None)
         if handle is not None:
