@@ -95,6 +95,12 @@ def _rule_tests() -> str:
     return tests()
 
 
+def _dashboards() -> dict[str, Callable[[], str]]:
+    from narthex.adapters.telemetry.dashboards import GROUPS, dashboard
+
+    return {f"deploy/grafana/{group}.json": partial(dashboard, group) for group in GROUPS}
+
+
 def _runbooks() -> dict[str, Callable[[], str]]:
     from narthex.adapters.telemetry.alerts import ALERTS
 
@@ -151,6 +157,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "deploy/prometheus/narthex_test.yml": _rule_tests,
     "docs/runbooks/README.md": _alerts_index,
     **_runbooks(),
+    **_dashboards(),
 }
 
 
