@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -10,8 +11,11 @@ from typing import Any
 
 import httpx2
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
 
 import narthex.testing
+from narthex.e2e.children import free_port
 from narthex.status.measurements import Sample
 from narthex.testing.running import Running
 from tests.timing import within
@@ -69,11 +73,13 @@ async def state_of(http: httpx2.AsyncClient, component: str, wanted: str) -> dic
     """The component as soon as it has the wanted state."""
     until = time.monotonic() + within(15)
     while True:
-        document = (await http.get("/status.json")).json()
-        found: dict[str, Any] = next(one for one in document["components"] if one["id"] == component)
+        answer = await http.get("/status.json")
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = next(one for one in answer.json()["components"] if one["id"] == component)
         if found["state"] == wanted or time.monotonic() > until:
             assert found["state"] == wanted
             return found
+        await asyncio.sleep(0.05)
 
 
 async def test_everything_public_is_cacheable_and_needs_no_credential(http: httpx2.AsyncClient) -> None:
@@ -299,3 +305,36 @@ def test_a_sample_names_only_what_it_needs() -> None:
     assert set(Sample.__struct_fields__) == {
         "component", "kind", "source", "good", "degraded", "failed", "latency_ms", "every_s", "at",
     }  # fmt: skip
+
+
+async def handshakes(running: Running, token: str, times: int) -> None:
+    """Attempts to connect, each of which is refused."""
+    for _ in range(times):
+        with pytest.raises(WebSocketException):
+            async with connect(
+                running.ws, additional_headers={"Authorization": f"Bearer {token}"}, proxy=None
+            ):
+                pass
+
+
+async def test_a_burst_of_refusals_is_seen_where_it_is_the_services_fault(tmp_path: Path) -> None:
+    """Bad tokens change nothing; tokens that cannot be checked, with the breaker open, are an outage within 5 s."""
+    issuer = f"http://127.0.0.1:{free_port()}/introspect"
+    options: dict[str, Any] = {
+        "introspection_url": issuer,
+        "introspection_client_id": "narthex",
+        "introspection_client_secret": "a-secret-of-decent-length-0123456789",
+        "host": "127.0.0.1",
+    }
+    async with (
+        narthex.testing.gateway(tmp_path, environ={"ENVIRONMENT": "staging"}, **options) as running,
+        httpx2.AsyncClient(base_url=running.http, trust_env=False) as client,
+    ):
+        await state_of(client, "connect", "operational")
+        await handshakes(running, "a.b.c", 20)
+        await asyncio.sleep(3.5)  # a round of samples
+        assert (await state_of(client, "connect", "operational"))["state"] == "operational"
+        await handshakes(running, "opaque-token-of-an-issuer-that-is-away", 60)
+        began = time.monotonic()
+        await state_of(client, "connect", "outage")
+        assert time.monotonic() - began < within(5)

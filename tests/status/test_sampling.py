@@ -63,6 +63,13 @@ async def test_each_journey_needs_its_checks(failing: dict[str, Any], expected: 
     assert found == {journey: letters[letter] for journey, letter in expected.items()}
 
 
+async def test_a_guard_samples_what_it_has() -> None:
+    """Without a broker and agents it says nothing of sending and receiving."""
+    checks = Checks()
+    del checks.checks["broker"], checks.checks["agents"]
+    assert set(shown(await sampler(checks).round(), "health")) == {"connect", "sign_in"}
+
+
 async def test_an_instance_that_starts_or_drains_says_nothing() -> None:
     """Others answer meanwhile; but one that an engine keeps from starting has failed."""
     checks = Checks()

@@ -7,6 +7,7 @@ by its exact name; `Host` is checked as the gateway's edge does; nothing else of
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ from narthex.errors import ClientError
 from narthex.guard.core import GuardCore
 from narthex.guard.probe import HandshakeCheck, Probe
 from narthex.ports.later import settled
+from narthex.status.embedded import reporting
 from narthex.web import e2e, pages, preflight, problem_pages, tickets
 from narthex.web.access import Access
 from narthex.web.api.operations import RevokeAndDrain
@@ -116,6 +118,11 @@ class GuardRoutes:
             },
             policy=core.environment_policy,
             critical=tuple(checks or ()),
+        )
+        lifecycle = core.lifecycle
+        node = f"guard-{secrets.token_hex(6)}"
+        lifecycle.add(
+            reporting(settings, self._health, lambda: lifecycle.fault, core.meter, node, log), first=True
         )
         access = Access(
             settings.admin_keys(),

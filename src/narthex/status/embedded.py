@@ -69,6 +69,36 @@ def make_routes(
     )
 
 
+def reporting(
+    settings: Settings,
+    health: HealthReport,
+    fault: Callable[[], object | None],
+    counters: Counters,
+    node: str,
+    log: Any,
+) -> list[Part]:
+    """The components that report this process to NARTHEX_STATUS_URL; none where it is not set."""
+    if not settings.status_url:
+        return []
+    reporter = SampleReporter(settings.status_url, settings.status_tokens()[0])
+    return [
+        Part("status", close=reporter.stop),
+        _sampling(reporter.record, health, fault, counters, node, log),
+    ]
+
+
+def _sampling(
+    record: Record,
+    health: HealthReport,
+    fault: Callable[[], object | None],
+    counters: Counters,
+    node: str,
+    log: Any,
+) -> Part:
+    sampler = Sampler(health, fault, counters, node, record, log)
+    return Part("status samples", sampler.start, sampler.stop)
+
+
 class EmbeddedStatus:
     """The page of a gateway, or what stands in its place; see the module.
 
@@ -92,16 +122,13 @@ class EmbeddedStatus:
         self._settings = settings
         self._log = log
         self._service = make_service(settings, log, self._audit) if settings.status_embedded else None
-        self._reporter = (
-            SampleReporter(settings.status_url, settings.status_tokens()[0]) if settings.status_url else None
-        )
         self._routes = make_routes(settings, self._service, access, rules) if self._service else None
 
     def routes(self) -> list[BaseRoute]:
         """For the Starlette application."""
         if self._routes is not None:
             return self._routes.routes()
-        if self._reporter is None:
+        if not self._settings.status_url:
             return []
         paths = (SERVED.page, SERVED.json, SERVED.atom, SERVED.badge, SERVED.incident.format("{incident_id}"))
         return [Route(path, self._elsewhere, methods=["GET", "HEAD"]) for path in paths]
@@ -110,15 +137,10 @@ class EmbeddedStatus:
         self, health: HealthReport, fault: Callable[[], object | None], counters: Counters, node: str
     ) -> list[Part]:
         """The components that the lifecycle opens first: the page, and what samples this gateway for it."""
-        record: Record
         if self._service is not None:
-            record, page = self._service.record, Part("status", self._service.start, self._service.stop)
-        elif self._reporter is not None:
-            record, page = self._reporter.record, Part("status", close=self._reporter.stop)
-        else:
-            return []
-        sampler = Sampler(health, fault, counters, node, record, self._log)
-        return [page, Part("status samples", sampler.start, sampler.stop)]
+            page = Part("status", self._service.start, self._service.stop)
+            return [page, _sampling(self._service.record, health, fault, counters, node, self._log)]
+        return reporting(self._settings, health, fault, counters, node, self._log)
 
     async def _audit(self, change: Change) -> None:
         detail = msgspec.json.encode(

@@ -29,7 +29,7 @@ DEPENDS_ON: Final[Mapping[str, tuple[str, ...]]] = {
     "stream": ("broker", "agents"),
     "sign_in": ("auth",),
 }
-"""By journey the health checks that it needs. Where none of them exists (a guard), it is not sampled."""
+"""By journey the health checks that it needs. A process without one of them (a guard) does not sample it."""
 
 NOT_OURS: Final = frozenset({"draining", "starting"})
 """Refusals of an instance that comes or goes: its clients are admitted by another, or at their next try."""
@@ -135,9 +135,9 @@ class Sampler:
     def _of_health(self, checks: Mapping[str, Any]) -> list[Sample]:
         found = []
         for journey, names in DEPENDS_ON.items():
-            results = [checks[name] for name in names if name in checks]
-            if not results:
+            if not all(name in checks for name in names):
                 continue
+            results = [checks[name] for name in names]
             statuses = {result["status"] for result in results}
             good = statuses == {"healthy"}
             found.append(
