@@ -35,7 +35,7 @@ from narthex.errors import DependencyError, NarthexError
 from narthex.ports.edge import HIGH_MARK_BYTES, Socket
 from narthex.ports.later import Deferred
 from narthex.ports.telemetry import Meter
-from narthex.ports.tracing import NO_SPAN, Span, current_span, within
+from narthex.ports.tracing import CURRENT, NO_SPAN, Span, current_span
 from narthex.protocol import codes
 from narthex.protocol.codec import JSON, PROTOBUF
 from narthex.protocol.commands import ConnectRequest
@@ -306,8 +306,11 @@ class Connection:
         if self.context.span is NO_SPAN:
             return self._executed(command, about, until, replies)
         span = self._span_of(command)
-        with within(span):
+        token = CURRENT.set(span)  # as `within` does, without the 1 µs of a generator
+        try:
             continues = self._executed(command, about, until, replies)
+        finally:
+            CURRENT.reset(token)
         if not continues:
             span.end()
         return continues

@@ -394,9 +394,8 @@ class HandshakeHandler:
                 result,
                 request,
                 verdicts,
-                known=self._route(request.head.path) is not None,
+                is_route=self._route,
                 duration_s=duration_s,
-                now=self._clock(),
             )
         if self._decisions.wants_records:
             with within(span):

@@ -42,13 +42,11 @@ class HandshakeTracer:
         request: HandshakeRequest,
         verdicts: Sequence[CheckedCredential],
         *,
-        known: bool,
+        is_route: Callable[[str], object],
         duration_s: float,
-        now: float,
     ) -> Span:
-        """The span of a handshake that ends `now` (seconds since the epoch); spans of its commands go below it.
-
-        `known`: whether its path is a route.
+        """The span of a handshake that ends now; spans of its commands go below it. `is_route`: true for known
+        paths.
         """
         span = self._tracer.begin(
             "handshake",
@@ -57,15 +55,14 @@ class HandshakeTracer:
             parent=request.parent,
             trusted=self._trusted,
             wanted=isinstance(result, Refusal),
-            started_at=now - duration_s,
+            age_s=duration_s,
         )
         if span.recording:
             attributes = self._attributes(result, request, verdicts)
-            if known:
+            if is_route(request.head.path):
                 attributes |= {"http.route": request.head.path, "url.path": request.head.path}
             span.set(attributes)
-            failed = isinstance(result, Refusal) and (TABLE[result.code].http or 0) >= SERVER_ERROR
-            span.end(error=result.code if failed and isinstance(result, Refusal) else "", ended_at=now)
+            span.end(error=_error(result))
         return span
 
     def continued(
@@ -118,3 +115,10 @@ def _status(result: Admit | Refusal, request: HandshakeRequest) -> int:
     if isinstance(result, Refusal) and not (request.upgrade and request.carriers.explain):
         return TABLE[result.code].http or 0
     return 101 if request.upgrade else 200
+
+
+def _error(result: Admit | Refusal) -> str:
+    """The code of a refusal that is the server's fault; the client's are no errors of a server's span."""
+    return (
+        result.code if isinstance(result, Refusal) and (TABLE[result.code].http or 0) >= SERVER_ERROR else ""
+    )

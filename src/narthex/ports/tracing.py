@@ -76,7 +76,7 @@ class Tracer(Protocol):
         wanted: bool = False,
         links: Sequence[TraceContext] = (),
         attributes: Attributes | None = None,
-        started_at: float | None = None,
+        age_s: float = 0.0,
     ) -> Span:
         """Begin the first span of this process in a trace.
 
@@ -90,7 +90,7 @@ class Tracer(Protocol):
             wanted: record it even if the sampler says no, within a budget.
             links: other traces that it has to do with.
             attributes: from the beginning.
-            started_at: seconds since the epoch; None: now.
+            age_s: it began that many seconds ago.
         """
 
 

@@ -6,11 +6,16 @@ import secrets
 from collections.abc import Iterator
 
 import pytest
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import Decision
 
-from narthex.adapters.telemetry.otel import MAX_TEXT, WANTED_BURST
+from narthex.adapters.telemetry.otel import MAX_TEXT, WANTED_BURST, SamplingRule, _after
 from narthex.adapters.telemetry.redaction import REDACTOR
 from narthex.domain.traces import TraceContext
+from narthex.settings.tracing import RATIOS, SAMPLERS
 from tests.spans import Spans, told
+from tests.timing import within
 
 RARELY = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.000001"}
 ALWAYS_TAKEN = "f" * 16 + "0" * 16  # by every ratio above 0: the sampler looks at the last 16 digits
@@ -39,6 +44,30 @@ def test_a_stranger_cannot_have_its_trace_recorded(monkeypatch: pytest.MonkeyPat
         assert (context.trace_id, context.sampled, context.state) == (ALWAYS_TAKEN, False, "vendor=1")
         assert context.span_id != PARENT
     assert not spans.ended
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        *((name, "") for name in SAMPLERS if name not in RATIOS),
+        *((name, argument) for name in RATIOS for argument in ("", "0", "0.01", "0.5", "1")),
+        ("", ""),
+    ],
+)
+def test_the_rule_decides_as_the_sdk_s_sampler(
+    monkeypatch: pytest.MonkeyPatch, name: str, argument: str
+) -> None:
+    """For new traces and for those of a parent that is trusted."""
+    environ = {"OTEL_TRACES_SAMPLER": name} if name else {}
+    environ |= {"OTEL_TRACES_SAMPLER_ARG": argument} if argument else {}
+    for variable, value in environ.items():
+        monkeypatch.setenv(variable, value)
+    sampler, rule = TracerProvider(shutdown_on_exit=False).sampler, SamplingRule.of(environ)
+    for trace_id in (ALWAYS_TAKEN, NEVER_TAKEN, *(secrets.token_hex(16) for _ in range(50))):
+        for parent in (None, TraceContext(trace_id, PARENT, True), TraceContext(trace_id, PARENT, False)):
+            context = Context() if parent is None else _after(parent)
+            decided = sampler.should_sample(context, int(trace_id, 16), "x").decision
+            assert rule.records(trace_id, parent, trusted=True) is (decided is Decision.RECORD_AND_SAMPLE)
 
 
 def test_a_stranger_cannot_hide(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +133,7 @@ def test_a_span_says_what_happened_once(monkeypatch: pytest.MonkeyPatch) -> None
     """Kinds, links, events, times, the error; after its end nothing changes and nothing warns."""
     spans = Spans(monkeypatch, {})
     other = TraceContext(NEVER_TAKEN, PARENT, False)
-    root = spans.tracer.begin("root", kind="server", links=[other], started_at=1000.0)
+    root = spans.tracer.begin("root", kind="server", links=[other], age_s=3.0)
     child = root.child("child", kind="client", attributes={"n": 1, "list": ["a"]}, started_at=1001.0)
     child.event("seen", {"at": 2.5})
     child.end(error="agent_failed", ended_at=1002.0)
@@ -112,13 +141,17 @@ def test_a_span_says_what_happened_once(monkeypatch: pytest.MonkeyPatch) -> None
     child.set({"late": 1})
     child.event("late")
     child.rename("late")
-    root.end(ended_at=1003.0)
+    root.end()
     seen = spans.named("child")
     assert (seen.start_time, seen.end_time) == (1001 * 10**9, 1002 * 10**9)
     assert told(seen) == {"n": 1, "list": ("a",), "error.type": "agent_failed"}
     assert [event.name for event in seen.events] == ["seen"]
     assert not seen.status.is_ok
     assert spans.parent_of(seen) == "root"
+    began, ended = spans.named("root").start_time, spans.named("root").end_time
+    assert began is not None
+    assert ended is not None
+    assert 3 * 10**9 <= ended - began < within(60) * 10**9
     [link] = spans.named("root").links
     assert f"{link.context.trace_id:032x}" == NEVER_TAKEN
 

@@ -13,7 +13,7 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from opentelemetry import trace as api
 from opentelemetry.context import Context, attach
@@ -22,7 +22,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SynchronousMultiSpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision, Sampler
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, TraceIdRatioBased
 from opentelemetry.trace.span import TraceState
 
 from narthex._version import __version__
@@ -53,6 +53,36 @@ _UNNAMED: Final = "unknown_service"  # the SDK's own word for it
 _NOWHERE: Final = Context()  # without a span: the parent is always given, never what happens to be current
 _SAMPLED: Final = api.TraceFlags(api.TraceFlags.SAMPLED)
 _NOT_SAMPLED: Final = api.TraceFlags(api.TraceFlags.DEFAULT)
+
+
+class SamplingRule(NamedTuple):
+    """The six samplers of the specification as two numbers: asking the SDK's would be half of what tracing costs.
+
+    Attributes:
+        bound: a trace is recorded if the last 64 bits of its id are below.
+        follows: whether a parent's decision holds instead.
+    """
+
+    bound: int
+    follows: bool
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> SamplingRule:
+        """By `OTEL_TRACES_SAMPLER` and its argument, which the settings have checked."""
+        name = environ.get("OTEL_TRACES_SAMPLER", "").strip().lower() or "parentbased_always_on"
+        ratio = 0.0 if name.endswith("always_off") else 1.0
+        if name.endswith("traceidratio"):
+            ratio = float(environ.get("OTEL_TRACES_SAMPLER_ARG", "").strip() or 1)
+        return cls(TraceIdRatioBased.get_bound_for_rate(ratio), name.startswith("parentbased_"))
+
+    def records(self, trace_id: str, parent: TraceContext | None, *, trusted: bool) -> bool:
+        """Whether a trace is recorded, by the first of its spans in this process."""
+        if parent is None:
+            return int(trace_id[16:], 16) < self.bound
+        if trusted:
+            return parent.sampled if self.follows else int(trace_id[16:], 16) < self.bound
+        # A stranger may have chosen an id that the sampler takes.
+        return int.from_bytes(ENTROPY.take(8)) < self.bound
 
 
 class _Ids(RandomIdGenerator):
@@ -99,7 +129,6 @@ class OtelTracer:
             resource=resource, active_span_processor=processor, shutdown_on_exit=False
         )  # with the sampler of OTEL_TRACES_SAMPLER
         self._ids = _Ids()
-        self._sampler: Sampler = shared.sampler
         own = TracerProvider(
             sampler=ALWAYS_ON,  # `begin` has decided
             resource=resource,
@@ -108,8 +137,7 @@ class OtelTracer:
             shutdown_on_exit=False,
         )
         self._tracer = own.get_tracer("narthex", __version__)
-        # Trace id 0 is recorded by every sampler that records any.
-        self._records_any = self._samples(_NOWHERE, 0, "", api.SpanKind.INTERNAL)
+        self._rule = SamplingRule.of(environ)
         self._allowance, self._allowed_at = WANTED_BURST, time.monotonic()
         if share and isinstance(api.get_tracer_provider(), api.ProxyTracerProvider):
             api.set_tracer_provider(shared)
@@ -134,38 +162,28 @@ class OtelTracer:
         wanted: bool = False,
         links: Sequence[TraceContext] = (),
         attributes: Attributes | None = None,
-        started_at: float | None = None,
+        age_s: float = 0.0,
     ) -> Span:
         """See the port."""
-        number = int(parent.trace_id if parent is not None else trace_id or ENTROPY.take(16).hex(), 16)
-        otel_kind = _KINDS[kind]
+        if parent is not None:
+            trace_id = parent.trace_id
+        elif not trace_id:
+            trace_id = ENTROPY.take(16).hex()
+        if not self._rule.records(trace_id, parent, trusted=trusted) and not (
+            wanted and self._rule.bound and self._allow()
+        ):
+            return _Unrecorded(trace_id, "" if parent is None else parent.state)
         if parent is None:
-            recorded = self._samples(_NOWHERE, number, name, otel_kind)
-        elif trusted:
-            recorded = self._samples(_after(parent), number, name, otel_kind)
-        else:  # a stranger may have chosen an id that the sampler takes
-            recorded = self._samples(_NOWHERE, int.from_bytes(ENTROPY.take(16)), name, otel_kind)
-        if not recorded and not (wanted and self._records_any and self._allow()):
-            state = parent.state if parent is not None else ""
-            return _Unrecorded(TraceContext(f"{number:032x}", ENTROPY.take(8).hex(), False, state))
-        if parent is None:
-            self._ids.next_trace = number
-        return _Recorded(
-            self._tracer,
-            self._tracer.start_span(
-                name,
-                _NOWHERE if parent is None else _after(parent),
-                otel_kind,
-                _clean(attributes),
-                _links(links),
-                _nanoseconds(started_at),
-            ),
+            self._ids.next_trace = int(trace_id, 16)
+        span = self._tracer.start_span(
+            name,
+            _NOWHERE if parent is None else _after(parent),
+            _KINDS[kind],
+            _clean(attributes),
+            _links(links),
+            _nanoseconds(time.time() - age_s),
         )
-
-    def _samples(self, context: Context, trace_id: int, name: str, kind: api.SpanKind) -> bool:
-        return (
-            self._sampler.should_sample(context, trace_id, name, kind).decision is Decision.RECORD_AND_SAMPLE
-        )
+        return _Recorded(self._tracer, span)
 
     def _allow(self) -> bool:
         now = time.monotonic()
@@ -188,11 +206,20 @@ class OtelTracer:
 class _Unrecorded:
     """A span of a trace that is not recorded: its position goes on, so that no other process records a part of it."""
 
-    __slots__ = ("context",)
+    __slots__ = ("_context", "_state", "_trace_id")
     recording: Final = False
 
-    def __init__(self, context: TraceContext) -> None:
-        self.context: TraceContext | None = context
+    def __init__(self, trace_id: str, state: str) -> None:
+        self._trace_id = trace_id
+        self._state = state
+        self._context: TraceContext | None = None
+
+    @property
+    def context(self) -> TraceContext:
+        """See the port; made when it is asked for, which most handshakes are never."""
+        if self._context is None:
+            self._context = TraceContext(self._trace_id, ENTROPY.take(8).hex(), False, self._state)
+        return self._context
 
     def child(self, name: str, **_: Any) -> Span:  # noqa: ARG002 - as in the port
         """See the port."""
@@ -213,7 +240,6 @@ class _Unrecorded:
     def enter(self) -> None:
         """See the port."""
         CURRENT.set(self)
-        assert self.context is not None
         attach(_after(self.context))
 
 
