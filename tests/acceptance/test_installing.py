@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.acceptance.program import clean_environment
+from tests.docs.blocks import Block, blocks
+from tests.guard.servers import free_port
+
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(400)]  # three cold builds on a busy machine
 
 ROOT = Path(__file__).parents[2]
@@ -157,3 +161,43 @@ def test_what_is_wrong_is_said_in_a_sentence(builder: Path, checkout: Path, tmp_
     said = done.stderr + done.stdout
     assert "`node build.mjs` in web/ failed" in said
     assert "main.tsx" in said
+
+
+def test_the_pytest_plugin_of_a_wheel(builder: Path, checkout: Path, tmp_path: Path) -> None:
+    """In an environment with narthex, pytest and nothing else, the suite of the page passes against the page's chat."""
+    env = clean_environment({"NARTHEX_SKIP_WEB_BUILD": "1"})
+    done = build(builder, checkout, tmp_path / "out", env, "--no-build-isolation")
+    assert done.returncode == 0, done.stderr[-3000:]
+    home, suite = tmp_path / "team", tmp_path / "suite"
+    uv = shutil.which("uv")  # takes seconds where pip takes most of a minute
+    venv.create(home, with_pip=uv is None)
+    python = home / "bin" / "python"
+    pip = (
+        [uv, "pip", "install", "--python", str(python)]
+        if uv is not None
+        else [str(python), "-m", "pip", "install"]
+    )
+    packages = [str(the_wheel(tmp_path / "out")), "pytest", "pytest-asyncio"]
+    installed = subprocess.run(
+        [*pip, "-q", *packages], capture_output=True, text=True, timeout=2 * TIMEOUT_S, check=False
+    )
+    assert installed.returncode == 0, installed.stderr[-3000:]
+    port = str(free_port())
+    suite.mkdir()
+    text = _block("docs/pytest-plugin.md", "def test_others_are_refused").text
+    (suite / "test_chat.py").write_text(text.replace("8765", port))
+    (suite / "chat.py").write_text(_block("docs/guard.md", "from starlette.routing").text)
+    words = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
+    env = clean_environment(
+        {"PATH": f"{home / 'bin'}:{os.environ['PATH']}", "NARTHEX_DATA_DIR": str(suite / "data")}
+    )
+    run = subprocess.run(
+        [python, *words], cwd=suite, env=env, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
+    assert "3 passed" in run.stdout
+
+
+def _block(page: str, beginning: str) -> Block:
+    (found,) = [block for block in blocks("python") if block.page == page and beginning in block.text]
+    return found
