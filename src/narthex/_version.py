@@ -1,3 +1,3 @@
 """The version of this package. It imports nothing, so that every layer may read it."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

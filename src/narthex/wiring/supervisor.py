@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -87,6 +88,16 @@ class WorkerProcess:
         return self.process is not None and self.drained.is_set()
 
 
+def spreading_warning(platform: str) -> str:
+    """A warning where the system does not spread the connections of one port over processes; else empty."""
+    if platform.startswith(("linux", "freebsd")):
+        return ""
+    return (
+        "This system does not spread a port's connections over several processes: one of them gets all connections. "
+        "Run one worker here; --workers is for Linux."
+    )
+
+
 class Supervisor:
     """The parent.
 
@@ -127,6 +138,8 @@ class Supervisor:
                     "systemd passes a socket, which --workers cannot share. Remove the socket unit, or --workers."
                 ]
             )
+        if warning := spreading_warning(sys.platform):
+            log.warning("workers", detail=warning)
         with ExitStack() as stack:
             # Bound and never listening: it keeps the port (also one the kernel chose) between workers' lives.
             held = listen(settings.host, settings.port, reuse_port=True)

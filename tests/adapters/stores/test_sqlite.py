@@ -196,7 +196,7 @@ async def test_what_is_asked_all_day_reads_no_ended_run(
             if (
                 used is None
                 or "client_message_id=?" in used[3]
-                or sql.startswith("SELECT coalesce(max(place)")
+                or sql.startswith("SELECT coalesce(max(queue_place)")
             ):
                 continue  # one row, whatever there is
             if used[2] in whole or (used[2] is None and used[1] == "SCAN"):

@@ -192,7 +192,7 @@ SQLITE: Final = Dialect(
         """CREATE TRIGGER runs_placed AFTER INSERT ON runs WHEN NEW.number = 0 BEGIN
            UPDATE counters SET value = value + 1 WHERE name = 'runs';
            UPDATE runs SET number = (SELECT value FROM counters WHERE name = 'runs'),
-           place = (SELECT max(place) FROM runs WHERE thread_id = NEW.thread_id) WHERE run_id = NEW.run_id; END""",
+           queue_place = (SELECT max(queue_place) FROM runs WHERE thread_id = NEW.thread_id) WHERE run_id = NEW.run_id; END""",
     ),
     search_schema=(
         # External content, so that the index holds no second copy of the text.
@@ -269,7 +269,7 @@ POSTGRES: Final = Dialect(
            EXECUTE FUNCTION narthex_place_message()""",
         """CREATE FUNCTION narthex_place_run() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
            NEW.number := nextval('run_numbers');
-           NEW.place := coalesce((SELECT max(place) FROM runs WHERE thread_id = NEW.thread_id), 0);
+           NEW.queue_place := coalesce((SELECT max(queue_place) FROM runs WHERE thread_id = NEW.thread_id), 0);
            RETURN NEW; END $$""",
         """CREATE TRIGGER runs_placed BEFORE INSERT ON runs FOR EACH ROW WHEN (NEW.number = 0)
            EXECUTE FUNCTION narthex_place_run()""",

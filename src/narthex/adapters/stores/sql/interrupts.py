@@ -98,8 +98,8 @@ class SqlInterrupts(Adapter):
         known = "ON CONFLICT (run_id) DO NOTHING" if earlier[0][0] else ""
         number = yield self._dialect.numbered, ()
         yield (
-            f"""INSERT INTO runs ({_RUN.columns}, place, number) VALUES ({_RUN.placeholders},
-            (SELECT coalesce(max(place), 0) FROM runs WHERE thread_id = ?), ?) {known}""",
+            f"""INSERT INTO runs ({_RUN.columns}, queue_place, number) VALUES ({_RUN.placeholders},
+            (SELECT coalesce(max(queue_place), 0) FROM runs WHERE thread_id = ?), ?) {known}""",
             (*_RUN.values(resume), resume.thread_id, number[0][0]),
         )
         if run_input:

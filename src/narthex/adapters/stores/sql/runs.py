@@ -311,7 +311,7 @@ class SqlRuns(SqlInterrupts):
         """See the port."""
         return RUN.many(
             """FROM runs WHERE thread_id = ? AND tenant = ?
-            ORDER BY place DESC, number DESC, created_at DESC, run_id DESC LIMIT ?""",
+            ORDER BY queue_place DESC, number DESC, created_at DESC, run_id DESC LIMIT ?""",
             *(thread_id, tenant, min(limit, MAX_LIMIT)),
         )
 
@@ -357,7 +357,7 @@ def insert_run(dialect: Dialect, run: Run, place: int) -> Operation[Run | None]:
     """Insert with the next number; None when (tenant, user, client_message_id) exists already."""
     its_number = yield from number(dialect.numbered)
     rows = yield (
-        f"""{RUN.into("runs", "place", "number")}
+        f"""{RUN.into("runs", "queue_place", "number")}
         ON CONFLICT (tenant, user_id, client_message_id) DO NOTHING RETURNING {RUN.columns}""",
         (*RUN.values(run), place, its_number),
     )
@@ -371,7 +371,7 @@ def _place_of(run: Run) -> Operation[int]:
         (run.thread_id, run.message_id),
     )
     if not rows:
-        rows = yield "SELECT coalesce(max(place), 0) FROM runs WHERE thread_id = ?", (run.thread_id,)
+        rows = yield "SELECT coalesce(max(queue_place), 0) FROM runs WHERE thread_id = ?", (run.thread_id,)
     return int(rows[0][0])
 
 
@@ -384,7 +384,7 @@ def _by_client_message(tenant: str, user_id: str, client_message_id: str) -> Ope
     return RUN.one(rest, tenant, user_id, client_message_id)
 
 
-_IN_THREAD: Final = "place, number, created_at, run_id"  # moments only order runs that a version 2 wrote
+_IN_THREAD: Final = "queue_place, number, created_at, run_id"  # moments only order runs that a version 2 wrote
 _ACROSS: Final = "number, created_at, run_id"
 
 # The queued runs that may run now: first of an idle thread, within their user's quota, not reserved for another
@@ -393,7 +393,7 @@ _ACROSS: Final = "number, created_at, run_id"
 _CANDIDATES: Final = f"""
 WITH heads AS (
     SELECT q.*, row_number() OVER
-        (PARTITION BY q.thread_id ORDER BY q.place, q.number, q.created_at, q.run_id) AS turn
+        (PARTITION BY q.thread_id ORDER BY q.queue_place, q.number, q.created_at, q.run_id) AS turn
     FROM runs q WHERE q.{_ACTIVE} AND q.{_QUEUED}
 ), busy AS (
     SELECT tenant, user_id, count(*) AS running FROM runs

@@ -165,15 +165,16 @@ MIGRATIONS: Final = (
             # The log that `start_offset` is an offset of; empty: a version 2 wrote it.
             "ALTER TABLE runs ADD COLUMN start_epoch TEXT NOT NULL DEFAULT ''",
             # Order of runs: in their thread by the place of their message in the log, across threads by arrival.
-            "ALTER TABLE runs ADD COLUMN place BIGINT NOT NULL DEFAULT 0",
+            # (Not `place`: a query of version 2 gives that name to something else.)
+            "ALTER TABLE runs ADD COLUMN queue_place BIGINT NOT NULL DEFAULT 0",
             "ALTER TABLE runs ADD COLUMN number BIGINT NOT NULL DEFAULT 0",
             # 1: it was cancelled in the queue, and its terminal event is not known to be in the log.
             "ALTER TABLE runs ADD COLUMN unclosed BIGINT NOT NULL DEFAULT 0",
             "CREATE INDEX runs_unclosed ON runs (run_id) WHERE unclosed = 1",
-            "CREATE INDEX runs_by_place ON runs (thread_id, place, number)",
+            "CREATE INDEX runs_by_place ON runs (thread_id, queue_place, number)",
             # Active runs in the complete order of a queue: with fewer columns SQLite sorts by `runs_by_place`, and so
             # reads every run that there ever was.
-            """CREATE INDEX runs_active ON runs (thread_id, place, number, created_at, run_id)
+            """CREATE INDEX runs_active ON runs (thread_id, queue_place, number, created_at, run_id)
                WHERE state IN ('queued', 'running')""",
             "INSERT INTO counters (name, value) VALUES ('runs', 0)",
             # Order of messages: `place` is the log's offset of the first event, made to ascend across epochs by the
