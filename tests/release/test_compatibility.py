@@ -7,12 +7,14 @@ import io
 import json
 import subprocess
 import tarfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from narthex.settings import load
+from tests.acceptance.fleet import engines
 from tests.acceptance.program import Program
 from tests.release.contracts import contracts
 from tests.services import missing
@@ -93,45 +95,84 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "src"
 
 
+@pytest.fixture(params=["embedded", "shared"])
+async def engine(request: pytest.FixtureRequest) -> AsyncIterator[dict[str, str]]:
+    """Variables of the engines: SQLite in the data directory, or NATS and PostgreSQL."""
+    if request.param == "embedded":
+        yield {}
+        return
+    async with engines() as (nats, _, store_url):
+        yield {"NARTHEX_BROKER_URL": nats.url, "NARTHEX_STORE_URL": store_url}
+
+
 @pytest.mark.acceptance
-async def test_data_go_forward_and_one_version_back(released: Path, tmp_path: Path) -> None:
+async def test_data_go_forward_and_one_version_back(
+    released: Path, engine: dict[str, str], tmp_path: Path
+) -> None:
     """The release wrote them, today's program migrates them and goes on, and after a roll-back the release reads on."""
-    old_env = {"PYTHONPATH": str(released)}
+    old_env = engine | {"PYTHONPATH": str(released)}
     said: list[str] = []
-    for number, env in enumerate((old_env, {}, old_env, {})):
+    for number, env in enumerate((old_env, engine, old_env, engine)):
         program = Program(tmp_path, env)
         try:
             await program.start()
             version = (await program.get("/ws/config")).json()["version"]
             assert (version == "0.1.0") is (env is old_env)
-            token = program.token("ada")
             said.append(f"message {number}")
-            done = await program.post(
-                "/agui/concierge",
-                timeout=within(30),
-                headers={"Authorization": f"Bearer {token}"},
-                json={
-                    "threadId": f"thread-{number}",
-                    "runId": f"run-{number}",
-                    "messages": [{"id": f"message-{number}", "role": "user", "content": said[-1]}],
-                    "tools": [],
-                    "context": [],
-                    "state": {},
-                    "forwardedProps": {},
-                },
-            )
-            assert "RUN_FINISHED" in done.text, done.text[:500]
-            assert await _messages(program, token) == sorted(said)
+            await _ask(program, f"{number}", said[-1])
+            assert await _messages(program) == sorted(said)
         finally:
             await asyncio.to_thread(program.end)
 
 
-async def _messages(program: Program, token: str) -> list[str]:
+@pytest.mark.acceptance
+async def test_the_release_serves_beside_today_s_program(released: Path, tmp_path: Path) -> None:
+    """During a rolling deploy each of the two takes and runs messages, and shows those of the other."""
+    async with engines() as (nats, _, store_url):
+        env = {"NARTHEX_BROKER_URL": nats.url, "NARTHEX_STORE_URL": store_url}
+        old = Program(tmp_path, env | {"PYTHONPATH": str(released)})
+        new = Program(tmp_path, env)
+        try:
+            await old.start()
+            await new.start()
+            for number, program in enumerate((old, new, old, new)):
+                await _ask(program, f"{number}", f"message {number}")
+            expected = [f"message {number}" for number in range(4)]
+            assert await _messages(old) == await _messages(new) == expected
+        finally:
+            await asyncio.to_thread(old.end)
+            await asyncio.to_thread(new.end)
+
+
+async def _ask(program: Program, name: str, text: str) -> None:
+    """Say something to the agent, and wait for the end of its run."""
+    done = await program.post(
+        "/agui/concierge",
+        timeout=within(30),
+        headers=_bearer(program),
+        json={
+            "threadId": f"thread-{name}",
+            "runId": f"run-{name}",
+            "messages": [{"id": f"message-{name}", "role": "user", "content": text}],
+            "tools": [],
+            "context": [],
+            "state": {},
+            "forwardedProps": {},
+        },
+    )
+    assert "RUN_FINISHED" in done.text, done.text[:500]
+
+
+async def _messages(program: Program) -> list[str]:
     """What the user wrote, in all threads."""
-    bearer = {"Authorization": f"Bearer {token}"}
+    bearer = _bearer(program)
     threads = (await program.get("/api/v1/threads", headers=bearer)).json()["threads"]
     texts: list[str] = []
     for thread in threads:
         one = (await program.get(f"/api/v1/threads/{thread['thread_id']}", headers=bearer)).json()
         texts += [message["content"] for message in one["messages"] if message["role"] == "user"]
     return sorted(texts)
+
+
+def _bearer(program: Program) -> dict[str, str]:
+    return {"Authorization": f"Bearer {program.token('ada')}"}

@@ -192,7 +192,8 @@ SQLITE: Final = Dialect(
         """CREATE TRIGGER runs_placed AFTER INSERT ON runs WHEN NEW.number = 0 BEGIN
            UPDATE counters SET value = value + 1 WHERE name = 'runs';
            UPDATE runs SET number = (SELECT value FROM counters WHERE name = 'runs'),
-           queue_place = (SELECT max(queue_place) FROM runs WHERE thread_id = NEW.thread_id) WHERE run_id = NEW.run_id; END""",
+           queue_place = (SELECT max(queue_place) FROM runs WHERE thread_id = NEW.thread_id)
+           WHERE run_id = NEW.run_id; END""",
     ),
     search_schema=(
         # External content, so that the index holds no second copy of the text.

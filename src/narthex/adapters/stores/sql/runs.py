@@ -384,7 +384,9 @@ def _by_client_message(tenant: str, user_id: str, client_message_id: str) -> Ope
     return RUN.one(rest, tenant, user_id, client_message_id)
 
 
-_IN_THREAD: Final = "queue_place, number, created_at, run_id"  # moments only order runs that a version 2 wrote
+_IN_THREAD: Final = (
+    "queue_place, number, created_at, run_id"  # moments only order runs that a version 2 wrote
+)
 _ACROSS: Final = "number, created_at, run_id"
 
 # The queued runs that may run now: first of an idle thread, within their user's quota, not reserved for another
