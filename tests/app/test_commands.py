@@ -319,3 +319,12 @@ async def test_a_service_publishes_over_its_socket(running: Running) -> None:
     push = await ada.push("pub")
     assert (push["channel"], push["pub"]["data"], push["pub"]["offset"]) == ("user:ada", body["data"], 1)
     assert not [push for push in ada.pushes if "pub" in push], "the other tenant's is another channel"
+    info = push["pub"]["info"]
+    assert info == {"user": "service", "client": service.replies[1]["connect"]["client"]}
+    assert "tags" not in push["pub"]
+    broker = running.gateway.parts.broker if running.gateway.parts else None
+    assert broker is not None
+    await broker.publish("default/user:ada", b'{"by":"the server"}', tags={"k": "v"})
+    assert (await ada.push("pub"))["pub"] == {"data": {"by": "the server"}, "offset": 2, "tags": {"k": "v"}}
+    history = (await ada.call("history", channel="user:ada", limit=10))["history"]["publications"]
+    assert [item.get("info") for item in history] == [info, None]

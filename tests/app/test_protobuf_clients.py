@@ -121,6 +121,22 @@ async def test_both_formats_follow_one_thread_live_and_recovered(running: Runnin
     assert (await ada.call(rpc=("nothing", None))).error.code == 104
 
 
+async def test_a_service_that_publishes_is_the_publications_info(running: Running) -> None:
+    """In protobuf as in JSON, live and in history."""
+    service = await binary(running, "service", permissions=frozenset({"admin"}))
+    ada = await binary(running, "ada")
+    reply = await service.call(publish={"channel": "user:ada", "data": b'{ "a": 1 }'})
+    assert reply.HasField("publish")
+    (live,) = await ada.publications("user:ada", 1)
+    assert (live.data, live.info.user, live.info.client) == (
+        b'{"a":1}',
+        "service",
+        service.replies[1].connect.client,
+    )
+    (kept,) = (await ada.call(history={"channel": "user:ada", "limit": 10})).history.publications
+    assert kept == live
+
+
 async def test_pings_and_batches_in_protobuf(running: Running) -> None:
     """A ping is one empty reply, and a frame may hold many commands."""
     ada = await binary(running, "ada")

@@ -13,6 +13,7 @@ import msgspec
 from narthex.app.commands.reading import HISTORY_BYTES, read
 from narthex.app.commands.subscribing import RECOVERY_LIMIT, view
 from narthex.app.connection import Connection, Outcome
+from narthex.app.publisher_info import client_info, with_info
 from narthex.domain.channels import channel_key, parse_channel
 from narthex.domain.identity import ADMIN
 from narthex.ports.broker import Broker, Position
@@ -61,7 +62,7 @@ class ChannelCommands:
         if since is not None and since.epoch and since.epoch != page.top.epoch:
             return connection.codec.error(command.id, codes.UNRECOVERABLE_POSITION)
         result = HistoryResult(
-            publications=[view(item.data, item.offset, item.tags) for item in page.publications],
+            publications=[view(item) for item in page.publications],
             epoch=page.top.epoch,
             offset=page.top.offset,
         )
@@ -113,7 +114,9 @@ class ChannelCommands:
     async def _publish(
         self, connection: Connection, command: ReceivedCommand, key: str, data: bytes
     ) -> bytes:
-        await self._broker.publish(key, data)
+        assert connection.identity is not None
+        tags = with_info(client_info(connection.client, connection.identity))
+        await self._broker.publish(key, data, tags=tags)
         return connection.codec.reply(command.id, "publish", {})
 
     def send(self, connection: Connection, command: ReceivedCommand) -> None:  # noqa: ARG002 - every handler has one shape

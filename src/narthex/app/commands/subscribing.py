@@ -18,9 +18,10 @@ from narthex.app.connection import Connection, Outcome
 from narthex.app.hub import Hub
 from narthex.app.hub.channel import Channel
 from narthex.app.presence import Presence, Subscription
+from narthex.app.publisher_info import without_info
 from narthex.domain.channels import OPERATORS, channel_key, operator_key, parse_channel
 from narthex.domain.identity import Identity
-from narthex.ports.broker import Broker, Page, Position
+from narthex.ports.broker import Broker, Page, Position, Publication
 from narthex.ports.telemetry import Meter
 from narthex.protocol import codes
 from narthex.protocol.commands import ChannelRequest, SubscribeRequest
@@ -257,9 +258,7 @@ class Subscriptions:
             offset=page.top.offset,
             was_recovering=True,
             recovered=reaches,
-            publications=[view(item.data, item.offset, item.tags) for item in page.publications]
-            if reaches
-            else _EMPTY,
+            publications=[view(item) for item in page.publications] if reaches else _EMPTY,
         )
 
     def nothing_missed(self, identity: Identity, name: str, request: SubscribeRequest) -> bool:
@@ -302,9 +301,12 @@ class Subscriptions:
         return result if result is not None else SubscribeResult()
 
 
-def view(data: bytes, offset: int, tags: dict[str, str] | None) -> PublicationView:
+def view(publication: Publication) -> PublicationView:
     """A publication in the form for clients."""
-    return PublicationView(data=msgspec.Raw(data), offset=offset, tags=tags)
+    tags, info = without_info(publication.tags)
+    return PublicationView(
+        data=msgspec.Raw(publication.data), offset=publication.offset, tags=tags, info=info
+    )
 
 
 def release(connection: Connection, channel: Channel, offset: int) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, Protocol
 
+from narthex.app.publisher_info import without_info
 from narthex.app.traffic import Traffic
 from narthex.ports.broker import Publication
 from narthex.ports.edge import DirectSender, Socket
@@ -139,7 +140,9 @@ class Channel:
 
     def encoded(self, publication: Publication) -> Broadcast:
         """The push of a publication."""
-        return self.encoder.publication(publication.data, publication.offset, publication.tags)
+        if publication.tags is None:
+            return self.encoder.publication(publication.data, publication.offset)
+        return self.encoder.publication(publication.data, publication.offset, *without_info(publication.tags))
 
     def put(self, delivery: Delivery) -> Delivery:
         """Add to the batch and to joiners."""
