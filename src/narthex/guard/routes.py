@@ -46,6 +46,7 @@ PREFIX: Final = "/ws"
 """Where the handlers have their routes; the guard's prefix replaces it."""
 
 LOGOUT: Final = "/auth/logout"
+LIMITS_COUNT: Final = "per process"  # whatever store the processes share: it holds revocations and tickets
 ENFORCED: Final = (
     "handshake_timeout_s",
     "max_head_bytes",
@@ -115,6 +116,7 @@ class GuardRoutes:
                 **self._limits(),
                 "max_connections_per_user": self._per_user(),
                 "endpoint_checked": probe is not None,
+                "limits_count": LIMITS_COUNT,
             },
             policy=core.environment_policy,
             critical=tuple(checks or ()),
@@ -214,7 +216,7 @@ class GuardRoutes:
             "pre_connection_auth_required": policy.pre_connection_auth_required,
             "guests": policy.guests,
             "limits": {**self._limits(), "max_connections_per_user": self._per_user()},
-            "limits_count": "per process",
+            "limits_count": LIMITS_COUNT,
         }
 
     async def _stats(self) -> Mapping[str, object]:

@@ -11,6 +11,7 @@ import json
 import re
 from binascii import Error as Base64Error
 from binascii import a2b_base64
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -137,12 +138,18 @@ def _decode(text: str) -> bytes:
     return a2b_base64(raw + b"=" * (-len(raw) % 4), strict_mode=True)
 
 
-def _object(text: str) -> dict[str, Any]:
-    raw = _decode(text)
+def _object(encoded: str) -> dict[str, Any]:
+    raw = _decode(encoded)
     # Openers bound the depth from above, so most tokens skip the exact count.
     if raw.count(b"{") + raw.count(b"[") > MAX_JSON_DEPTH and nesting(raw) > MAX_JSON_DEPTH:
         raise _FormFault("Its JSON is nested too deeply.")
-    value = _DECODER.decode(raw.decode())
+    text = raw.decode()
+    try:
+        value, end = _SCAN(text, 0)
+    except StopIteration:  # white space before it, or no JSON
+        end = -1
+    if end != len(text):
+        value = _DECODER.decode(text)
     if not isinstance(value, dict):
         raise _FormFault("Its header or payload is not a JSON object.")
     return value
@@ -186,3 +193,4 @@ def _no_constant(_: str) -> NoReturn:
 
 
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+_SCAN: Final[Callable[[str, int], tuple[Any, int]]] = _DECODER.scan_once  # type: ignore[attr-defined]  # not in typeshed
