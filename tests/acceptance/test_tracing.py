@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import pytest
 from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.datastructures import Headers
 from websockets.exceptions import InvalidStatus
 
 from tests.acceptance.fleet import fleet
@@ -19,6 +21,8 @@ from tests.acceptance.program import Program, running
 from tests.acceptance.sdk import person
 from tests.acceptance.test_canaries import CANARIES, ENVIRON, assert_clean, plant
 from tests.acceptance.traced_agents import ANSWER, ARGUMENTS, RESULT
+from tests.guard.process import client as guarded
+from tests.guard.process import guarding
 from tests.otlp import Collector, SeenSpan, collector, waterfall
 from tests.timing import within
 
@@ -226,6 +230,32 @@ async def raw_chat(
                     return
                 if message == "{}":
                     await socket.send("{}")
+
+
+async def test_the_server_behind_a_guard_continues_the_trace(tmp_path: Path) -> None:
+    """It gets the position of the guard's handshake instead of the client's own, and `Narthex-Trace-Id` is the same."""
+    heads: list[Headers] = []
+
+    async def upstream(socket: ServerConnection) -> None:
+        assert socket.request is not None
+        heads.append(socket.request.headers)
+
+    with collector() as seen:
+        async with serve(upstream, "127.0.0.1", 0) as server:
+            url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            async with guarding(tmp_path, url, traced(seen)) as guard:
+                own = secrets.token_hex(16)
+                headers = {"traceparent": f"00-{own}-{'a' * 16}-00", "tracestate": "vendor=kept"}
+                async with guarded(guard, headers=headers) as socket:
+                    await socket.wait_closed()
+                [span] = await asyncio.to_thread(
+                    seen.until, lambda all_: [s for s in all_ if s.trace_id == own]
+                )
+    [head] = heads
+    assert head.get_all("traceparent") == [f"00-{own}-{span.span_id}-01"]
+    assert head["tracestate"] == "vendor=kept"
+    assert head["narthex-trace-id"] == own
+    assert (span.name, span.parent_id) == ("handshake", "a" * 16)
 
 
 async def test_without_the_extra_the_variable_is_a_configuration_error(tmp_path: Path) -> None:

@@ -4,7 +4,30 @@ from __future__ import annotations
 
 import pytest
 
-from narthex.guard.cleaning import own_subprotocols, without_claims, without_credentials, without_ticket
+from narthex.domain.traces import TraceContext
+from narthex.guard.cleaning import (
+    continued_trace,
+    own_subprotocols,
+    without_claims,
+    without_credentials,
+    without_ticket,
+)
+from narthex.ports.tracing import NO_SPAN
+from tests.spans import Spans
+
+
+def test_a_trace_goes_on_from_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While tracing is off the client's own headers pass as they are."""
+    headers = [(b"traceparent", b"00-theirs"), (b"x", b"y"), (b"tracestate", b"a=1")]
+    assert continued_trace(headers, NO_SPAN) is headers
+    parent = TraceContext("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", True, "a=1")
+    span = Spans(monkeypatch, {}).tracer.begin("handshake", parent=parent)
+    assert span.context is not None
+    assert continued_trace(headers, span) == [
+        (b"x", b"y"),
+        (b"traceparent", span.context.traceparent.encode()),
+        (b"tracestate", b"a=1"),
+    ]
 
 
 def test_credentials_and_claims_go_and_the_rest_stays() -> None:

@@ -13,6 +13,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from narthex.domain.carriers import E2E_KEY_HEADER, E2E_TEST_RUN_HEADER, EXPLAIN, JWT_AUTH
+from narthex.ports.tracing import Span
 from narthex.web.cookies import JOURNEY, REFRESH, SESSION
 
 RawHeaders = list[tuple[bytes, bytes]]
@@ -55,6 +56,16 @@ def without_credentials(headers: Iterable[tuple[bytes, bytes]], subprotocols: It
     if offered:
         kept.append((b"sec-websocket-protocol", offered.encode("latin-1")))
     return kept
+
+
+def continued_trace(headers: RawHeaders, span: Span) -> RawHeaders:
+    """The headers with the guard's own position in the trace, so that the application's spans are below its handshake;
+    the same list while tracing is off.
+    """
+    if span.context is None:
+        return headers
+    kept = [header for header in headers if header[0] not in (b"traceparent", b"tracestate")]
+    return kept + [(name.encode(), value.encode()) for name, value in span.context.headers().items()]
 
 
 def own_subprotocols(offered: Sequence[str]) -> list[str]:

@@ -18,7 +18,13 @@ from narthex.app.connection_context import ConnectionContext
 from narthex.domain.identity import Identity
 from narthex.domain.ids import header_value
 from narthex.errors import Bug
-from narthex.guard.cleaning import RawHeaders, own_subprotocols, without_credentials, without_ticket
+from narthex.guard.cleaning import (
+    RawHeaders,
+    continued_trace,
+    own_subprotocols,
+    without_credentials,
+    without_ticket,
+)
 from narthex.guard.life import SocketLives
 from narthex.ports.edge import RequestHead
 from narthex.protocol.codes import Disconnect
@@ -103,7 +109,7 @@ def handed_on(head: RequestHead, context: ConnectionContext, assertions: Asserti
     return HandedOn(
         [
             (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in without_credentials(raw, protocols)
+            for name, value in continued_trace(without_credentials(raw, protocols), context.span)
         ],
         without_ticket(head.query.encode("latin-1")).decode("latin-1"),
         context.address,

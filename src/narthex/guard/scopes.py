@@ -13,7 +13,7 @@ import msgspec
 from narthex.app.connection_context import ConnectionContext
 from narthex.domain.carriers import EXPLAIN
 from narthex.domain.refusals import HTTP_ONLY_CLOSES, Refusal
-from narthex.guard.cleaning import own_subprotocols, without_credentials, without_ticket
+from narthex.guard.cleaning import continued_trace, own_subprotocols, without_credentials, without_ticket
 from narthex.guard.users import SCOPE_KEY, User
 from narthex.ports.edge import RequestHead
 
@@ -62,7 +62,7 @@ def application_scope(scope: Scope, context: ConnectionContext, socket: object) 
     offered = own_subprotocols(scope.get("subprotocols") or ())
     own = scope.copy()
     own.setdefault("scheme", "ws")  # daphne leaves it out, and Quart reads it
-    own["headers"] = without_credentials(scope["headers"], offered)
+    own["headers"] = continued_trace(without_credentials(scope["headers"], offered), context.span)
     own["query_string"] = without_ticket(scope.get("query_string", b""))
     own["subprotocols"] = offered
     own["user"] = own["auth"] = User(context)

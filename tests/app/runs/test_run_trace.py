@@ -37,6 +37,7 @@ async def tools(run: RunInput) -> AsyncIterator[Event | str]:
     yield {"type": "STEP_STARTED", "stepName": "think"}
     yield "done"
     yield {"type": "STEP_FINISHED", "stepName": "think"}
+    run.report(usage=[{"model": "m", "inputTokens": 3, "outputTokens": 2}, {"model": "n", "inputTokens": 4}])
 
 
 async def run_of(rig: Rig, spans: Spans, function: object) -> tuple[Run, list[Event]]:
@@ -69,6 +70,8 @@ async def test_a_run_its_agent_and_tools_are_below_the_command(rig: Rig, spans: 
     published = [told(span)["narthex.event"] for span in spans.ended if span.name == "publish"]
     assert published == [event["type"] for event in events if event not in deltas]
     assert told(seen)["narthex.run.ending"] == "finished"
+    used = told(spans.named("invoke_agent bot"))
+    assert (used["gen_ai.usage.input_tokens"], used["gen_ai.usage.output_tokens"]) == (7, 2)
 
 
 async def test_a_failure_is_the_run_s_and_the_agent_s(rig: Rig, spans: Spans) -> None:

@@ -281,9 +281,9 @@ class Execution:
             self.trace.fail(ending.code)
         if self.session is not None and not isinstance(ending, Interrupted):
             await self._stop(self.session)
-        self.trace.stopped()
-        await self.intake.close_all()
         report = self.session.take_report() if self.session is not None else None
+        self.trace.stopped(report.usage if report is not None else ())
+        await self.intake.close_all()
         await self.journal.finish(endings.terminal(ending, self.run.thread_id, self.run.run_id, report))
         if self._cancel_at is not None:
             self.services.meter.observe("run_cancel_seconds", self._loop.time() - self._cancel_at)

@@ -13,8 +13,8 @@ message, no argument and no result of a tool; the number of spans of a run is bo
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from narthex.app.runs.endings import Abandoned, Cancelled, Completed, Ending, Failed, Interrupted, Lost
 from narthex.domain.events import Event, is_delta
@@ -24,6 +24,7 @@ from narthex.ports.tracing import CURRENT, NO_SPAN, Span, Tracer, Value
 
 MAX_PUBLISHES: Final = 64
 MAX_CALLS: Final = 256  # tools and steps
+_TOKENS: Final = {"input_tokens": "inputTokens", "output_tokens": "outputTokens"}
 MAX_DELIVERIES: Final = 64  # the SDK keeps 128 events of a span
 
 
@@ -131,13 +132,18 @@ class RunTrace:
         if self._deliveries <= MAX_DELIVERIES:
             self.span.event("delivery", {"narthex.offset": offset, "narthex.subscribers": subscribers})
 
-    def stopped(self) -> None:
-        """The agent has returned, failed, or waits for an answer: its calls have no span any more."""
+    def stopped(self, usage: Sequence[Mapping[str, Any]] = ()) -> None:
+        """The agent has returned, failed, or waits for an answer: its calls have no span any more. `usage`: what it
+        reported of its models, entries of AG-UI's TokenUsage.
+        """
         if not self.recording:
             return
         for (kind, name), span in self._open.items():
             span.end(ended_at=self._asked.get(name) if kind == "tool" else None)
         self._open.clear()
+        for name, member in _TOKENS.items():
+            if numbers := [number for entry in usage if isinstance(number := entry.get(member), int)]:
+                self.agent.set({f"gen_ai.usage.{name}": sum(numbers)})
         self.agent.end(error=self._failure)
 
     def fail(self, code: str) -> None:
