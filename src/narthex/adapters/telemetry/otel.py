@@ -13,8 +13,9 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
+import msgspec
 from opentelemetry import trace as api
 from opentelemetry.context import Context, attach
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -203,16 +204,17 @@ class OtelTracer:
                 )
 
 
-class _Unrecorded:
-    """A span of a trace that is not recorded: its position goes on, so that no other process records a part of it."""
+class _Unrecorded(msgspec.Struct, gc=False):
+    """A span of a trace that is not recorded: its position goes on, so that no other process records a part of it.
 
-    __slots__ = ("_context", "_state", "_trace_id")
-    recording: Final = False
+    Every connection holds one. It refers to nothing that could refer back to it, so the cycle collector need not
+    track it.
+    """
 
-    def __init__(self, trace_id: str, state: str) -> None:
-        self._trace_id = trace_id
-        self._state = state
-        self._context: TraceContext | None = None
+    _trace_id: str
+    _state: str
+    _context: TraceContext | None = None
+    recording: ClassVar[bool] = False
 
     @property
     def context(self) -> TraceContext:
