@@ -18,7 +18,7 @@ from narthex.settings import Settings, load
 if TYPE_CHECKING:
     from narthex.status.document import StatusDocument
 
-DEFAULT_PORT = 8002  # beside a gateway on 8000 and a provider on 8001
+DEFAULT_PORT = 8003  # beside a gateway on 8000, a provider on 8001 and a worker on 8002
 
 app = App(name="status", help="The public status page: run it as a separate service, or write it as files.")
 
@@ -41,7 +41,7 @@ def serve(
 
     Args:
         host: Address to listen on (development: 127.0.0.1; staging and production: 0.0.0.0).
-        port: Port; default 8002.
+        port: Port; default 8003.
         data_dir: Directory of status.db.
         public_url: Its URL as visitors see it, for the feed.
         log_format: json for machines, console for people.
