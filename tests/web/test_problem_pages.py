@@ -17,7 +17,7 @@ from narthex.web.problem_pages import problem_facts, routes
 from narthex.web.problems import client_error
 
 SOURCES = Path(narthex.__file__).parent
-ROOMS = ("app", "domain", "guard", "protocol", "web", "wiring")
+ROOMS = ("app", "domain", "guard", "protocol", "status", "web", "wiring")
 """Code that answers clients; the commands' own errors (cli, doctor, e2e, bench) never leave their terminal."""
 
 

@@ -30,6 +30,7 @@ from narthex.domain.refusals import Refusal
 from narthex.settings import Settings
 from narthex.status.embedded import make_routes, make_service
 from narthex.status.page import SERVED
+from narthex.web import problem_pages
 from narthex.web.access import Access
 from narthex.web.problems import exception_handlers
 from narthex.web.request_rules import RequestRules
@@ -91,6 +92,7 @@ def make_process(
             Route("/", _to_page, methods=["GET", "HEAD"]),
             *make_routes(settings, service, access, rules).routes(),
             *probe_pages(settings, health, meter).routes(),
+            *problem_pages.routes(),
         ],
         exception_handlers=exception_handlers(report_bug),
     )

@@ -221,6 +221,7 @@ class WebApplication:
             drain=parts.drains.request,
             version=__version__,
             environment=parts.settings.environment,
+            described=self.status.described,
         )
 
     def _operator_api(self) -> OperatorApi:

@@ -5,7 +5,10 @@ Not here: the bodies (`bodies`), the routes (`routes`).
 
 from __future__ import annotations
 
-from typing import Any, Final
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -24,7 +27,7 @@ POSTS: Final[dict[str, tuple[type[msgspec.Struct], str]]] = {
     "/api/v1/operator/traces/end": (bodies.EndTrace, "End a trace, for operators"),
 }
 """By path: the body that a POST takes, and a summary."""
-_GETS = {
+GETS: Final[dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
     "/api/v1/threads": ("Threads of the signed-in user", ("before", "limit"), ()),
     "/api/v1/threads/{thread_id}": ("One thread with its newest messages", (), ("thread_id",)),
     "/api/v1/threads/{thread_id}/export": ("A thread as a download", ("format",), ("thread_id",)),
@@ -44,13 +47,27 @@ _GETS = {
 }
 
 
-def openapi(version: str) -> dict[str, Any]:
-    """The whole document."""
-    structs = [body for body, _ in POSTS.values()]
+"""By path: a summary, the parameters of the query, and those of the path."""
+
+
+class Described(NamedTuple):
+    """Routes of another package, in the form of `POSTS` and `GETS`. A parameter of a POST's path is read off it."""
+
+    posts: Mapping[str, tuple[type[msgspec.Struct], str]] = MappingProxyType({})
+    gets: Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = MappingProxyType({})
+
+
+NOT_DESCRIBED: Final = Described()
+
+
+def openapi(version: str, more: Described = NOT_DESCRIBED) -> dict[str, Any]:
+    """The whole document. `more`: routes beside those of the server API."""
+    posts = POSTS | dict(more.posts)
+    structs = [body for body, _ in posts.values()]
     _, components = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
     problem = {"description": "Refused: application/problem+json (RFC 9457)"}
     paths: dict[str, Any] = {}
-    for path, (body, summary) in POSTS.items():
+    for path, (body, summary) in posts.items():
         paths.setdefault(path, {})["post"] = {
             "summary": summary,
             "requestBody": {
@@ -61,15 +78,14 @@ def openapi(version: str) -> dict[str, Any]:
             },
             "responses": {"200": {"description": "Done"}, "default": problem},
         }
-    for path, (summary, query, inside) in _GETS.items():
+        if names := re.findall(r"{(\w+)}", path):
+            paths[path]["post"]["parameters"] = [_in_path(name) for name in names]
+    for path, (summary, query, inside) in (GETS | dict(more.gets)).items():
         paths.setdefault(path, {})["get"] = {
             "summary": summary,
             "parameters": [
                 *({"name": name, "in": "query", "schema": {"type": "string"}} for name in query),
-                *(
-                    {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-                    for name in inside
-                ),
+                *map(_in_path, inside),
             ],
             "responses": {"200": {"description": "Found"}, "default": problem},
         }
@@ -89,3 +105,7 @@ def openapi(version: str) -> dict[str, Any]:
             },
         },
     }
+
+
+def _in_path(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}

@@ -32,7 +32,7 @@ from narthex.ports.telemetry import Meter
 from narthex.protocol.replies import encode_json
 from narthex.web.access import Access, Operator
 from narthex.web.api import bodies
-from narthex.web.api.description import openapi
+from narthex.web.api.description import NOT_DESCRIBED, Described, openapi
 from narthex.web.api.export import Download, as_json, as_markdown
 from narthex.web.api.operations import RevokeAndDrain, audit, body_of, json_answer, operation
 from narthex.web.problems import client_error, problem
@@ -56,6 +56,7 @@ class ServerApi:
         drain: Callable[[str], Awaitable[None]],
         version: str,
         environment: str,
+        described: Described = NOT_DESCRIBED,
     ) -> None:
         self._operations = RevokeAndDrain(access, revocations, drain, store.records)
         self._access = access
@@ -68,6 +69,7 @@ class ServerApi:
         self._meter = meter
         self._version = version
         self._environment = environment
+        self._described = described
 
     def routes(self) -> list[BaseRoute]:
         """Starlette routes."""
@@ -264,7 +266,7 @@ class ServerApi:
         )
 
     async def _openapi(self, _: Request) -> Response:
-        return json_answer(openapi(self._version))
+        return json_answer(openapi(self._version, self._described))
 
 
 def _thread_of(channel: str) -> str:
