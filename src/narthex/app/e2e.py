@@ -40,7 +40,7 @@ class KeyProofs:
     """Checks keys, for every surface that takes one.
 
     Args:
-        keys: the live ones; two during a rotation.
+        keys: the live ones; two during a rotation. They may be renewed (`LiveSecrets`).
         permissions: of the identities that a key proves.
         meter: counts wrong and limited ones.
         clock: seconds since the epoch.
@@ -56,7 +56,7 @@ class KeyProofs:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._keys = tuple(key for key in keys if key)
+        self._keys = keys
         self.permissions = permissions
         self._meter = meter
         self._clock = clock
@@ -66,7 +66,7 @@ class KeyProofs:
     @property
     def possible(self) -> bool:
         """Whether there is a live key at all."""
-        return bool(self._keys)
+        return any(self._keys)
 
     def check(self, candidate: str, address: str) -> Refusal | None:
         """Check a key.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterable, Iterator, Sequence
+from typing import overload
 
 
 def _raw(value: str | bytes) -> bytes:
@@ -37,6 +38,30 @@ def any_equal(candidate: str | bytes, live: Sequence[str | bytes]) -> bool:
         same = equal(candidate, key)
         found |= same and len(key) > 0
     return found
+
+
+class LiveSecrets(Sequence[str]):
+    """Secrets that may be renewed while the process runs; consumers keep this object and copy nothing from it."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._secrets = tuple(secret for secret in secrets if secret)
+
+    def renew(self, secrets: Iterable[str]) -> None:
+        """Put these in place of the others."""
+        self._secrets = tuple(secret for secret in secrets if secret)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        return self._secrets[index]
+
+    def __len__(self) -> int:
+        return len(self._secrets)
+
+    def __repr__(self) -> str:
+        return f"LiveSecrets({len(self._secrets)})"
 
 
 class Lookalikes:

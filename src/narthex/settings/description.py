@@ -36,7 +36,11 @@ remedy, and the process exits 78. A variable that begins with `NARTHEX_` and is 
 is nearly always misspelled. An empty variable counts as not set. `narthex check` prints the effective settings.
 
 A **secret** can be the value itself, a file named by the variable with `_FILE` behind it (in the file: `_file`),
-or a Google Secret Manager name `gcp-secret://projects/P/secrets/S/versions/V` (install `narthex[gcp]`).
+or a Google Secret Manager name `gcp-secret://projects/P/secrets/S/versions/V` (install `narthex[gcp]`); without a
+version it is the latest. Secrets of other managers (AWS, Vault) come as files: their agents and CSI drivers write them.
+Files and latest versions are looked at every `secrets_refresh_s`: a renewed admin key, metrics token, status token or
+end-to-end key counts from then on, in each process; of any other the log says that it counts from the next start. A
+source that cannot be read at the start ends it with 78; later the old secret stays, and the log says why.
 No secret's value appears in an error, a log, a metric or a health answer.
 
 Lists are comma-separated in a variable and arrays in the file. `ENVIRONMENT` and the five end-to-end variables

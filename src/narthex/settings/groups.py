@@ -82,6 +82,12 @@ class ServerOptions(BaseModel):
     run_agents: bool = option(
         True, "Run agents in the gateway; off: `narthex worker` processes run them.", flag="--run-agents"
     )
+    secrets_refresh_s: float = option(
+        60.0,
+        "Seconds between looks at secrets in files and in Secret Manager, which may have been renewed; 0: never.",
+        ge=0,
+        le=86_400,
+    )
     single_instance: bool = option(
         False, "Promise that only one instance runs: lets SQLite serve on Cloud Run."
     )

@@ -68,7 +68,15 @@ def load(
         raise ConfigError([*problems, *([lacking] if lacking else [])])
     changes: dict[str, object] = {"environment": str(results.policy.environment), "host": results.policy.host}
     settings = settings.model_copy(update=changes)
-    settings.seal(results._replace(sources={"host": "ENVIRONMENT"} | given.sources))
+    settings.seal(
+        results._replace(
+            sources={"host": "ENVIRONMENT"} | given.sources,
+            referenced=frozenset(given.referenced),
+            reload=lambda: load(flags, environ, file, gcp=gcp, parts=parts),
+            live={},
+            latest={},
+        )
+    )
     return settings
 
 

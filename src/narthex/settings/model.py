@@ -7,7 +7,7 @@ component that uses an option gets its plain value from `wiring`, never this obj
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Literal, NamedTuple
 
 from pydantic import PrivateAttr, SecretStr
@@ -19,6 +19,7 @@ from narthex.domain.environment import EnvironmentPolicy
 from narthex.domain.limits import Limits
 from narthex.domain.origins import HostPolicy, OriginPolicy
 from narthex.domain.plans import Plan, with_overrides
+from narthex.domain.secrets import LiveSecrets
 from narthex.errors import Bug
 from narthex.settings.groups import (
     AdmissionOptions,
@@ -41,12 +42,25 @@ CLOUD_RUN_SOCKET_LIFE_S: Final = 3_300.0
 """With 5 % of jitter and the minute that a busy one is given: below the 3,600 s of the longest request."""
 
 
+RENEWABLE: Final[Mapping[str, tuple[str, ...]]] = {
+    "admin_key": ("admin_key",),
+    "metrics_token": ("metrics_token",),
+    "status_token": ("status_token",),
+    "e2e_key": ("e2e_key", "e2e_previous_key"),
+}
+"""Group → its secrets, which a running process takes anew; all others need a restart."""
+
+
 class RuleResults(NamedTuple):
     """Results of the rules, and the sources of the options.
 
     Attributes:
         policy: the environment's row; None when there are problems with it.
         sources: by option, of those that are not the default.
+        referenced: secrets that a file or a secret manager holds.
+        reload: reads every source again.
+        live: by group of `RENEWABLE`, once asked for.
+        latest: of `referenced`, those that were renewed since.
     """
 
     policy: EnvironmentPolicy | None = None
@@ -56,6 +70,10 @@ class RuleResults(NamedTuple):
     scrapers: tuple[Network, ...] = ()
     warnings: tuple[str, ...] = ()
     sources: Mapping[str, str] = {}
+    referenced: frozenset[str] = frozenset()
+    reload: Callable[[], Settings] | None = None
+    live: dict[str, LiveSecrets] | None = None
+    latest: dict[str, SecretStr | None] | None = None
 
 
 class Settings(
@@ -193,17 +211,17 @@ class Settings(
             return self.max_socket_life_s
         return CLOUD_RUN_SOCKET_LIFE_S if self.platform == "cloud-run" else 0.0
 
-    def admin_keys(self) -> tuple[str, ...]:
+    def admin_keys(self) -> LiveSecrets:
         """The live keys of the server API."""
-        return (self.admin_key.get_secret_value(),) if self.admin_key else ()
+        return self._live("admin_key")
 
-    def metrics_tokens(self) -> tuple[str, ...]:
+    def metrics_tokens(self) -> LiveSecrets:
         """The live tokens of scrapers."""
-        return (self.metrics_token.get_secret_value(),) if self.metrics_token else ()
+        return self._live("metrics_token")
 
-    def status_tokens(self) -> tuple[str, ...]:
+    def status_tokens(self) -> LiveSecrets:
         """The live tokens of those that send samples for the status page."""
-        return (self.status_token.get_secret_value(),) if self.status_token else ()
+        return self._live("status_token")
 
     @property
     def status_embedded(self) -> bool:
@@ -212,10 +230,57 @@ class Settings(
             return False
         return self.status_page == "on" or not self.platform or self.single_instance
 
-    def e2e_keys(self) -> tuple[str, ...]:
+    def e2e_keys(self) -> LiveSecrets:
         """The live end-to-end keys, the current one first."""
-        keys = (self.e2e_key, self.e2e_previous_key)
-        return tuple(key.get_secret_value() for key in keys if key and key.get_secret_value())
+        return self._live("e2e_key")
+
+    def _live(self, group: str) -> LiveSecrets:
+        """The secrets of a group of `RENEWABLE`: one object, which `renew_secrets` changes."""
+        known = self._results.live
+        if known is None:  # not sealed yet: the rules ask
+            return LiveSecrets(self._secrets_of(group))
+        if group not in known:
+            known[group] = LiveSecrets(self._secrets_of(group))
+        return known[group]
+
+    def _secrets_of(self, group: str) -> Iterator[str]:
+        for name in RENEWABLE[group]:
+            if (value := getattr(self, name)) is not None:
+                yield value.get_secret_value()
+
+    def renew_secrets(self, mask: Callable[[list[str]], None]) -> tuple[list[str], list[str]]:
+        """Read every source again, and use the secrets that were renewed. Blocks; call it on a thread of its own.
+
+        Args:
+            mask: takes every secret, before a new one counts.
+
+        Returns:
+            Names of options: those whose new secret counts from now, and those whose new one needs a restart.
+
+        Raises:
+            ConfigError: a source cannot be read, or what it holds is refused; the old secrets go on to count.
+        """
+        results = self._results
+        assert results.reload is not None, "only `load` makes settings"
+        assert results.latest is not None, "only `load` makes settings"
+        fresh = results.reload()
+        mask(fresh.secret_values())
+        renewed: list[str] = []
+        stale: list[str] = []
+        for name in sorted(results.referenced):
+            if getattr(fresh, name) == results.latest.get(name, getattr(self, name)):
+                continue
+            results.latest[name] = getattr(fresh, name)
+            group = next((group for group, names in RENEWABLE.items() if name in names), "")
+            (renewed if group else stale).append(name)
+            if group:
+                self._live(group).renew(fresh._secrets_of(group))  # noqa: SLF001 - of the same class
+        return renewed, stale
+
+    @property
+    def has_references(self) -> bool:
+        """Whether a secret comes from a file or a secret manager, where it can be renewed."""
+        return bool(self._results.referenced)
 
     def agent_secrets_by_name(self) -> dict[str, str]:
         """`agent_secrets` by agent name; entries without `=` are a problem of `rules.py` and left out here."""

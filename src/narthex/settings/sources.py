@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from narthex.adapters.secrets.file import read_file
+from narthex.adapters.secrets.gcp import GCP_SCHEME
 from narthex.adapters.secrets.value import SecretReader, read_value
 from narthex.errors import ConfigError
 from narthex.extras import ExtraMissing, Need
@@ -55,6 +56,7 @@ class Values:
         self.problems: list[str] = []
         self.broken: set[str] = set()
         self.needs: list[Need] = []
+        self.referenced: set[str] = set()
         self._environ = environ
         self._gcp = gcp
         self._table = {name: facts(name, field) for name, (_, field) in option_fields().items()}
@@ -126,6 +128,7 @@ class Values:
             return
         try:
             self.put(name, read_file(Path(path)) if path else read_value(value, self._gcp), source)
+            self._note_reference(name, path or value.startswith(GCP_SCHEME))
         except ConfigError as error:
             self._fail(name, source, error)
 
@@ -134,6 +137,10 @@ class Values:
         for name, option in self._table.items():
             if value := self._environ.get(option.fallback, "").strip():
                 self.put(name, value, option.fallback)
+
+    def _note_reference(self, name: str, referenced: object) -> None:
+        if referenced:
+            self.referenced.add(name)
 
     def from_file(self, file: Path | None) -> None:
         """Read the settings file, if there is one; `file` as for `load`."""
@@ -179,6 +186,7 @@ class Values:
         elif name not in self.sources:
             is_secret = self._table[name].secret or self._table[name].url
             try:
+                self._note_reference(name, name != key or str(value).startswith(GCP_SCHEME))
                 if name != key:
                     value = read_file(path.parent / str(value))
                 elif is_secret and isinstance(value, str):

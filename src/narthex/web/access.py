@@ -38,7 +38,7 @@ class Access:
     """Authorises requests; see the module.
 
     Args:
-        admin_keys: valid keys; empty: only tokens count.
+        admin_keys: valid keys, which may be renewed (`LiveSecrets`); empty: only tokens count.
         person: returns the user of a request's token or cookie.
         address: returns the client's address of a request.
         now: returns seconds.
@@ -59,8 +59,8 @@ class Access:
         origin: Callable[[Request], Refusal | None] = lambda _: None,
     ) -> None:
         self._origin = origin
-        self._keys = tuple(admin_keys)
-        self._metrics_tokens = tuple(metrics_tokens)
+        self._keys = admin_keys
+        self._metrics_tokens = metrics_tokens
         self._trusted_scraper = trusted_scraper
         self._authenticate = person
         self._address = address

@@ -9,7 +9,7 @@ they are parsed.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from starlette.requests import Request
@@ -59,7 +59,7 @@ class AuthRoutes:
         verifier: TokenVerifier,
         revocations: Revocations,
         rules: RequestRules,
-        service_keys: tuple[str, ...] = (),
+        service_keys: Sequence[str] = (),
         open_introspection: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:

@@ -48,6 +48,7 @@ from narthex.settings import Settings
 from narthex.web.access import Access
 from narthex.web.health import ProbePages
 from narthex.web.request_rules import RequestRules
+from narthex.wiring.secret_renewal import secret_renewal
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIApplication
@@ -307,6 +308,7 @@ def make_health(
     )
     lifecycle.add([Component("health", close=health.stop)])
     lifecycle.add(metrics_port(settings, health, meter, log), first=True)
+    lifecycle.add(secret_renewal(settings, log))
     return health
 
 

@@ -189,7 +189,7 @@ class WebApplication:
             clock=parts.now,
         )
 
-    def _auth_routes(self, keys: tuple[str, ...]) -> Sequence[BaseRoute]:
+    def _auth_routes(self, keys: Sequence[str]) -> Sequence[BaseRoute]:
         if self.provider is None:
             return []
         site = AuthRoutes(
