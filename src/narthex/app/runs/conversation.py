@@ -85,7 +85,7 @@ def _call(messages: list[ChatMessage], call: ToolCall, parent_id: str) -> None:
         ChatMessage(
             role="assistant",
             content="",
-            message_id=parent_id or f"{call.call_id}-call",
+            message_id=parent_id or call.call_id,
             tool_calls=(call,),
         )
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final
 
 import msgspec
@@ -22,27 +22,34 @@ from starlette.routing import BaseRoute, Route
 from narthex.app.chat import derived_id
 from narthex.app.connection import COMMAND_TIMEOUT_S, Connection
 from narthex.app.core import NodeCore
+from narthex.app.thread_view import ThreadView
 from narthex.domain import endpoints
 from narthex.domain.channels import channel_key, thread_channel
+from narthex.domain.events import Event
 from narthex.domain.identity import Identity, IdentityClass
 from narthex.domain.ids import valid_id
 from narthex.domain.refusals import TABLE, Refusal
 from narthex.domain.runs import ACTIVE
+from narthex.domain.threads import thread_not_found
 from narthex.errors import ClientError, DependencyError
 from narthex.ports.broker import Position
 from narthex.ports.edge import Decision, Deny, UpgradeHandler
 from narthex.ports.later import settled
 from narthex.ports.runs import Run
+from narthex.ports.threads import Message
 from narthex.ports.tracing import ending, within
 from narthex.protocol.replies import encode_json
 from narthex.web.agui.capabilities import capabilities
-from narthex.web.agui.run_input import Asked, parse, position_of
+from narthex.web.agui.history import MAX_MESSAGES, interrupts, messages
+from narthex.web.agui.run_input import Asked, Envelope, event_id, opened, parse, position_of
 from narthex.web.agui.stream import Ended, Names, RunStream
+from narthex.web.agui.thread_stream import Connected, ThreadFeed, thread_blocks
 from narthex.web.fallbacks import StreamedAnswer
 from narthex.web.fields import bounded_body
 from narthex.web.problems import client_error, problem
 from narthex.web.request_rules import RequestAuthenticator, abort_of, head_of
 
+PAGE: Final = 200  # messages of one read
 MAX_BODY: Final = 1024 * 1024  # stock clients send the whole conversation each time
 _ADMITTED_AS: Final = endpoints.SSE  # the upgrade handler's name for a stream of server-sent events
 _NOT_NOW: Final = Refusal(code="overloaded", retry_after_s=1)
@@ -57,7 +64,7 @@ class Followed(msgspec.Struct, frozen=True):
     cancels: bool = False
 
 
-Work = Callable[[Connection, Identity], Awaitable[Followed]]
+Work = Callable[[Connection, Identity], Awaitable[Followed | Connected]]
 
 
 def _derived(*parts: str) -> str:
@@ -93,14 +100,91 @@ class AguiRoutes:
         """Starlette routes."""
         return [
             Route("/agui", self._agents, methods=["GET"]),
+            *self._copilotkit(),
             Route("/agui/{agent}", self._one, methods=["GET"]),
-            Route("/agui/{agent}", self._run, methods=["POST"]),
+            Route("/agui/{agent}", self._post, methods=["POST"]),
             Route("/agui/{agent}", self._preflight, methods=["OPTIONS"]),
+            Route("/agui/{agent}/connect", self._connect, methods=["POST"]),
+            Route("/agui/{agent}/connect", self._preflight, methods=["OPTIONS"]),
+            Route("/agui/{agent}/threads/{thread_id}", self._history, methods=["GET"]),
+            Route("/agui/{agent}/threads/{thread_id}", self._preflight, methods=["OPTIONS"]),
             Route("/agui/{agent}/runs/{run_id}", self._follow, methods=["GET"]),
             Route("/agui/{agent}/runs/{run_id}", self._preflight, methods=["OPTIONS"]),
             Route("/agui/{agent}/runs/{run_id}/cancel", self._cancel, methods=["POST"]),
             Route("/agui/{agent}/runs/{run_id}/cancel", self._preflight, methods=["OPTIONS"]),
         ]
+
+    # -- CopilotKit's names for the same, so that `runtimeUrl` may be `/agui` (its source: packages/core/src/agent.ts)
+
+    def _copilotkit(self) -> list[BaseRoute]:
+        routes = (
+            ("/agui", self._single, "POST"),
+            ("/agui/info", self._info, "GET"),
+            ("/agui/agent/{agent}/run", self._run, "POST"),
+            ("/agui/agent/{agent}/connect", self._connect, "POST"),
+            ("/agui/agent/{agent}/stop/{thread_id}", self._stop, "POST"),
+        )
+        return [
+            route
+            for path, endpoint, method in routes
+            for route in (
+                Route(path, endpoint, methods=[method]),
+                Route(path, self._preflight, methods=["OPTIONS"]),
+            )
+        ]
+
+    async def _single(self, request: Request) -> Response:
+        """POST with `{method, params, body}`: its single-endpoint transport."""
+        try:
+            envelope = opened(await _body(request))
+            if envelope is None:
+                raise ClientError(
+                    "bad_body",
+                    "The body is not {method, params, body}.",
+                    "Post to /agui/{agent}.",
+                    number=422,
+                )
+        except ClientError as fault:
+            return self._failed(request, fault)
+        return await self._dispatch(request, envelope)
+
+    async def _dispatch(self, request: Request, envelope: Envelope) -> Response:
+        request.state.agui_body = bytes(envelope.body)
+        params = {name: str(envelope.params.get(name, "")) for name in ("agentId", "threadId")}
+        request.path_params["agent"] = params["agentId"] or request.path_params.get("agent", "")
+        request.path_params["thread_id"] = params["threadId"]
+        methods = {
+            "info": self._info,
+            "agent/run": self._run,
+            "agent/connect": self._connect,
+            "agent/stop": self._stop,
+        }
+        return await methods[envelope.method](request)
+
+    async def _info(self, request: Request) -> Response:
+        """The agents in CopilotKit's form (RuntimeInfo)."""
+        found = await self._http.authenticate(request)
+        if isinstance(found, Refusal):
+            return self._refused(request, found)
+        agents = {
+            name: {"name": name, "className": "Narthex", **self._described(name)}
+            for name in self._engine.agents
+        }
+        info = {"version": "1.0.0", "agents": agents, "audioFileTranscriptionEnabled": False, "mode": "sse"}
+        return self._json(request, info)
+
+    async def _stop(self, request: Request) -> Response:
+        """Cancel every run of a thread."""
+        found = await self._http.authenticate(request)
+        if isinstance(found, Refusal):
+            return self._refused(request, found)
+        try:
+            thread_id, _ = await self._thread(found, request.path_params["thread_id"])
+            await self._chat.require(found, thread_id)
+            await self._engine.requests.cancel_thread(found, thread_id)
+        except ClientError as fault:
+            return self._failed(request, fault)
+        return self._json(request, {"stopped": True})
 
     # -- what there is -------------------------------------------------------------------------------------
 
@@ -140,16 +224,27 @@ class AguiRoutes:
 
     # -- runs ----------------------------------------------------------------------------------------------
 
+    async def _post(self, request: Request) -> Response:
+        """POST: a run, or what CopilotKit's envelope asks for."""
+        try:
+            request.state.agui_body = body = await _body(request)
+        except ClientError as fault:
+            return self._failed(request, fault)
+        envelope = opened(body)
+        return await (self._run(request) if envelope is None else self._dispatch(request, envelope))
+
     async def _run(self, request: Request) -> Response:
         """POST: start a run, or find it, and stream it."""
 
-        async def begin(connection: Connection, identity: Identity) -> Followed:
+        async def begin(connection: Connection, identity: Identity) -> Followed | Connected:
             asked = parse(await _body(request))
             with ending(connection.request_span("agui", asked.given.forwarded)) as span, within(span):
                 return await start(identity, asked)
 
-        async def start(identity: Identity, asked: Asked) -> Followed:
+        async def start(identity: Identity, asked: Asked) -> Followed | Connected:
             agent = self._agent(request)
+            if asked.wishes.connect:
+                return await self._connected(request, identity, asked, agent)
             thread_id, create = await self._thread(identity, asked.thread_id)
             if asked.resume:
                 run, since = await self._resumed(identity, asked, thread_id)
@@ -196,6 +291,86 @@ class AguiRoutes:
             return Followed(run, since, names)
 
         return await self._streamed(request, find)
+
+    async def _connect(self, request: Request) -> Response:
+        """POST: replay a thread, and follow its runs until none is left."""
+
+        async def find(_: Connection, identity: Identity) -> Connected:
+            asked = parse(await _body(request), connect=True)
+            return await self._connected(request, identity, asked, self._agent(request))
+
+        return await self._streamed(request, find)
+
+    async def _connected(self, request: Request, identity: Identity, asked: Asked, agent: str) -> Connected:
+        """The thread that a client connects to; an empty one where the user has none of this name (yet)."""
+        thread_id, create = await self._thread(identity, asked.thread_id)
+        last = request.headers.get("last-event-id")
+        view: ThreadView | None = None
+        rows: list[Message] = []
+        if await self._chat.role(identity, thread_id) is None:
+            if not create:
+                raise thread_not_found()
+        elif not last:
+            view, rows = await self._viewed(identity, thread_id, None, "")
+        return Connected(
+            real_id=thread_id if view is not None or last else "",
+            thread_id=asked.thread_id,
+            run_id=asked.run_id,
+            messages=messages(rows),
+            state=view.states.get(agent) if view is not None else None,
+            interrupts=interrupts(view.interrupts) if view is not None else [],
+            at=Position(view.offset, view.epoch) if view is not None else Position(0, ""),
+            whole_runs={row.run_id for row in rows if row.run_id},
+            preamble=not last,
+            follow=asked.wishes.follow,
+        )
+
+    async def _viewed(
+        self, identity: Identity, thread_id: str, before: float | None, before_id: str
+    ) -> tuple[ThreadView, list[Message]]:
+        """The thread, and its newest `MAX_MESSAGES` messages before a place."""
+        view = await self._chat.view(identity, thread_id, before, PAGE, before_id)
+        rows = page = view.messages
+        while len(page) == PAGE and len(rows) < MAX_MESSAGES:
+            page = (
+                await self._chat.view(identity, thread_id, page[0].created_at, PAGE, page[0].message_id)
+            ).messages
+            rows = page + rows
+        return view, rows
+
+    async def _history(self, request: Request) -> Response:
+        """GET: a thread's stored messages in AG-UI's form, the agent's state, the runs under way, open interrupts."""
+        found = await self._http.authenticate(request)
+        if isinstance(found, Refusal):
+            return self._refused(request, found)
+        try:
+            agent = self._agent(request)
+            name = request.path_params["thread_id"]
+            thread_id, _ = await self._thread(found, name)
+            query = request.query_params
+            try:
+                before = float(query["before"]) if "before" in query else None
+            except ValueError as fault:
+                raise ClientError(
+                    "bad_params", "`before` is not a number.", "Send `next` as it came."
+                ) from fault
+            view, rows = await self._viewed(found, thread_id, before, query.get("beforeId", ""))
+        except ClientError as fault:
+            return self._failed(request, fault)
+        return self._json(
+            request,
+            {
+                "threadId": name,
+                "messages": messages(rows),
+                "state": view.states.get(agent),
+                "interrupts": interrupts(view.interrupts),
+                "runs": [{"runId": run.run_id, "state": run.state} for run in view.runs],
+                "lastEventId": event_id(view.offset, view.epoch).decode(),
+                "next": {"before": rows[0].created_at, "beforeId": rows[0].message_id}
+                if len(rows) >= MAX_MESSAGES
+                else None,
+            },
+        )
 
     async def _cancel(self, request: Request) -> Response:
         """POST: cancel a run, named by the gateway's id or the client's own."""
@@ -316,37 +491,66 @@ class AguiRoutes:
         try:
             async with asyncio.timeout(COMMAND_TIMEOUT_S):
                 await stream.connect()
-                followed = await work(stream.connection, identity)
-                run = followed.run
+                found = await work(stream.connection, identity)
                 last = request.headers.get("last-event-id")
-                since = position_of(last) if last else followed.since
-                await stream.join(thread_channel(run.thread_id), since)
+                if isinstance(found, Connected):
+                    since = position_of(last) if last else found.at
+                    if found.real_id:
+                        await stream.join(thread_channel(found.real_id), since)
+                else:
+                    since = position_of(last) if last else found.since
+                    await stream.join(thread_channel(found.run.thread_id), since)
         except ClientError as fault:
             return self._failed(request, fault)
         except Ended as fault:
             return self._refused(request, _refusal_of(fault))
         except TimeoutError:
             return self._refused(request, _NOT_NOW)
+        if isinstance(found, Connected):
+            return self._thread_answer(request, stream, identity, found)
+        return self._run_answer(request, stream, identity, found)
+
+    def _run_answer(
+        self, request: Request, stream: RunStream, identity: Identity, followed: Followed
+    ) -> Response:
+        run = followed.run
 
         async def is_over() -> bool:
             kept = await self._store.runs.get(run.tenant, run.run_id)
             return kept is None or kept.over
-
-        headers = {
-            "Cache-Control": "no-store",
-            "X-Accel-Buffering": "no",
-            "Narthex-Thread": run.thread_id,
-            "Narthex-Run": run.run_id,
-            **self._http.cors(request),
-        }
 
         def ended() -> None:
             stream.close()
             if followed.cancels and stream.left:
                 self._tasks.spawn(self._left(identity, run.run_id))
 
+        headers = {**self._stream_headers(request, run.thread_id), "Narthex-Run": run.run_id}
         events = stream.events(run.run_id, followed.names, over=run.over, is_over=is_over)
         return StreamedAnswer(events, "text/event-stream", headers, ended)
+
+    def _thread_answer(
+        self, request: Request, stream: RunStream, identity: Identity, thread: Connected
+    ) -> Response:
+        async def names(event: Event) -> Names:
+            run_id = str(event["runId"])
+            parent = await self._client_name(identity.tenant, str(event.get("parentRunId", "")))
+            return Names(thread.thread_id, await self._client_name(identity.tenant, run_id), parent)
+
+        async def is_idle(ended: Collection[str]) -> bool:
+            active = await self._store.runs.active_in_thread(identity.tenant, thread.real_id)
+            return all(run.run_id in ended for run in active)
+
+        blocks = thread_blocks(stream, thread, ThreadFeed(thread, names), is_idle)
+        headers = self._stream_headers(request, thread.real_id)
+        return StreamedAnswer(blocks, "text/event-stream", headers, stream.close)
+
+    def _stream_headers(self, request: Request, thread_id: str) -> dict[str, str]:
+        return {
+            "Cache-Control": "no-store",
+            "X-Accel-Buffering": "no",
+            "Narthex-Thread": thread_id,
+            **self._http.cors(request),
+        }
 
     async def _left(self, identity: Identity, run_id: str) -> None:
         """The client left, and wished its run to end then. A failure leaves the run as it is."""
@@ -377,7 +581,9 @@ def _refusal_of(ended: Ended) -> Refusal:
 
 
 async def _body(request: Request) -> bytes:
-    """The body. Raises ClientError `body_too_large` (413)."""
+    """The body, or the one inside of an envelope. Raises ClientError `body_too_large` (413)."""
+    if (inside := getattr(request.state, "agui_body", None)) is not None:
+        return bytes(inside)
     body = await bounded_body(request, MAX_BODY)
     if body is None:
         raise ClientError(

@@ -50,13 +50,15 @@ class Wishes(msgspec.Struct, frozen=True, rename="camel"):
         on_disconnect: `cancel`: a client that leaves the stream cancels the run.
         busy: see `domain.runs.BUSY`; empty: as the agent declares.
         input: whether RUN_STARTED carries the input.
-        connect: replay the thread and follow it, instead of a run.
+        connect: replay the thread and follow its runs until none is left, instead of a run.
+        follow: with `connect`: go on when none is left.
     """
 
     on_disconnect: Literal["", "continue", "cancel"] = ""
     busy: str = ""
     input: bool = False
     connect: bool = False
+    follow: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError, which the decoder turns into its own error."""

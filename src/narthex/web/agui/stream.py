@@ -147,24 +147,40 @@ class RunStream:
         was_over = False
         while self._messages or not over:
             try:
-                message = await self._next()
+                found = await self.publication()
             except Ended:
                 return
-            if isinstance(message, Ping):
+            if found is None:
                 yield HEART_BEAT
                 now_over = await is_over()
                 over, was_over = over or (now_over and was_over), now_over
-            if not isinstance(message, Push) or not message.channel.startswith("thread:"):
-                continue
-            if message.unsubscribe is not None:
-                return  # the user is no member any more
-            if (pub := message.pub) is None or not pub.offset or not isinstance(event := pub.data, dict):
-                continue
-            if event.get("runId") == run_id and "seq" in event:
-                here = self._session.positions[message.channel]._replace(offset=pub.offset)
-                yield b"id: %s\ndata: %s\n\n" % (event_id(*here), encode_json(pure(event, names)))
-                if event["type"] in TERMINAL:
+            elif found and found[1].get("runId") == run_id and "seq" in found[1]:
+                yield b"id: %s\ndata: %s\n\n" % (found[0], encode_json(pure(found[1], names)))
+                if found[1]["type"] in TERMINAL:
                     return
+
+    @property
+    def pending(self) -> bool:
+        """Whether messages were received that `publication` has not read."""
+        return bool(self._messages)
+
+    async def publication(self) -> tuple[bytes, Event] | tuple[()] | None:
+        """The thread's next publication with the event id after it; None: a ping; (): something else.
+
+        Raises:
+            Ended: the gateway closed the connection, or the user is no member any more.
+        """
+        message = await self._next()
+        if isinstance(message, Ping):
+            return None
+        if not isinstance(message, Push) or not message.channel.startswith("thread:"):
+            return ()
+        if message.unsubscribe is not None:
+            raise Ended(1000, "")
+        if (pub := message.pub) is None or not pub.offset or not isinstance(event := pub.data, dict):
+            return ()
+        here = self._session.positions[message.channel]._replace(offset=pub.offset)
+        return event_id(*here), event
 
     # -- the protocol behind it ----------------------------------------------------------------------------
 

@@ -1,0 +1,171 @@
+"""Streams a whole thread to an AG-UI client that connects: what there is, then the rest of the run that goes on.
+
+The preamble is a run of its own, with the client's `runId`: RUN_STARTED, MESSAGES_SNAPSHOT, STATE_SNAPSHOT and
+RUN_FINISHED, whose outcome has the open interrupts. Not here: the thread's stored part (`history`), the connection
+(`stream`). Rules: runs follow one after the other, each from its RUN_STARTED on; a run whose messages are in the
+snapshot is left out; messages and results that people sent meanwhile come within the next run, because AG-UI has no
+events between runs; the stream ends when no run is queued or running, unless the client wishes to `follow`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from typing import Any
+
+import msgspec
+
+from narthex.domain import events as ev
+from narthex.domain.events import RUN_FINISHED, RUN_STARTED, TERMINAL, Event
+from narthex.ports.broker import Position
+from narthex.protocol.replies import encode_json
+from narthex.web.agui.run_input import event_id
+from narthex.web.agui.stream import HEART_BEAT, Ended, Names, RunStream, pure
+
+
+class Connected(msgspec.Struct, frozen=True, kw_only=True):
+    """A thread as it was when a client connected.
+
+    Attributes:
+        real_id: the gateway's; empty: the user has no thread of this name yet.
+        thread_id: the client's name of the thread.
+        run_id: the client's name of the preamble.
+        messages: in AG-UI's form.
+        state: of the agent; None: there is none.
+        interrupts: open ones.
+        at: every event that is not in `messages` comes after it.
+        whole_runs: runs whose messages are in `messages`.
+        preamble: whether the client needs it; a client that goes on after a cut has it.
+        follow: whether the stream goes on when no run is left.
+    """
+
+    real_id: str
+    thread_id: str
+    run_id: str
+    messages: list[dict[str, Any]]
+    state: Any
+    interrupts: list[Event]
+    at: Position
+    whole_runs: Collection[str]
+    preamble: bool = True
+    follow: bool = False
+
+
+def block(position: bytes, event: Event) -> bytes:
+    """One server-sent event; without a position no client can go on after it."""
+    head = b"id: %s\n" % position if position else b""
+    return b"%sdata: %s\n\n" % (head, encode_json(event))
+
+
+def preamble(thread: Connected) -> bytes:
+    """The stored part of the thread, as a run."""
+    names = {"threadId": thread.thread_id, "runId": thread.run_id}
+    outcome = ev.interrupted(thread.interrupts) if thread.interrupts else ev.success()
+    found: list[Event] = [{"type": RUN_STARTED, **names, "metadata": {"narthex": {"connect": True}}}]
+    found.append({"type": "MESSAGES_SNAPSHOT", "messages": thread.messages})
+    if thread.state is not None:
+        found.append(ev.state_snapshot(thread.state))
+    found.append({"type": RUN_FINISHED, **names, "outcome": outcome})
+    at = event_id(thread.at.offset, thread.at.epoch)
+    return b"".join(block(at if event is found[-1] else b"", event) for event in found)
+
+
+class ThreadFeed:
+    """Turns the thread's publications into one run after the other.
+
+    Args:
+        thread: as it was.
+        names: the client's names of a run, by its id.
+
+    Attributes:
+        current: the run that is under way; empty: none.
+        ended: runs of which no further event is streamed.
+    """
+
+    def __init__(self, thread: Connected, names: Callable[[Event], Awaitable[Names]]) -> None:
+        self._thread = thread
+        self._names_of = names
+        self._names = Names("", "")
+        self._known = {message["id"] for message in thread.messages}
+        self._between: list[Event] = []
+        self.ended: set[str] = set(thread.whole_runs)
+        self.current = ""
+
+    async def take(self, event: Event) -> list[Event]:
+        """The events that a publication stands for. `current` is the run that is under way afterwards."""
+        run_id = event.get("runId")
+        if run_id is None or "seq" not in event:
+            self._say(event)
+            return []
+        if run_id in self.ended:
+            return []
+        if not self.current and (event["type"] == RUN_STARTED or not self._thread.preamble):
+            self.current, self._names = run_id, await self._names_of(event)
+        elif run_id != self.current:  # cancelled in the queue: its two events, beside the run that goes on
+            self.ended.add(run_id)
+            return []
+        out = [pure(event, self._names)]
+        if event["type"] == RUN_STARTED:
+            out += self._between
+            self._between = []
+        if event["type"] in TERMINAL:
+            self.ended.add(run_id)
+            self.current = ""
+        return out
+
+    def _say(self, event: Event) -> None:
+        """A person's message or a result of their tool: kept for the next run."""
+        name = event.get("messageId")
+        if name in self._known or event["type"] not in _BETWEEN:
+            return
+        self._between.append(
+            {key: event[key] for key in _BETWEEN[event["type"]] if event.get(key) not in (None, "")}
+        )
+
+
+_BETWEEN = {
+    "TEXT_MESSAGE_START": ("type", "messageId", "role", "name"),
+    "TEXT_MESSAGE_CONTENT": ("type", "messageId", "delta"),
+    "TEXT_MESSAGE_END": ("type", "messageId"),
+    "TOOL_CALL_RESULT": ("type", "messageId", "toolCallId", "content", "role"),
+}
+
+
+async def thread_blocks(
+    stream: RunStream,
+    thread: Connected,
+    feed: ThreadFeed,
+    is_idle: Callable[[Collection[str]], Awaitable[bool]],
+) -> AsyncIterator[bytes]:
+    """The thread as SSE text.
+
+    Args:
+        stream: has joined the thread's channel at `thread.at`, or after the client's last event.
+        thread: as it was.
+        feed: makes the events.
+        is_idle: whether no run of the thread is queued or running, but for those whose end was streamed.
+    """
+
+    async def over() -> bool:
+        return not thread.follow and not feed.current and await is_idle(feed.ended)
+
+    if thread.preamble:
+        yield preamble(thread)
+    if not thread.real_id:
+        return
+    done, was_over = await over(), False
+    while stream.pending or not done:
+        try:
+            found = await stream.publication()
+        except Ended:
+            return
+        if found is None:
+            yield HEART_BEAT
+            now_over = await over()
+            done, was_over = done or (now_over and was_over), now_over
+        elif found:
+            position, event = found
+            events = await feed.take(event)
+            for out in events:
+                yield block(position if out is events[-1] else b"", out)
+            if events and events[-1]["type"] in TERMINAL:
+                done = await over()
