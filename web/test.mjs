@@ -22,7 +22,10 @@ try {
     format: "esm",
     platform: "node",
     packages: "external",
-    alias: { "@narthex/client": join(here, "packages/client/src/index.ts") },
+    alias: {
+      "@narthex/client/ag-ui": join(here, "packages/client/src/ag-ui.ts"),
+      "@narthex/client": join(here, "packages/client/src/index.ts"),
+    },
     define: { "import.meta.dirname": JSON.stringify(here) },
     jsx: "automatic",
     jsxImportSource: "preact",

@@ -117,9 +117,8 @@ class ThreadFeed:
         name = event.get("messageId")
         if name in self._known or event["type"] not in _BETWEEN:
             return
-        self._between.append(
-            {key: event[key] for key in _BETWEEN[event["type"]] if event.get(key) not in (None, "")}
-        )
+        said = {key: event[key] for key in _BETWEEN[event["type"]] if event.get(key) not in (None, "")}
+        self._between.append(said | {"metadata": {"narthex": {"between": True}}})
 
 
 _BETWEEN = {
