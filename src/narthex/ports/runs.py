@@ -159,8 +159,10 @@ class Runs(Protocol):
     async def get(self, tenant: str, run_id: str) -> Run | None:
         """The run, or None."""
 
-    async def input(self, tenant: str, run_id: str) -> str:
-        """The `run_input` of a run that is not over; empty: it has none."""
+    async def given(self, run: Run) -> tuple[str, str]:
+        """The `run_input` of a run that is not over, and the state that its agent's last run in the thread left; empty
+        where there is none.
+        """
 
     async def by_client_run(self, tenant: str, client_run_id: str) -> list[Run]:
         """The newest runs to which clients of the tenant gave this id, newest first, at most 20."""

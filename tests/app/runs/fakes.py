@@ -154,8 +154,8 @@ class FakeRuns:
         self.rows[run.run_id] = msgspec.structs.replace(self.rows[run.run_id], **changes)
         return self.rows[run.run_id]
 
-    async def input(self, tenant: str, run_id: str) -> str:
-        return self.inputs.get(run_id, "")
+    async def given(self, run: Run) -> tuple[str, str]:
+        return self.inputs.get(run.run_id, ""), self.states.get((run.thread_id, run.agent), "")
 
     async def by_client_run(self, tenant: str, client_run_id: str) -> list[Run]:
         return [run for run in self.rows.values() if run.client_run_id == client_run_id != ""]

@@ -5,7 +5,6 @@ Not here: making the rows (`compaction`).
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, Final
 
 import msgspec
@@ -113,12 +112,10 @@ async def given_to(services: RunServices, run: Run) -> AgentInput:
     """What the client sent beside the message; where it sent no state, with the one that the agent's last run left.
     Raises DependencyError.
     """
-    text, states = await asyncio.gather(
-        services.runs.input(run.tenant, run.run_id), services.runs.agent_states(run.tenant, run.thread_id)
-    )
+    text, state = await services.runs.given(run)
     given = decoded(text)
-    if given.state is None and run.agent in states:
-        given = msgspec.structs.replace(given, state=msgspec.json.decode(states[run.agent]))
+    if given.state is None and state:
+        given = msgspec.structs.replace(given, state=msgspec.json.decode(state))
     return given
 
 

@@ -89,10 +89,14 @@ class SqlRuns(SqlInterrupts):
         return _get(tenant, run_id)
 
     @reads
-    def input(self, tenant: str, run_id: str) -> Operation[str]:
+    def given(self, run: Run) -> Operation[tuple[str, str]]:
         """See the port."""
-        rows = yield "SELECT input FROM run_inputs WHERE run_id = ? AND tenant = ?", (run_id, tenant)
-        return str(rows[0][0]) if rows else ""
+        rows = yield (
+            """SELECT (SELECT input FROM run_inputs WHERE run_id = ? AND tenant = ?),
+            (SELECT state FROM agent_states WHERE thread_id = ? AND agent = ? AND tenant = ?)""",
+            (run.run_id, run.tenant, run.thread_id, run.agent, run.tenant),
+        )
+        return rows[0][0] or "", rows[0][1] or ""
 
     @reads
     def by_client_run(self, tenant: str, client_run_id: str) -> Operation[list[Run]]:
