@@ -16,9 +16,10 @@ from tests.acceptance.program import Program
 
 AXE: Final = Path(__file__).parents[2] / "web/node_modules/axe-core/axe.min.js"
 IMAGES: Final = Path(__file__).parents[2] / "docs/images"
-SECTIONS: Final = ("Overview", "Handshakes", "Connections", "Runs", "Instances")
+SECTIONS: Final = ("Overview", "Handshakes", "Connections", "Runs", "Instances", "Tests", "Incidents")
+PICTURES: Final = ("overview", "handshakes")
+"""Those that docs/dashboard.md shows."""
 NARROW_JS: Final = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-FIRST_PLOT: Final = "canvas"
 
 
 class Dashboard:
@@ -66,10 +67,14 @@ class Dashboard:
         return int(await self.page.evaluate(NARROW_JS)) <= 0
 
     async def shot(self, name: str) -> None:
-        """Keep a screenshot; with NARTHEX_DOCS_IMAGES it becomes the documentation's."""
+        """Keep a screenshot when NARTHEX_TEST_SCREENSHOTS is set."""
         await self.visit.shot(name)
-        if os.environ.get("NARTHEX_DOCS_IMAGES"):
-            await self.page.screenshot(path=str(IMAGES / f"dashboard-{name}.png"), full_page=True)
+
+    async def picture(self, name: str) -> None:
+        """As `shot`; with NARTHEX_TEST_DOCS_IMAGES it becomes the documentation's."""
+        await self.shot(name)
+        if os.environ.get("NARTHEX_TEST_DOCS_IMAGES") and name in PICTURES:
+            await self.page.screenshot(path=str(IMAGES / f"dashboard-{name}.png"))
 
 
 def operator(browser: Browser, program: Program, name: str, **options: Any) -> Any:

@@ -143,8 +143,13 @@ async def test_dead_open_and_draining_appear_within_seconds(two: Fleet, browser:
         open_s = time.monotonic() - began
         await page.shot("troubles")
 
+        node = (await third.get("/ws/stats", headers={"Authorization": f"Bearer {ADMIN_KEY}"})).json()["node"]
+        await page.go("Instances")
+        page.page.once("dialog", lambda dialog: asyncio.ensure_future(dialog.accept()))
         began = time.monotonic()
-        third.process.terminate()  # type: ignore[union-attr]  # it runs
+        await page.page.get_by_role("button", name=f"Drain {node}").click()
+        await page.page.locator("tr[data-status=draining], tr[data-status=left]").wait_for()
+        await page.go("Overview")
         await expect(troubles).to_contain_text("drain")
         drain_s = time.monotonic() - began
         await expect(page.page.locator("tr[data-status=left]")).to_have_count(1)
@@ -212,6 +217,25 @@ async def test_page_works_by_keyboard_alone(gateway: Program, browser: Browser) 
         await range_of.focus()
         await keyboard.press("ArrowDown")
         await expect(range_of).to_have_value("1h")
+        visit.check()
+
+
+async def test_an_incident_is_opened_and_resolved_from_the_page(gateway: Program, browser: Browser) -> None:
+    """It is on the public status page at once."""
+    async with operator(browser, gateway, "incident") as visit:
+        page = Dashboard(visit, gateway.http)
+        await page.open(gateway.token("op", permission="operator"), "#/incidents")
+        await page.ready()
+        await page.page.get_by_label("Title").fill("Sign-in is slow")
+        await page.page.get_by_label("What customers should know").fill("We are looking into it.")
+        await page.page.get_by_role("button", name="Open incident").click()
+        await expect(page.page.get_by_role("heading", name="Sign-in is slow")).to_be_visible()
+        assert "Sign-in is slow" in (await gateway.get("/status")).text
+        await page.page.get_by_label("Update").fill("It is over.")
+        await page.page.get_by_label("State").last.select_option("resolved")
+        await page.page.get_by_role("button", name="Publish").click()
+        await expect(page.page.locator(".updates")).to_contain_text("It is over.")
+        assert await page.serious_findings() == []
         visit.check()
 
 

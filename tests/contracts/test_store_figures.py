@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from narthex.ports.history import HistoryRow
-from narthex.ports.store import Store
+from narthex.ports.store import KEPT_BASELINES, BaselineRecord, Store
 
 
 def row(resolution: int, at: int, node: str = "", data: str = "{}") -> HistoryRow:
@@ -33,3 +33,15 @@ async def test_newest_and_prune(store: Store) -> None:
     assert await store.history.prune_history(60, 120) == 1
     assert [one.at for one in await store.history.history(60, 0, 1_000, 10)] == [120]
     assert len(await store.history.history(10, 0, 1_000, 10)) == 1
+
+
+async def test_baselines_come_newest_first_and_are_bounded(store: Store) -> None:
+    """A measurement a day for more than a year."""
+    for number in range(KEPT_BASELINES + 3):
+        await store.records.add_baseline(
+            BaselineRecord(at=float(number), kind="bench", version="1", machine="m", figures='{"a": 1.5}')
+        )
+    found = await store.records.baselines(10_000)
+    assert len(found) == KEPT_BASELINES
+    assert [one.at for one in found[:2]] == [KEPT_BASELINES + 2.0, KEPT_BASELINES + 1.0]
+    assert found[0].figures == '{"a": 1.5}'

@@ -391,3 +391,18 @@ async def test_traces_are_bounded(running: Running, http: httpx2.AsyncClient) ->
     assert any("more messages are not shown" in entry.get("body", "") for entry in found)
     assert len(found) < 150
     await ada.socket.close()
+
+
+# -- measurements --------------------------------------------------------------------------------------------------
+
+
+async def test_measurements_are_recorded_and_listed(running: Running, http: httpx2.AsyncClient) -> None:
+    """As `narthex bench --post` sends them; a body of another form is refused."""
+    path = "/api/v1/operator/baselines"
+    body = {"figures": {"handshakes: CPU µs": 150.5}, "version": "0.1.0", "machine": "test"}
+    assert (await http.post(path, json=body, headers=bearer(ADMIN))).status_code == 200
+    wrong_ones: list[dict[str, Any]] = [{"figures": {}}, {"figures": {"a": -1}}, {"figures": {"a": "b"}}]
+    for wrong in wrong_ones:
+        assert (await http.post(path, json=wrong, headers=bearer(ADMIN))).status_code == 422
+    (found,) = (await http.get(path, headers=bearer(ADMIN))).json()["baselines"]
+    assert (found["figures"], found["kind"]) == ({"handshakes: CPU µs": 150.5}, "bench")

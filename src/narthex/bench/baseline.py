@@ -68,6 +68,20 @@ def must_fit(then: BenchReport, *, quick: bool) -> None:
         )
 
 
+def figures_of(report: BenchReport) -> dict[str, float]:
+    """The costs of a report's first target by name with the unit, for a dashboard."""
+    found: dict[str, float] = {}
+    target = report.figures[0].target if report.figures else ""
+    for figure in report.figures:
+        if figure.target != target:
+            continue
+        values = {"CPU µs": figure.cpu_us, "p99 ms": figure.p99_ms} | {
+            name: figure.values.get(name) for name in COSTS
+        }
+        found |= {f"{figure.scenario}: {name}": round(value, 3) for name, value in values.items() if value}
+    return found
+
+
 def compare(then: BenchReport, now: BenchReport) -> list[FigureChange]:
     """Every cost that both have, in the order of the new report."""
     before = {(figure.scenario, figure.target): figure for figure in then.figures}

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from cyclopts import Parameter
 
 from narthex.cli.arguments import given_text, usage, writable
+from narthex.cli.operator_client import OperatorClient
 from narthex.errors import EXIT_FINDINGS, EXIT_OK, ClientError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def bench(
     most_runs: bool = False,
     list_scenarios: Annotated[bool, Parameter(name="--list")] = False,
     save: Path | None = None,
+    post: str = "",
     against: Path | None = None,
     tolerance: float = 1.25,
     json: bool = False,
@@ -67,6 +69,7 @@ def bench(
         most_runs: Find how many streaming runs hold p99 under 250 ms with nothing lost.
         list_scenarios: Name the scenarios and stop.
         save: Write the report as JSON, a baseline.
+        post: Record the figures at this gateway, whose dashboard plots them over time. Key: NARTHEX_ADMIN_KEY.
         against: Compare with a saved report; exit 1 past the tolerance.
         tolerance: Factor that counts as worse.
         json: Print the report as JSON.
@@ -90,6 +93,7 @@ def bench(
                 "bad_tolerance", f"--tolerance is {tolerance:g}.", "Give at least 1, such as 1.25."
             )
         writable(save, "a baseline")
+        dashboard = OperatorClient(post) if post else None
         wanted = _wanted(scenarios, quick=quick)
         contenders = _contenders(url, pid, protocol, beside or [], secret_file, api_key_file, floor=floor)
         then = baseline.load(against) if against is not None else None
@@ -105,6 +109,11 @@ def bench(
     report = run_all(contenders, wanted, rounds, lambda line: told.print(f"[dim]{line}[/]"), quick=quick)
     if save is not None:
         baseline.save(report, save)
+    if dashboard is not None:
+        figures = baseline.figures_of(report)
+        body = {"figures": figures, "version": report.version, "machine": report.machine[:200]}
+        dashboard.post("/api/v1/operator/baselines", body)
+        told.print(f"[dim]posted {len(figures)} figures to {dashboard.base}[/]")
     changes = baseline.compare(then, report) if then is not None else []
     if json:
         _print_json(

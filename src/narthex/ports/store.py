@@ -24,6 +24,10 @@ KEPT_RESULTS: Final = 500
 """Results of end-to-end runs: three weeks of one an hour. A report has at most 256 KB (web/api), so at most 128 MB."""
 
 
+KEPT_BASELINES: Final = 500
+"""Performance measurements: more than a year of one a day, at most 10 KB each."""
+
+
 class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
     """An event that must be provable later: `kind` such as `e2e_admission`, `revocation`, `incident`."""
 
@@ -50,6 +54,16 @@ class TestRunResult(msgspec.Struct, frozen=True, kw_only=True):
     report: str = "{}"
 
 
+class BaselineRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The figures of one performance measurement (`narthex bench --post`). `figures` is JSON text: name → number."""
+
+    at: float
+    kind: str
+    version: str
+    machine: str
+    figures: str
+
+
 class Records(Protocol):
     """Append-only records."""
 
@@ -63,6 +77,12 @@ class Records(Protocol):
         """Append, or replace the same test run's. The newest `KEPT_RESULTS` are kept."""
 
     async def results(self, limit: int) -> list[TestRunResult]:
+        """Newest first."""
+
+    async def add_baseline(self, baseline: BaselineRecord) -> None:
+        """Append. The newest `KEPT_BASELINES` are kept."""
+
+    async def baselines(self, limit: int) -> list[BaselineRecord]:
         """Newest first."""
 
 

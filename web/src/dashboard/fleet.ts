@@ -180,11 +180,11 @@ export class Fleet {
       }
       if (sumOf(snapshot.figures?.counters, "events_lost") > 0) found.push({ level: "bad", text: `${name} lost events since its start`, section: "instances" });
     }
-    const { failureShare, refusedPerS, slow } = this.totals();
+    const { failureShare, refusedPerS, slow, connections } = this.totals();
     if (failureShare !== null && failureShare > 0.05 && refusedPerS > 0.3) {
       found.push({ level: failureShare > 0.25 ? "bad" : "warn", text: `${Math.round(failureShare * 100)} % of handshakes are refused (${refusedPerS.toFixed(1)} a second)`, section: "handshakes" });
     }
-    if (slow > 0) found.push({ level: "warn", text: `${slow} ${slow === 1 ? "client reads" : "clients read"} too slowly`, section: "connections" });
+    if (manySlow(slow, connections)) found.push({ level: "warn", text: `${slow} ${slow === 1 ? "client reads" : "clients read"} too slowly`, section: "connections" });
     return found.sort((a, b) => (a.level === b.level ? 0 : a.level === "bad" ? -1 : 1));
   }
 }
@@ -194,6 +194,11 @@ export function growth(member: Member): { grown: Figures; seconds: number } {
   const first = member.earlier[0];
   if (!first) return { grown: {}, seconds: 0 };
   return { grown: increase(first.figures, member.snapshot.figures ?? {}), seconds: member.snapshot.at - first.at };
+}
+
+/** A few slow clients are always there: phones in tunnels. One in a hundred is a network's trouble, or the server's. */
+export function manySlow(slow: number, connections: number): boolean {
+  return slow > Math.max(3, connections / 100);
 }
 
 /** Labels of `handshakes` (outcome, code, class) that are people's or tests', not health's own. */

@@ -2,6 +2,7 @@
 
 export function count(value: number): string {
   if (!Number.isFinite(value)) return "–";
+  if (Math.abs(value) < 10 && !Number.isInteger(value)) return value.toFixed(1);
   return Math.abs(value) >= 100_000 ? compact.format(value) : whole.format(value);
 }
 
@@ -13,7 +14,8 @@ export function rate(value: number): string {
 export function percent(share: number | null): string {
   if (share === null) return "–";
   const value = share * 100;
-  return `${value === 0 || value >= 10 ? value.toFixed(0) : value.toFixed(1)} %`;
+  const whole = value === 0 || value === 100 || (value >= 10 && value < 99);
+  return `${whole ? value.toFixed(0) : value.toFixed(1)} %`;
 }
 
 /** A duration in seconds. */

@@ -32,7 +32,8 @@ KEPT_S: Final = {FINE_S: 2 * HOUR_S, MINUTE_S: 26 * HOUR_S, HOUR_S: 92 * 24 * HO
 MAX_UNWRITTEN: Final = 30  # five minutes without the store
 LATE_S: Final = 15  # after an interval's end, by which every node has written its row
 MAX_ROWS: Final = 30_000
-POINTS: Final = 720  # of an answer: a plot has no more pixels
+WRITTEN_S: Final = 3  # after an interval's end, by which its rows can be read
+LEAST_SHARE: Final = 0.2  # of a step under way, below which it is left out
 SUM_EVERY_S: Final = 30.0
 PRUNE_EVERY_S: Final = 600.0
 
@@ -256,13 +257,14 @@ class HistoryReader:
             cached = self._cached.get(name)
             if cached is not None and now - cached[0] < self.CACHED_S:
                 return cached[1]
-            until = int(now) // span.step_s * span.step_s + span.step_s
+            written_until = int(now - WRITTEN_S) // FINE_S * FINE_S
+            until = -(-written_until // span.step_s) * span.step_s
             since = until - span.length_s
             rows = await self._history.history(span.resolution, since, until, MAX_ROWS)
             if span.resolution > FINE_S:  # the newest minutes or hours have no sum yet
                 newest = rows[-1].at + span.resolution if rows else since
                 rows += await self._finer(span.resolution, max(newest, since), until)
-            answer = await asyncio.to_thread(_answer, name, span, since, rows)
+            answer = await asyncio.to_thread(_answer, name, span, since, rows, written_until)
             self._cached[name] = (self._clock(), answer)
             return answer
 
@@ -273,17 +275,26 @@ class HistoryReader:
         return summed(await self._history.history(fine, since, until, MAX_ROWS), resolution)
 
 
-def _answer(name: str, span: TimeRange, since: int, rows: list[HistoryRow]) -> bytes:
+def _answer(name: str, span: TimeRange, since: int, rows: list[HistoryRow], written_until: int) -> bytes:
     grouped: dict[int, list[HistoryRow]] = defaultdict(list)
     for row in rows:
         grouped[(row.at - since) // span.step_s].append(row)
     points = span.length_s // span.step_s
+    # The newest step is under way: its counters are extrapolated, or it is left out while little of it is known.
+    newest = since + (points - 1) * span.step_s
+    known_s = min(span.step_s, written_until - newest)
+    if known_s < span.step_s * LEAST_SHARE:
+        grouped.pop(points - 1, None)
     answer = HistoryAnswer(
         range=name, step_s=span.step_s, at=[since + index * span.step_s for index in range(points)]
     )
     for index, found in grouped.items():
         if 0 <= index < points:
             figures = _total(found)
+            if index == points - 1 and known_s < span.step_s:
+                figures.counters = {
+                    key: value * span.step_s / known_s for key, value in figures.counters.items()
+                }
             _place(answer.counters, figures.counters, index, points)
             _place(answer.gauges, figures.gauges, index, points)
             _place(answer.peaks, figures.peaks, index, points)

@@ -114,6 +114,18 @@ class EndTrace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trace_id: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 
 
+class PostBaseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The figures of a performance measurement, by name with the unit, for the dashboard."""
+
+    figures: Annotated[
+        dict[Annotated[str, msgspec.Meta(max_length=100)], Annotated[float, msgspec.Meta(ge=0, le=1e15)]],
+        msgspec.Meta(min_length=1, max_length=100),
+    ]
+    kind: Annotated[str, msgspec.Meta(max_length=40)] = "bench"
+    version: Annotated[str, msgspec.Meta(max_length=60)] = ""
+    machine: Annotated[str, msgspec.Meta(max_length=200)] = ""
+
+
 class Results(Identified, frozen=True, forbid_unknown_fields=True):
     """The result of an end-to-end run."""
 

@@ -23,6 +23,7 @@ POSTS: Final[dict[str, tuple[type[msgspec.Struct], str]]] = {
     "/api/v1/users/block": (bodies.BlockUser, "Block a user everywhere, or lift the block"),
     "/api/v1/drain": (bodies.Drain, "Drain and stop an instance"),
     "/api/v1/e2e/results": (bodies.Results, "Report an end-to-end run"),
+    "/api/v1/operator/baselines": (bodies.PostBaseline, "Record a performance measurement, for operators"),
     "/api/v1/operator/traces": (bodies.StartTrace, "Trace a user live, for operators"),
     "/api/v1/operator/traces/end": (bodies.EndTrace, "End a trace, for operators"),
 }
@@ -40,6 +41,7 @@ GETS: Final[dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
         ("user", "tenant", "class", "plan", "node", "client", "slow", "before", "limit"),
         (),
     ),
+    "/api/v1/operator/baselines": ("Newest performance measurements, for operators", (), ()),
     "/api/v1/operator/audits": ("Newest audit records, for operators", ("kind", "limit"), ()),
     "/api/v1/operator/traces": ("Running traces, for operators", (), ()),
     "/api/v1/operator/traces/{trace_id}": ("Entries of a trace, for operators", ("after",), ("trace_id",)),

@@ -6,11 +6,14 @@ no secret, and is stored by no cache.
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Protocol
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -22,7 +25,7 @@ from narthex.app.fleet.publishing import SnapshotPublisher
 from narthex.app.fleet.tracing import Tracing
 from narthex.domain.refusals import Refusal
 from narthex.errors import ClientError
-from narthex.ports.store import Records
+from narthex.ports.store import BaselineRecord, Records
 from narthex.web.access import Access, Operator
 from narthex.web.api import bodies
 from narthex.web.api.operations import body_of, json_answer
@@ -30,6 +33,7 @@ from narthex.web.problems import client_error, problem
 
 Handler = Callable[[Operator, Request], Awaitable[object]]
 MAX_AUDITS: Final = 500
+GZIP_LEVEL: Final = 3  # 90 days: 370 KB become 115 KB in 10 ms
 
 
 class FleetSource(Protocol):
@@ -75,10 +79,12 @@ class OperatorApi:
             "/api/v1/operator/history": self._figures,
             "/api/v1/operator/connections": self._connections,
             "/api/v1/operator/audits": self._audits,
+            "/api/v1/operator/baselines": self._baselines,
             "/api/v1/operator/traces": self._traces,
             "/api/v1/operator/traces/{trace_id}": self._entries,
         }
         posts: dict[str, Handler] = {
+            "/api/v1/operator/baselines": self._add_baseline,
             "/api/v1/operator/traces": self._start_trace,
             "/api/v1/operator/traces/end": self._end_trace,
         }
@@ -115,8 +121,12 @@ class OperatorApi:
             raise ClientError(
                 "bad_params", f"`range` is one of {', '.join(RANGES)}.", "Choose one.", number=422
             )
-        headers = {"Cache-Control": "no-store"}
-        return Response(await self._history.read(name), media_type="application/json", headers=headers)
+        body = await self._history.read(name)
+        headers = {"Cache-Control": "no-store", "Vary": "Accept-Encoding"}
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            body = await asyncio.to_thread(gzip.compress, body, GZIP_LEVEL)
+            headers["Content-Encoding"] = "gzip"
+        return Response(body, media_type="application/json", headers=headers)
 
     async def _connections(self, _: Operator, request: Request) -> object:
         """A page of the connection list. A slow answer of a process costs the others' nothing: it is `missing`."""
@@ -138,6 +148,27 @@ class OperatorApi:
         kind = request.query_params.get("kind") or None
         limit = _number(request.query_params.get("limit", "50"), "limit")
         return {"audits": await self._records.audits(kind, max(1, min(int(limit), MAX_AUDITS)))}
+
+    async def _baselines(self, _: Operator, __: Request) -> object:
+        found = await self._records.baselines(MAX_AUDITS)
+        return {
+            "baselines": [
+                {**msgspec.structs.asdict(one), "figures": msgspec.Raw(one.figures.encode())} for one in found
+            ]
+        }
+
+    async def _add_baseline(self, _: Operator, request: Request) -> object:
+        body = await body_of(request, bodies.PostBaseline)
+        await self._records.add_baseline(
+            BaselineRecord(
+                at=time.time(),
+                kind=body.kind,
+                version=body.version,
+                machine=body.machine,
+                figures=msgspec.json.encode(body.figures).decode(),
+            )
+        )
+        return {}
 
     async def _traces(self, _: Operator, __: Request) -> object:
         return {"traces": self._fleet.tracing.traces()}

@@ -53,7 +53,7 @@ function Row({ app, member, now, actions }: { app: Console; member: Member; now:
       <td class="num">{Math.max(0, Math.round((now - member.receivedAt) / 1000))} s ago</td>
       {actions && (
         <td>
-          {fresh && snapshot.state === "ready" && <button type="button" class="small" onClick={() => void drain(app, snapshot.node)}>Drain</button>}
+          {fresh && state === "ready" && <button type="button" class="small" aria-label={`Drain ${snapshot.node}`} onClick={() => void drain(app, snapshot.node)}>Drain</button>}
         </td>
       )}
     </tr>

@@ -19,6 +19,12 @@ interface TraceEntry {
 
 const KEPT = 500;
 
+/** All entries, each once, in the order of their moments. */
+function merged(known: readonly TraceEntry[], more: readonly TraceEntry[]): TraceEntry[] {
+  const found = new Map([...known, ...more].map((one) => [JSON.stringify(one), one]));
+  return [...found.values()].sort((a, b) => a.at - b.at).slice(-KEPT);
+}
+
 export function LiveTrace({ app, subject, onClose }: { app: Console; subject: Subject; onClose: () => void }): JSX.Element {
   const [whole, setWhole] = useState(false);
   const [seconds, setSeconds] = useState(120);
@@ -35,9 +41,15 @@ export function LiveTrace({ app, subject, onClose }: { app: Console; subject: Su
     const subscription = app.connection.live(channel);
     subscription.on("publication", ({ data }) => {
       const event = data as { entries: TraceEntry[]; ended: boolean };
-      setEntries((known) => [...known, ...event.entries].slice(-KEPT));
+      setEntries((known) => merged(known, event.entries));
       if (event.ended) setEnded(true);
     });
+    // What was shown before the subscription, or while it was interrupted.
+    subscription.on("subscribed", () => void app.attempt(async () => {
+      const { entries: before, running } = await app.get<{ entries: TraceEntry[]; running: boolean }>(`/api/v1/operator/traces/${id}`);
+      setEntries((known) => merged(known, before));
+      if (!running) setEnded(true);
+    }));
     subscription.subscribe();
     return () => app.connection.drop(channel);
   }, [id]);

@@ -3,6 +3,7 @@
 import type { JSX } from "preact";
 
 import type { Console } from "../console.ts";
+import { manySlow } from "../fleet.ts";
 import { count, percent, rate, seconds } from "../format.ts";
 import { lineOf, linesBy } from "../history.ts";
 import { useMemo } from "preact/hooks";
@@ -33,7 +34,7 @@ export function Overview({ app }: { app: Console }): JSX.Element {
         <Tile name="Handshake, p95" value={seconds(totals.handshakeP95)} section="handshakes" />
         <Tile name="Runs" value={count(totals.runs)} line={spark.map((one) => one.runs)} section="runs" />
         <Tile name="First event, p95" value={seconds(totals.firstEventP95)} section="runs" />
-        <Tile name="Slow clients" value={count(totals.slow)} level={totals.slow ? "warn" : ""} section="connections" />
+        <Tile name="Slow clients" value={count(totals.slow)} level={manySlow(totals.slow, totals.connections) ? "warn" : ""} section="connections" />
         <Tile name="Events lost" value={count(totals.lost)} level={totals.lost ? "bad" : ""} section="instances" />
       </div>
       <div class="panels">

@@ -12,7 +12,9 @@ import { Connections } from "./Connections.tsx";
 import { Handshakes } from "./Handshakes.tsx";
 import { Operations } from "./Operations.tsx";
 import { Overview } from "./Overview.tsx";
+import { Incidents } from "./Incidents.tsx";
 import { Runs } from "./Runs.tsx";
+import { Tests } from "./Tests.tsx";
 
 const SECTIONS = [
   ["overview", "Overview", Overview],
@@ -20,6 +22,8 @@ const SECTIONS = [
   ["connections", "Connections", Connections],
   ["runs", "Runs", Runs],
   ["instances", "Instances", Operations],
+  ["tests", "Tests", Tests],
+  ["incidents", "Incidents", Incidents],
 ] as const;
 
 export function Root({ app }: { app: Console }): JSX.Element | null {

@@ -40,7 +40,7 @@ export function Timeline({ title, hint, at, lines, states }: TimelineProps): JSX
                 <tr key={line.label}>
                   <th scope="row">{line.label}</th>
                   <td>
-                    <div class="bar" role="img" aria-label={troubled.length ? troubled.map((span) => `${states[span.state!]} from ${when(span.from)} to ${when(span.from + span.length)}`).join("; ") : "closed all the time"}>
+                    <div class="bar" role="img" aria-label={troubled.length ? troubled.map((span) => `${states[span.state!]} from ${when(span.from)} to ${when(span.from + span.length)}`).join("; ") : `${states[0]} all the time`}>
                       {found.map((span) => (
                         <span key={span.from} data-state={span.state === null ? "unknown" : states[span.state]} style={{ flexGrow: String(span.length) }}
                           title={span.state === null ? "no data" : `${states[span.state]} from ${when(span.from)}`} />

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from narthex.adapters.stores.sql.operation import Adapter, Operation, Shape, reads, writes
-from narthex.ports.store import KEPT_RESULTS, AuditRecord, TestRunResult
+from narthex.ports.store import KEPT_BASELINES, KEPT_RESULTS, AuditRecord, BaselineRecord, TestRunResult
 
 MAX_RECORDS: Final = 10_000  # per answer
 
 _AUDIT: Final = Shape(AuditRecord)
 _RESULT: Final = Shape(TestRunResult)
+_BASELINE: Final = Shape(BaselineRecord)
 
 
 class SqlRecords(Adapter):
@@ -44,6 +45,21 @@ class SqlRecords(Adapter):
     def results(self, limit: int) -> Operation[list[TestRunResult]]:
         """See the port; at most `MAX_RECORDS`."""
         return _RESULT.many('FROM results ORDER BY "at" DESC, test_run LIMIT ?', _bounded(limit))
+
+    @writes
+    def add_baseline(self, baseline: BaselineRecord) -> Operation[None]:
+        """See the port."""
+        yield _BASELINE.into("baselines"), _BASELINE.values(baseline)
+        yield (
+            """DELETE FROM baselines WHERE seq IN
+            (SELECT seq FROM baselines ORDER BY seq DESC LIMIT 100 OFFSET ?)""",
+            (KEPT_BASELINES,),
+        )
+
+    @reads
+    def baselines(self, limit: int) -> Operation[list[BaselineRecord]]:
+        """See the port; at most `MAX_RECORDS`."""
+        return _BASELINE.many("FROM baselines ORDER BY seq DESC LIMIT ?", _bounded(limit))
 
 
 def ping(value: str) -> Operation[str]:
