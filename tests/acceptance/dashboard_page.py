@@ -40,11 +40,7 @@ class Dashboard:
     async def ready(self) -> None:
         """Wait until figures are shown live."""
         await self.page.locator(".live[data-live=true]").wait_for()
-        await (
-            self.page.get_by_role("heading", name="Instances", exact=True)
-            .or_(self.page.locator("figure").first)
-            .first.wait_for()
-        )
+        await self.page.locator(".section-title").wait_for()
 
     async def go(self, section: str) -> None:
         """Choose a section."""
