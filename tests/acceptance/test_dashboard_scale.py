@@ -104,7 +104,7 @@ async def test_twenty_instances_and_ninety_days_within_a_second(fleet: Running, 
 
 
 async def test_pictures(fleet: Running, browser: Browser) -> None:
-    """Every section with data is accessible; with NARTHEX_TEST_DOCS_IMAGES they become the pictures of docs/dashboard.md."""
+    """Every section with data is accessible; NARTHEX_TEST_DOCS_IMAGES=1 makes the pictures of docs/dashboard.md."""
     async with visitor(browser, fleet.http, "pictures", size=(1280, 900)) as visit:
         page = Dashboard(visit, fleet.http)
         await page.open(fleet.token("op", permissions=("operator",)))
