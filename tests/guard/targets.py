@@ -71,8 +71,8 @@ class Target:
 
     @property
     def reached(self) -> int:
-        """How many lines the application's handlers wrote: none while no handshake reaches them."""
-        return len(self._guarded.reached) if self._guarded is not None else 0
+        """How many handshakes have reached the application's handlers. Their ends, which come later, do not count."""
+        return self._guarded.reached.count("reached") if self._guarded is not None else 0
 
     @property
     def guarded(self) -> bool:
