@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from typing import Annotated
 
@@ -9,6 +11,8 @@ from cyclopts import Parameter
 
 from narthex.cli.flags import NO_FLAGS, SettingsFlags, serving_settings
 from narthex.errors import EXIT_FINDINGS, EXIT_OK
+
+EXIT_TERMINATED = 128 + signal.SIGTERM  # as shells do; only before the gateway handles the signal itself
 
 
 def serve(
@@ -35,6 +39,9 @@ def serve(
 
         settings = flags.settings()
         return serve_again_and_again(sys.argv[1:], settings.environment, settings.data_dir)
+    if os.getpid() == 1:  # in a container: the kernel drops a signal for which PID 1 has no handler
+        # At once: an exception would be caught by code that loads modules, and nothing is open yet.
+        signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(EXIT_TERMINATED))
     sys.path.insert(0, "")  # `--agent myagents:parrot` finds the module beside where one stands
     settings = serving_settings(flags.given(), flags.config)
     from narthex.wiring.announcement import announce
