@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from narthex.status.measurements import Sample
 from narthex.status.records import Change
 from narthex.status.service import OpenIncident, ScheduleMaintenance, StatusService, UpdateIncident
 from tests.status.filled import service
+from tests.timing import within
 
 NOW = 1_796_000_010.0
 HOOK = Receiver("http://127.0.0.1:9/hook", (b"k" * 24,))
@@ -114,6 +117,34 @@ async def test_maintenance_begins_and_ends_with_an_event(page: StatusService, cl
     assert found.uptime == 1.0
     assert found.days[-1].maintenance_minutes >= 2
     assert found.days[-1].outage_minutes == 0
+
+
+async def test_a_receiver_that_hangs_holds_up_nothing(tmp_path: Path, clock: Clock) -> None:
+    """Hours and states go on while it keeps a delivery waiting."""
+    asked, release = asyncio.Event(), asyncio.Event()
+
+    async def hang(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await release.wait()
+        writer.close()
+
+    server = await asyncio.start_server(hang, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    page = service(tmp_path, receivers=[Receiver(url, HOOK.secrets)], now=clock)
+    async with server:
+        await page.open(OpenIncident(title="t", text="x"), "ada")
+        body = ScheduleMaintenance(title="m", text="x", starts_at=NOW + 60, ends_at=NOW + 120)
+        await page.schedule(body, "ada")
+        await page.start()
+        async with asyncio.timeout(within(20)):
+            await asked.wait()
+        clock.now += 90
+        until = time.monotonic() + within(20)
+        while "maintenance.started" not in [event["type"] for event in await events(page)]:
+            assert time.monotonic() < until
+            await asyncio.sleep(0.05)
+        release.set()
+        await page.stop()
 
 
 async def test_uptime_counts_what_is_known(page: StatusService, clock: Clock) -> None:

@@ -13,6 +13,7 @@ import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import tzinfo
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -34,7 +35,7 @@ from narthex.domain.incidents import (
     updated,
 )
 from narthex.domain.webhooks import Receiver
-from narthex.errors import ClientError, ConfigError, DependencyError
+from narthex.errors import ConfigError, DependencyError
 from narthex.status import measurements, records
 from narthex.status.database import StatusDatabase
 from narthex.status.document import (
@@ -137,7 +138,11 @@ class StatusService:
         self._log = log
         self._audit = audit
         self._now = now
-        self._task = BackgroundTask(self._repeat, "narthex status")
+        # Two tasks: a receiver that hangs must not hold up the hours and the states.
+        self._tasks = (
+            BackgroundTask(partial(self._repeat, self._keep_house), "narthex status"),
+            BackgroundTask(partial(self._repeat, self._webhooks.send_due), "narthex status webhooks"),
+        )
         self._reading: asyncio.Task[StatusDocument] | None = None
         self._document: StatusDocument | None = None
         self._read_at = float("-inf")
@@ -145,11 +150,13 @@ class StatusService:
 
     async def start(self) -> None:
         """Begin housekeeping. A database that cannot be opened is tried again and again, and stops nothing else."""
-        await self._task.start()
+        for task in self._tasks:
+            await task.start()
 
     async def stop(self) -> None:
         """End housekeeping and close the database."""
-        await self._task.stop()
+        for task in self._tasks:
+            await task.stop()
         await self._webhooks.stop()
         await self._database.close()
 
@@ -311,19 +318,19 @@ class StatusService:
 
     # -- housekeeping --------------------------------------------------------------------------------------
 
-    async def _repeat(self) -> None:
+    async def _repeat(self, work: Callable[[], Awaitable[object]]) -> None:
         while True:
             try:
-                await self._database.run(self._housekeep)
-                await self._webhooks.send_due()
+                await work()
                 self._said("")
             except (DependencyError, ConfigError) as fault:
                 self._said(fault.message)
-            except (
-                ClientError
-            ) as fault:  # raised by a statement's own rules: a bug that must not end the task
-                self._log.error("status", detail=fault.message)
+            except Exception as fault:  # a bug in one round must not end all later ones
+                self._log.error("bug", exc_info=fault)
             await asyncio.sleep(TICK_S)
+
+    async def _keep_house(self) -> None:
+        await self._database.run(self._housekeep)
 
     def _housekeep(self, connection: sqlite3.Connection) -> None:
         now = self._now()
