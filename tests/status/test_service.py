@@ -143,6 +143,10 @@ async def test_a_receiver_that_hangs_holds_up_nothing(tmp_path: Path, clock: Clo
         while "maintenance.started" not in [event["type"] for event in await events(page)]:
             assert time.monotonic() < until
             await asyncio.sleep(0.05)
+        tries = await page._database.run(
+            lambda connection: connection.execute("SELECT sum(attempts) FROM deliveries").fetchone()[0]
+        )
+        assert tries == 0  # the first delivery waits still
         release.set()
         await page.stop()
 
