@@ -218,7 +218,12 @@ async def test_faults_reach_the_webhook_and_resolve(tmp_path: Path) -> None:
         await site.admit_tests()
         first = {
             *("NarthexBypassActive", "NarthexTestsOutsideHours", "NarthexTestsFailing", "NarthexKeyExpiring"),
-            *("NarthexConnectionsNearLimit", "NarthexRunsFailing", "NarthexRunsBurnFast", "NarthexRunsBurnSlow"),
+            *(
+                "NarthexConnectionsNearLimit",
+                "NarthexRunsFailing",
+                "NarthexRunsBurnFast",
+                "NarthexRunsBurnSlow",
+            ),
         }
         await hook.wait(first, timeout_s=patience)
         await site.issuer.stop()
