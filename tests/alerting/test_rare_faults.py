@@ -195,7 +195,7 @@ async def ignore_the_answers(program: Program) -> None:
 
 
 async def test_nothing_fires_in_an_hour_of_healthy_load_with_a_rolling_deploy(tmp_path: Path) -> None:
-    """Two nodes on NATS and PostgreSQL at the default thresholds; each is replaced once. An hour is 36 s here."""
+    """Two nodes on NATS and PostgreSQL at the default thresholds; each is replaced once. An hour is 72 s here."""
     async with engines() as (broker, _, store_url), Load() as load:
         env = shared(broker.url, store_url)
 
@@ -208,7 +208,7 @@ async def test_nothing_fires_in_an_hour_of_healthy_load_with_a_rolling_deploy(tm
         try:
             await asyncio.gather(*(node.start() for node in nodes))
             targets = [f"127.0.0.1:{node.port}" for node in nodes]
-            async with stack(tmp_path / "prometheus", {"narthex": targets}, scale=0.01) as prometheus:
+            async with stack(tmp_path / "prometheus", {"narthex": targets}, scale=0.02) as prometheus:
                 token = nodes[0].token("ada")
 
                 async def mixed() -> None:
@@ -223,7 +223,7 @@ async def test_nothing_fires_in_an_hour_of_healthy_load_with_a_rolling_deploy(tm
 
                 faults.keep(mixed, 0.5)  # a healthy load leaves the machine room
                 for at, name in enumerate(("c", "d")):
-                    await asyncio.sleep(12)
+                    await asyncio.sleep(24)
                     fresh = program(name)
                     await fresh.start()
                     old, nodes[at] = nodes[at], fresh
@@ -231,9 +231,9 @@ async def test_nothing_fires_in_an_hour_of_healthy_load_with_a_rolling_deploy(tm
                     prometheus.retarget()
                     await asyncio.sleep(2)  # a platform takes an instance out before it ends it
                     await asyncio.to_thread(old.end)
-                await asyncio.sleep(12)
+                await asyncio.sleep(24)
                 fired = await prometheus.query('count_over_time(ALERTS{alertstate="firing"}[2m])')
-                assert [found["metric"]["alertname"] for found in fired] == []
+                assert sorted({" ".join(found["metric"].values()) for found in fired}) == []
                 assert prometheus.webhook.fired == {}
                 assert (await prometheus.number("sum(narthex_runs_total)") or 0) > 5
         finally:
