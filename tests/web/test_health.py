@@ -153,7 +153,7 @@ async def test_metrics_are_prometheus_text(site: Site, client: httpx2.AsyncClien
     """With the type that scrapers expect."""
     assert isinstance(site.meter, PrometheusMeter)
     site.meter.handshake("refused", "auth_required", "user", 0.001)
-    answer = await client.get("/metrics")
+    answer = await client.get("/metrics", headers={"Authorization": f"Bearer {ADMIN_KEY}"})
     assert answer.headers["content-type"].startswith("text/plain; version=1.0.0")
     assert 'narthex_handshakes_total{class="user",code="auth_required",outcome="refused"} 1.0' in answer.text
 

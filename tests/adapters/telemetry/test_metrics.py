@@ -269,11 +269,11 @@ def test_exemplars_are_in_openmetrics_text_only() -> None:
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
     meter.handshake("refused", "token_expired", "user", 0.004, trace)
     meter.handshake("admitted", "ok", "user", 0.004)  # without a trace: the earlier exemplar stays
-    text, content_type = meter.scraped("application/openmetrics-text;version=1.0.0,text/plain;q=0.1")
+    write, content_type = meter.scraped("application/openmetrics-text;version=1.0.0,text/plain;q=0.1")
     assert content_type.startswith("application/openmetrics-text; version=1.0.0")
     found = {
         (sample.name, sample.labels.get("le", ""), sample.labels.get("code", "")): sample.exemplar.labels
-        for family in openmetrics.text_string_to_metric_families(text.decode())  # type: ignore[no-untyped-call]
+        for family in openmetrics.text_string_to_metric_families(write().decode())  # type: ignore[no-untyped-call]
         for sample in family.samples
         if sample.exemplar is not None
     }
@@ -281,8 +281,8 @@ def test_exemplars_are_in_openmetrics_text_only() -> None:
         ("narthex_handshakes_total", "", "token_expired"): {"trace_id": trace},
         ("narthex_handshake_seconds_bucket", "0.005", ""): {"trace_id": trace},
     }
-    text, content_type = meter.scraped("text/plain")
-    assert trace.encode() not in text
+    write, content_type = meter.scraped("text/plain")
+    assert trace.encode() not in write()
     assert content_type.startswith("text/plain")
 
 
