@@ -2,7 +2,8 @@
 
 Not here: the handlers, sending. Each message only speeds up a change that the store has already, so a lost one delays
 and never loses (ports/broker). Kinds: `revoke` (a credential), `disconnect`, `subscribe` and `unsubscribe`
-(`connection_controls`), `run` and `runs_available` (the engine's), `emulation` (the fallbacks'), `drain` (this node).
+(`connection_controls`), `run` and `runs_available` (the engine's), `emulation` (the fallbacks'), `drain` (this node),
+those of the fleet (`wiring.fleet`).
 """
 
 from __future__ import annotations
