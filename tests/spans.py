@@ -30,6 +30,12 @@ class Spans:
         self.tracer._queue._export()
         return list(self._exporter.get_finished_spans())
 
+    def taken(self) -> list[ReadableSpan]:
+        """The spans that have ended since the last call."""
+        found = self.ended
+        self._exporter.clear()
+        return found
+
     def named(self, name: str) -> ReadableSpan:
         """The only span of a name."""
         [found] = [span for span in self.ended if span.name == name]

@@ -303,9 +303,11 @@ class Connection:
 
     def _begin(self, command: ReceivedCommand, about: str, until: float, replies: list[bytes]) -> bool:
         """Execute a command whose turn it is. True: it continues in a task, and those behind it must wait."""
-        if self.context.span is NO_SPAN:
+        span = self.context.span
+        if span is NO_SPAN:
             return self._executed(command, about, until, replies)
-        span = self._span_of(command)
+        if span.recording or command.name == "connect":  # the child of an unrecorded one is itself
+            span = self._span_of(command)
         token = CURRENT.set(span)  # as `within` does, without the 1 µs of a generator
         try:
             continues = self._executed(command, about, until, replies)
