@@ -175,14 +175,9 @@ async def test_a_client_names_its_trace_and_an_agent_elsewhere_continues_it(tmp_
                     "/agui/remote", json=body, headers={"Authorization": f"Bearer {own}"}
                 )
                 assert "RUN_FINISHED" in answer.text
-                wanted = {header, connect_header, forwarded, params}
                 spans = await asyncio.to_thread(
-                    seen.until,
-                    lambda all_: wanted <= {s.trace_id for s in all_ if s.name == "agui" and _far(s)},
-                )
-                spans = await asyncio.to_thread(
-                    seen.until, lambda all_: sum(s.name == "run" and not _far(s) for s in all_) >= 4
-                )
+                    seen.until, lambda all_: sum(span.name == "run" for span in all_) >= 8
+                )  # four here, four there; a run's span is the last of its trace in its process
     for trace_id, first in (
         (header, "handshake"),
         (connect_header, "connect"),
