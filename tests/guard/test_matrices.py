@@ -194,7 +194,11 @@ async def test_a_credential_that_counted_once(server: Target) -> None:
     if server.carries_refusals:
         many = {f"X-Header-{number}": "1" for number in range(105)}
         answer = await handshake(server.http, list((many | bearer(token())).items()))
-        assert (answer.status, answer.body["code"]) == (431, "head_too_large")
+        assert answer.status == 431
+        assert answer.body.get("code", "") in (
+            "head_too_large",
+            "",
+        )  # granian's own parser stops at 100 headers
         assert server.reached == before
 
 
