@@ -21,7 +21,7 @@ from tests.timing import within
 ROOT = Path(__file__).parents[2]
 SEEDS = 2_000
 SOAK_SEEDS = 10_000
-QUICK = 100
+QUICK = 200
 """Seeds that show the faults of `QUICK_MUTANTS`."""
 QUICK_MUTANTS = (
     "commands-overtake",

@@ -1,0 +1,63 @@
+"""LangGraph's official AG-UI endpoint (ag-ui-langgraph): argv is the model's URL and the port."""
+
+import sys
+from typing import Annotated, Any
+
+import uvicorn
+from ag_ui_langgraph import LangGraphAgent, add_langgraph_fastapi_endpoint
+from fastapi import FastAPI
+from langchain_core.tools import tool
+from langchain_openai import ChatOpenAI
+from langgraph.checkpoint.memory import MemorySaver
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.message import add_messages
+from langgraph.prebuilt import ToolNode
+from langgraph.types import interrupt
+from typing_extensions import TypedDict
+
+model_url, port = sys.argv[1], int(sys.argv[2])
+
+
+class State(TypedDict):
+    messages: Annotated[list, add_messages]
+    tools: list
+    count: int
+
+
+@tool
+def get_weather(city: str) -> str:
+    """The weather of a city."""
+    return f"snow in {city}"
+
+
+def named(tools: list[Any]) -> list[Any]:
+    return [{"type": "function", "function": one} if "function" not in one else one for one in tools]
+
+
+async def chat(state: State, config: Any) -> dict[str, Any]:
+    if state["messages"][-1].content == "ask me":
+        answer = interrupt({"question": "Go on?"})
+        return {"messages": [("assistant", f"You said {answer}.")], "count": 5}
+    model = ChatOpenAI(
+        model="scripted", base_url=model_url, api_key="none", streaming=True, stream_usage=True
+    )
+    bound = model.bind_tools([get_weather, *named(state.get("tools") or [])])
+    answer = await bound.ainvoke(state["messages"], config)
+    return {"messages": [answer], "count": (state.get("count") or 0) + 1}
+
+
+def route(state: State) -> str:
+    calls = getattr(state["messages"][-1], "tool_calls", None) or []
+    return "tools" if any(call["name"] == "get_weather" for call in calls) else END
+
+
+graph = StateGraph(State)
+graph.add_node("chat", chat)
+graph.add_node("tools", ToolNode([get_weather]))
+graph.add_edge(START, "chat")
+graph.add_conditional_edges("chat", route, ["tools", END])
+graph.add_edge("tools", "chat")
+app = FastAPI()
+agent = LangGraphAgent(name="demo", graph=graph.compile(checkpointer=MemorySaver()))
+add_langgraph_fastapi_endpoint(app, agent, "/agent")
+uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
