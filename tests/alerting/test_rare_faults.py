@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +230,9 @@ async def test_nothing_fires_in_an_hour_of_healthy_load_with_a_rolling_deploy(tm
                     old, nodes[at] = nodes[at], fresh
                     prometheus.targets["narthex"] = [f"127.0.0.1:{node.port}" for node in nodes]
                     prometheus.retarget()
-                    await asyncio.sleep(2)  # a platform takes an instance out before it ends it
+                    # A platform takes an instance out before it ends it; Prometheus takes 5 s to follow.
+                    gone = f'count(up{{instance="127.0.0.1:{old.port}"}}) or vector(0)'
+                    await prometheus.until(partial(prometheus.number, gone), 0)
                     await asyncio.to_thread(old.end)
                 await asyncio.sleep(24)
                 fired = await prometheus.query('count_over_time(ALERTS{alertstate="firing"}[2m])')
