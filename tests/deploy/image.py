@@ -84,6 +84,8 @@ def base(folder: Path) -> Path:
     (root / "tmp").chmod(0o1777)
     (root / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\n")
     (root / "etc/pip.conf").write_text(f"[global]\ncert = {CERTIFICATES}\n")
+    (root / "root").mkdir(exist_ok=True)
+    (root / "root/.npmrc").write_text(f"cafile={CERTIFICATES}\n")
     _copy(CERTIFICATES, root)
     return root
 
