@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import socket
 import uuid
 from collections.abc import AsyncIterator
@@ -110,6 +111,41 @@ async def events(
     return [json.loads(line[5:]) for line in response.text.splitlines() if line.startswith("data:")]
 
 
+UUID: Final = re.compile("[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}")
+CHUNKS: Final = {"TEXT_MESSAGE": ("messageId", "CONTENT"), "TOOL_CALL": ("toolCallId", "ARGS")}
+
+
+def opened(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`*_CHUNK` events as start, content and end, as AG-UI's client opens them."""
+    out: list[dict[str, Any]] = []
+    current = ("", "")
+
+    def close() -> None:
+        nonlocal current
+        if current[0]:
+            out.append({"type": f"{current[0]}_END", CHUNKS[current[0]][0]: current[1]})
+        current = ("", "")
+
+    for event in found:
+        kind = event["type"].removesuffix("_CHUNK")
+        if kind not in CHUNKS or not event["type"].endswith("_CHUNK"):
+            if event["type"] not in {"RAW", "CUSTOM"} and not event["type"].startswith(("STATE_", "STEP_")):
+                close()
+            out.append(event)
+            continue
+        member, content = CHUNKS[kind]
+        name = event.get(member) or current[1]
+        if current != (kind, name):
+            close()
+            opening = {key: value for key, value in event.items() if key != "delta"}
+            out.append(opening | {"type": f"{kind}_START"})
+            current = (kind, name)
+        if event.get("delta"):
+            out.append({"type": f"{kind}_{content}", member: name, "delta": event["delta"]})
+    close()
+    return out
+
+
 def normal(found: list[dict[str, Any]], own: str = "", threads: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """Adjacent deltas joined, chunks opened, random ids numbered, the gateway's members left out."""
     numbers: dict[str, str] = {}
@@ -120,9 +156,13 @@ def normal(found: list[dict[str, Any]], own: str = "", threads: tuple[str, ...] 
         name = name.removeprefix(f"{own}.")
         return numbers.setdefault(name, f"#{len(numbers)}")
 
-    out: list[dict[str, Any]] = []
+    plain = [{name: value for name, value in event.items() if name not in GATEWAY} for event in opened(found)]
+    text = json.dumps(plain)
     for thread in threads:  # an agent may name it, and narthex names it by its own id
-        found = json.loads(json.dumps(found).replace(thread, "#thread"))
+        text = text.replace(thread, "#thread")
+    uuids: dict[str, str] = {}
+    found = json.loads(UUID.sub(lambda match: uuids.setdefault(match[0], f"#uuid{len(uuids)}"), text))
+    out: list[dict[str, Any]] = []
     for event in found:
         kept = {name: value for name, value in event.items() if name not in GATEWAY and value is not None}
         kind = kept["type"]
@@ -134,6 +174,8 @@ def normal(found: list[dict[str, Any]], own: str = "", threads: tuple[str, ...] 
         if kind in DELTA_ID and out and out[-1] | {"delta": ""} == kept | {"delta": ""}:
             out[-1]["delta"] += kept["delta"]
             continue
+        if kind == "RAW":  # the framework's own ids and times
+            kept = {"type": kind, "event": kept["event"].get("event"), "name": kept["event"].get("name")}
         if kind == "MESSAGES_SNAPSHOT":
             kept["messages"] = [
                 {"role": one["role"], "content": one.get("content") or "", "id": numbered(one.get("id"))}

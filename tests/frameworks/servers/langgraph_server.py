@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import uvicorn
 from ag_ui_langgraph import LangGraphAgent, add_langgraph_fastapi_endpoint
 from fastapi import FastAPI
+from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import MemorySaver
@@ -34,7 +35,7 @@ def named(tools: list[Any]) -> list[Any]:
     return [{"type": "function", "function": one} if "function" not in one else one for one in tools]
 
 
-async def chat(state: State, config: Any) -> dict[str, Any]:
+async def chat(state: State, config: RunnableConfig) -> dict[str, Any]:
     if state["messages"][-1].content == "ask me":
         answer = interrupt({"question": "Go on?"})
         return {"messages": [("assistant", f"You said {answer}.")], "count": 5}
