@@ -6,6 +6,7 @@ round shows everything; pytest comes last and closes the output; the exit code i
     python -m tests.check                # everything
     python -m tests.check --no-tests     # what takes seconds
     python -m tests.check --write-docs   # bring the generated pages up to date
+    python -m tests.check --docs         # build the documentation site strictly into site/
     python -m tests.check tests/domain   # with other arguments: they go to pytest
 """
 
@@ -42,6 +43,10 @@ def main(arguments: Sequence[str]) -> int:
         for page in write():
             print(f"written: {page}")
         return 0
+    if "--docs" in words:
+        return (
+            0 if all([_step("docs", _docs), _step("site", partial(build_site, ROOT, ROOT / "site"))]) else 1
+        )
     with_tests = "--no-tests" not in words
     words = [word for word in words if word != "--no-tests"]
     failed = [name for name, command in STEPS if not _step(name, partial(_run, command))]
@@ -70,6 +75,23 @@ def _docs() -> bool:
     for page in pages:
         print(f"{page} is not what the code says. Run: python -m tests.check --write-docs")
     return not pages
+
+
+def build_site(root: Path, into: Path) -> bool:
+    """Build the documentation site of a checkout; a link, an anchor or a page that is missing fails it."""
+    command = (
+        PYTHON,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--config-file",
+        str(root / "mkdocs.yml"),
+        "--site-dir",
+        str(into),
+    )
+    quiet = os.environ | {"NO_MKDOCS_2_WARNING": "1"}  # docs/decisions/0023-mkdocs-material.md knows of it
+    return subprocess.run(command, check=False, env=quiet).returncode == 0
 
 
 def _pages() -> bool:

@@ -1,0 +1,103 @@
+"""Hooks of mkdocs.yml: the pages that are kept elsewhere in the repository, the lists of pages, and `llms.txt`.
+
+README.md, CHANGELOG.md and CONTRIBUTING.md become pages of the site. `DIR/*` in the navigation lists a directory. A
+link to a file of the repository that is no page becomes its path as text: the site has no copy of the sources. A link
+to a file that does not exist stays as it is, so that the strict build reports it.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from pathlib import Path
+from typing import Any, Final
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.nav import Navigation
+from mkdocs.structure.pages import Page
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+PAGES: Final = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+LINK: Final = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
+IMAGE: Final = re.compile(r"(!\[[^\]]*\]\()docs/")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Replace `DIR/*` in the navigation by the pages of that directory, README.md first."""
+    config.nav = _expanded(config.nav)
+    return config
+
+
+def _expanded(entry: Any) -> Any:
+    if isinstance(entry, dict):
+        return {title: _expanded(below) for title, below in entry.items()}
+    if not isinstance(entry, list):
+        return entry
+    listed: list[Any] = []
+    for item in entry:
+        if isinstance(item, str) and item.endswith("/*"):
+            pages = sorted(
+                (ROOT / "docs" / item[:-2]).glob("*.md"),
+                key=lambda page: (page.name != "README.md", page.name),
+            )
+            listed += [f"{item[:-2]}/{page.name}" for page in pages]
+        else:
+            listed.append(_expanded(item))
+    return listed
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages whose source is in the root of the repository."""
+    for source, page in PAGES.items():
+        files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, files: Files, **_: Any) -> str:
+    """Point each link to the page of the site, or write the path of the repository's file."""
+    origin = next(
+        (source for source, name in PAGES.items() if name == page.file.src_uri), f"docs/{page.file.src_uri}"
+    )
+
+    def replaced(match: re.Match[str]) -> str:
+        text, target, anchor = match.group(1), match.group(2), match.group(3) or ""
+        if "://" in target or target.startswith(("mailto:", "/")):
+            return match.group(0)
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(origin), target))
+        name = PAGES.get(path) or path.removeprefix("docs/")
+        if files.get_file_from_path(name) and (path in PAGES or path.startswith("docs/")):
+            return f"[{text}]({os.path.relpath(name, posixpath.dirname(page.file.src_uri) or '.')}{anchor})"
+        if not (ROOT / path).exists():
+            return match.group(0)
+        return f"`{path}`" if text.strip("`") == path else f"{text} (`{path}`)"
+
+    if origin in PAGES:
+        markdown = IMAGE.sub(r"\1", markdown)
+    return _outside_code(markdown, replaced)
+
+
+def _outside_code(markdown: str, replaced: Any) -> str:
+    """Replace links in prose; fenced blocks stay as they are."""
+    parts = re.split(r"(^```.*?^```[ ]*$)", markdown, flags=re.MULTILINE | re.DOTALL)
+    return "".join(part if part.startswith("```") else LINK.sub(replaced, part) for part in parts)
+
+
+def on_nav(nav: Navigation, **_: Any) -> Navigation:
+    """Keep the navigation for `llms.txt`."""
+    _NAVIGATION[:] = [nav]
+    return nav
+
+
+_NAVIGATION: Final[list[Navigation]] = []
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Write `llms.txt` (llmstxt.org): every page of the navigation with its address, under its section."""
+    lines = [f"# {config.site_name}", "", f"> {config.site_description}"]
+    for item in _NAVIGATION[0].items:
+        lines += ["", f"## {item.title}", ""]
+        pages = [page for page in _NAVIGATION[0].pages if item in page.ancestors]
+        lines += [f"- [{page.title}]({page.canonical_url})" for page in pages]
+    (Path(config.site_dir) / "llms.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
