@@ -74,7 +74,7 @@ def test_required_members_are_those_that_the_package_requires() -> None:
     [
         ({}, "`type`"),
         ({"type": 7}, "`type`"),
-        ({"type": "SHOUT"}, "SHOUT is not an event type"),
+        ({"type": "a shout"}, "is not the name of an event type"),
         ({"type": "TEXT_MESSAGE_CONTENT", "messageId": "m"}, "needs `delta` (str), got NoneType"),
         ({"type": "TEXT_MESSAGE_START", "messageId": ""}, "empty `messageId`"),
         ({"type": "TOOL_CALL_RESULT", "messageId": "m", "toolCallId": "c", "content": 1}, "str or list"),

@@ -144,7 +144,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "queue-by-clock": Mutant(
         "30, 41",
         "a thread's queue is ordered by wall clocks",
-        sql=("ORDER BY q.place, q.number, q.created_at", "ORDER BY q.created_at"),
+        sql=("ORDER BY q.queue_place, q.number, q.created_at", "ORDER BY q.created_at"),
     ),
     "leases-by-clock": Mutant(
         "31, 41",
