@@ -234,6 +234,7 @@ def test_every_body_and_every_params_with_an_id_takes_all_and_only_ids(module: t
 def _with(kind: type[msgspec.Struct], name: str, value: object) -> object:
     """An instance of `kind` with `value` in the field `name`, and valid values in the required fields."""
     samples: dict[str, object] = dict.fromkeys(ID_FIELDS, "a")
+    samples["results"] = [{"tool_call_id": "a", "content": "c"}]
     samples |= {"channel": "user:a", "kind": "jti", "text": "t", "title": "t"}
     samples |= dict.fromkeys(("data", "payload", "offset", "passed", "failed", "since"), 1)
     required = [

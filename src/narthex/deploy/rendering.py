@@ -172,7 +172,7 @@ def _values(platform: str, settings: Settings, target: Target) -> dict[str, str]
         "ingress": "all",
         "cpu_request": "500m" if demands.workers == 1 else str(demands.workers),
         "app_version": __version__,
-        "chart_version": re.sub(r"[^0-9.].*", "", __version__) or "0.0.0",
+        "chart_version": __version__.replace(".dev", "-dev."),
         "shared": "true" if demands.shared else "false",
         "autoscaling": "true" if demands.shared else "false",
         "strategy": "type: RollingUpdate\nrollingUpdate: {maxUnavailable: 0, maxSurge: 1}"
