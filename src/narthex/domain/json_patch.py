@@ -55,23 +55,23 @@ def _tokens(pointer: str) -> list[str]:
     """RFC 6901."""
     if pointer and not pointer.startswith("/"):
         raise ValueError("not a JSON Pointer")
-    return [token.replace("~1", "/").replace("~0", "~") for token in pointer.split("/")[1:]]
+    return [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]]
 
 
-def _index(items: list[Any], token: str, *, end: bool) -> int:
-    """The position that a token names; `end`: one past the last item is allowed."""
-    if end and token == "-":  # noqa: S105 - a token of a JSON Pointer
+def _index(items: list[Any], step: str, *, end: bool) -> int:
+    """The position that a step names; `end`: one past the last item is allowed."""
+    if end and step == "-":  # the end of a list (RFC 6902)
         return len(items)
-    if not (token.isascii() and token.isdigit()) or (len(token) > 1 and token[0] == "0"):
+    if not (step.isascii() and step.isdigit()) or (len(step) > 1 and step[0] == "0"):
         raise ValueError("not an index")
-    if int(token) >= len(items) + end:
+    if int(step) >= len(items) + end:
         raise IndexError("no such item")
-    return int(token)
+    return int(step)
 
 
 def _value(document: Any, path: list[str]) -> Any:
-    for token in path:
-        document = document[_index(document, token, end=False) if isinstance(document, list) else token]
+    for step in path:
+        document = document[_index(document, step, end=False) if isinstance(document, list) else step]
     return document
 
 
