@@ -11,6 +11,7 @@ import re
 import sys
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from narthex.errors import EXIT_USAGE, ClientError
 
@@ -100,3 +101,19 @@ def usage(error: ClientError) -> int:
     """Report a wrong argument; exit 2, so that it is not taken for a finding."""
     print(f"error: {error.message}\nremedy: {error.remedy}", file=sys.stderr)
     return EXIT_USAGE
+
+
+def base_url(text: str) -> str:
+    """The URL of a gateway without a slash at its end. Raises ClientError."""
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ClientError(
+            "bad_url",
+            f"{text[:60]!r} is not an http:// or https:// URL of a gateway.",
+            "Give it as http://host:port.",
+        )
+    return text.rstrip("/")

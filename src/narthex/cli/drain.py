@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import time
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
-from narthex.cli.arguments import usage
+from narthex.cli.arguments import base_url, usage
 from narthex.errors import EXIT_OK, ClientError, DependencyError
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def drain(url: str, *, node: str = "", key: str | None = None, wait: float = 30.
     import httpx2
 
     try:
-        base, secret = _base_url(url), _admin_key(key or os.environ.get("NARTHEX_ADMIN_KEY", ""))
+        base, secret = base_url(url), _admin_key(key or os.environ.get("NARTHEX_ADMIN_KEY", ""))
     except ClientError as error:
         return usage(error)
     with httpx2.Client(base_url=base, timeout=ANSWER_S) as client:
@@ -52,21 +51,6 @@ def drain(url: str, *, node: str = "", key: str | None = None, wait: float = 30.
             _await_end(client, wait)
             print("gone")
     return EXIT_OK
-
-
-def _base_url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        good = False
-    if not good:
-        raise ClientError(
-            "bad_url",
-            f"{text[:60]!r} is not an http:// or https:// URL of a gateway.",
-            "Give it as http://host:port.",
-        )
-    return text.rstrip("/")
 
 
 def _admin_key(secret: str) -> str:

@@ -9,9 +9,8 @@ import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
-from narthex.cli.arguments import usage
+from narthex.cli.arguments import base_url, usage
 from narthex.errors import EXIT_OK, ClientError, DependencyError
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ class OperatorClient:
             raise ClientError("no_key", "No admin key is given.", KEY_REMEDY)
         if not secret.isascii() or not secret.isprintable():
             raise ClientError("bad_key", "The key has characters that headers cannot carry.", KEY_REMEDY)
-        self.base = _base_url(url)
+        self.base = base_url(url)
         self._http: httpx2.Client = httpx2.Client(
             base_url=self.base, timeout=ANSWER_S, headers={"Authorization": f"Bearer {secret}"}
         )
@@ -88,18 +87,3 @@ def with_client(url: str, key: str, work: Callable[[OperatorClient], int]) -> in
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return EXIT_OK
-
-
-def _base_url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        good = False
-    if not good:
-        raise ClientError(
-            "bad_url",
-            f"{text[:60]!r} is not an http:// or https:// URL of a gateway.",
-            "Give it as http://host:port.",
-        )
-    return text.rstrip("/")

@@ -18,7 +18,7 @@ from narthex.errors import EXIT_OK, ConfigError
 from narthex.extras import Need, require
 
 GRACE_VARIABLE: Final = "NARTHEX_DRAIN_GRACE_S"
-SUFFIXES: Final = (".py", ".toml", ".env")
+SUFFIXES: Final = (".py", ".toml")  # a file of --env-file became the environment, which children inherit
 
 
 def serve_again_and_again(words: Sequence[str], environment: str, data_dir: Path) -> int:

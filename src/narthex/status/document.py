@@ -218,7 +218,7 @@ def _latency(latest: Latest | None, hours: Mapping[str, Minutes], now: float) ->
 
 
 def incident_status(found: Incident, now: float) -> IncidentStatus:
-    """An incident as everybody may see it."""
+    """An incident as the public page shows it."""
     return IncidentStatus(
         id=found.incident_id,
         kind=found.kind,

@@ -81,7 +81,7 @@ def reporting(
     """The components that report this process to NARTHEX_STATUS_URL; none where it is not set."""
     if not settings.status_url:
         return []
-    reporter = SampleReporter(settings.status_url, settings.status_tokens()[0])
+    reporter = SampleReporter(settings.status_url, settings.status_tokens())
     return [
         Part("status", close=reporter.stop),
         _sampling(reporter.record, health, fault, counters, node, log),

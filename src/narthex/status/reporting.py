@@ -32,13 +32,13 @@ class SampleReporter:
 
     Args:
         url: of the status service.
-        token: NARTHEX_STATUS_TOKEN of that service, or its admin key.
+        tokens: NARTHEX_STATUS_TOKEN of that service, or its admin key; the first counts, and may be renewed.
         now: seconds since the epoch.
     """
 
-    def __init__(self, url: str, token: str, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, url: str, tokens: Sequence[str], now: Callable[[], float] = time.time) -> None:
         self._url = url.rstrip("/") + PATH
-        self._token = token
+        self._tokens = tokens
         self._now = now
         self._waiting: deque[Sample] = deque(maxlen=MAX_WAITING)
         self._client: httpx2.AsyncClient | None = None
@@ -65,7 +65,7 @@ class SampleReporter:
         import httpx2
 
         if self._client is None:
-            headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
+            headers = {"Authorization": f"Bearer {self._tokens[0]}", "Content-Type": "application/json"}
             self._client = httpx2.AsyncClient(headers=headers, timeout=TIMEOUT_S, follow_redirects=False)
         try:
             async with asyncio.timeout(TIMEOUT_S):

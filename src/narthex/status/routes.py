@@ -101,7 +101,7 @@ class StatusRoutes:
         logo: the operator's, or None.
         access: authorises operators.
         rules: the address under which a request reached us.
-        tokens: of probers and gateways that report samples.
+        tokens: of probers and gateways that report samples; they may be renewed (`LiveSecrets`).
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class StatusRoutes:
         self._logo = logo
         self._access = access
         self._rules = rules
-        self._tokens = tuple(tokens)
+        self._tokens = tokens
         self._drawn: dict[str, _Body] = {}
         self._drawn_of: StatusDocument | None = None
 
