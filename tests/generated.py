@@ -140,6 +140,18 @@ def _troubleshooting() -> str:
     return page()
 
 
+def _asyncapi() -> str:
+    from tools.asyncapi import text
+
+    return text()
+
+
+def _wire_page() -> str:
+    from tools.wire_page import page
+
+    return page()
+
+
 def _map_of_tests() -> str:
     from tests.map_of_tests import render
 
@@ -153,6 +165,8 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "web/packages/client/src/contract.ts": _contract,
     "docs/refusals.md": _refusals,
     "docs/troubleshooting.md": _troubleshooting,
+    "docs/asyncapi.json": _asyncapi,
+    "docs/asyncapi.md": _wire_page,
     "deploy/prometheus/narthex.yml": _rules,
     "deploy/prometheus/narthex_test.yml": _rule_tests,
     "docs/runbooks/README.md": _alerts_index,

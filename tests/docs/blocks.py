@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 ROOT: Final = Path(__file__).parents[2]
-GENERATED: Final = frozenset({"docs/troubleshooting.md"})
+GENERATED: Final = frozenset({"docs/troubleshooting.md", "docs/asyncapi.md"})
 _BLOCK: Final = re.compile(
     r"^(?:<!-- snippet: (?P<fate>skip|parse) (?P<reason>[^\n]*?) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,

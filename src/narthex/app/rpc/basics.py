@@ -44,7 +44,7 @@ class BasicMethods:
         return {
             "echo": Method(_echo, for_probe=True),
             "time": typed(NoParams, self._time, for_probe=True),
-            "whoami": Method(self._whoami),
+            "whoami": Method(self._whoami, params=NoParams),
             "limits": typed(NoParams, lambda who, _: self._quotas.shown(who)),
             "agents": typed(NoParams, self._described),
         }

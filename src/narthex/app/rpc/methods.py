@@ -21,10 +21,13 @@ Result: TypeAlias = Deferred[object]
 
 
 class Method(NamedTuple):
-    """A method: the function for raw params, and whether a probe (connect and echo only) may call it."""
+    """A method: the function for raw params, whether a probe (connect and echo only) may call it, and the Struct of its
+    params; None: it takes any data.
+    """
 
     call: Callable[[Connection, bytes], Result]
     for_probe: bool = False
+    params: type[msgspec.Struct] | None = None
 
     def allowed(self, identity: Identity) -> bool:
         """Whether this class of identity may call it at all."""
@@ -50,4 +53,4 @@ def typed(params: type[P], run: Callable[[Identity, P], Result], *, for_probe: b
         assert connection.identity is not None  # only a live connection gets here
         return run(connection.identity, decoded(decoder, raw))
 
-    return Method(call, for_probe)
+    return Method(call, for_probe, params)
