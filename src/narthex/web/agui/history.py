@@ -7,12 +7,13 @@ page which was reloaded shows the same messages: a call of a tool stands in the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
 
-from narthex.app.thread_view import OpenQuestion
+from narthex.app.thread_view import ActiveRun, EndedRun, OpenQuestion
 from narthex.domain import events as ev
 from narthex.domain.events import Event
 from narthex.ports.threads import Message
@@ -73,7 +74,43 @@ def _tool(found: list[dict[str, Any]], places: dict[str, int], row: Message) -> 
             places[name] = index + 1
 
 
-def interrupts(kept: list[OpenQuestion]) -> list[Event]:
+def message_runs(rows: list[Message]) -> dict[str, str]:
+    """Message id → the run that made it, for those of `messages` that a run made."""
+    found: dict[str, str] = {}
+    for row in rows:
+        parent = msgspec.json.decode(row.detail).get("parentMessageId") if row.role == "tool" else ""
+        if row.run_id:
+            found.setdefault(str(parent or row.message_id), row.run_id)
+    return found
+
+
+def active_run(run: ActiveRun) -> dict[str, str]:
+    """A queued or running run."""
+    return {**_names(run), "state": run.state}
+
+
+def ended_run(run: EndedRun) -> dict[str, Any]:
+    """How a run ended, with the questions that it ended with: `answeredBy` is empty while one is open."""
+    asked = interrupts(run.questions)
+    for event, question in zip(asked, run.questions, strict=True):
+        event["answeredBy"] = question.answered_by
+    found: dict[str, Any] = {**_names(run), "state": run.state}
+    if run.error:
+        found |= {"error": run.error, "errorMessage": run.error_message}
+    return found | ({"interrupts": asked} if asked else {})
+
+
+def _names(run: ActiveRun | EndedRun) -> dict[str, str]:
+    """`messageId`: the user message that it answers; `parentRunId`: the run whose questions were answered."""
+    return {
+        "runId": run.run_id,
+        "agent": run.agent,
+        "messageId": run.message_id,
+        "parentRunId": run.parent_run_id,
+    }
+
+
+def interrupts(kept: Sequence[OpenQuestion]) -> list[Event]:
     """Open questions in the form of RUN_FINISHED's outcome."""
     found = []
     for one in kept:

@@ -40,7 +40,14 @@ from narthex.ports.threads import Message
 from narthex.ports.tracing import ending, within
 from narthex.protocol.replies import encode_json
 from narthex.web.agui.capabilities import capabilities
-from narthex.web.agui.history import MAX_MESSAGES, interrupts, messages
+from narthex.web.agui.history import (
+    MAX_MESSAGES,
+    active_run,
+    ended_run,
+    interrupts,
+    message_runs,
+    messages,
+)
 from narthex.web.agui.run_input import Asked, Envelope, event_id, opened, parse, position_of
 from narthex.web.agui.stream import Ended, Names, RunStream
 from narthex.web.agui.thread_stream import Connected, ThreadFeed, thread_blocks
@@ -332,9 +339,8 @@ class AguiRoutes:
         view = await self._chat.view(identity, thread_id, before, PAGE, before_id)
         rows = page = view.messages
         while len(page) == PAGE and len(rows) < MAX_MESSAGES:
-            page = (
-                await self._chat.view(identity, thread_id, page[0].created_at, PAGE, page[0].message_id)
-            ).messages
+            older = await self._chat.view(identity, thread_id, page[0].created_at, PAGE, page[0].message_id)
+            page, view.outcomes = older.messages, older.outcomes + view.outcomes
             rows = page + rows
         return view, rows
 
@@ -364,7 +370,9 @@ class AguiRoutes:
                 "messages": messages(rows),
                 "state": view.states.get(agent),
                 "interrupts": interrupts(view.interrupts),
-                "runs": [{"runId": run.run_id, "state": run.state} for run in view.runs],
+                "messageRuns": message_runs(rows),
+                "runs": [active_run(run) for run in view.runs],
+                "endedRuns": [ended_run(run) for run in view.outcomes],
                 "lastEventId": event_id(view.offset, view.epoch).decode(),
                 "next": {"before": rows[0].created_at, "beforeId": rows[0].message_id}
                 if len(rows) >= MAX_MESSAGES
