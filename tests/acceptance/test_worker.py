@@ -49,6 +49,13 @@ async def until_health(gateway: Program, status: str) -> str:
             await asyncio.sleep(0.2)
 
 
+async def until_metric(program: Program, line: str) -> None:
+    """Wait for this line of `/metrics`: a run is counted after its last event was sent."""
+    async with asyncio.timeout(20):
+        while line not in (await program.get("/metrics")).text:  # noqa: ASYNC110 - metrics are polled
+            await asyncio.sleep(0.1)
+
+
 async def begin(somebody: Person, agent: str) -> tuple[str, str]:
     """Start a run in a new thread and wait until it is in progress; returns thread and run."""
     thread_id = (await somebody.rpc("thread.create"))["thread_id"]
@@ -75,7 +82,7 @@ async def test_gateways_accept_and_workers_run(workers: Fleet) -> None:
         assert terminal["type"] == "RUN_FINISHED"
         assert text_of(ada.run_events(thread_id, run["run_id"])) == TEXT
         assert await until_health(gateway, "healthy") == "1 workers"
-        assert 'narthex_runs_total{error="",state="finished"} 1.0' in (await worker.get("/metrics")).text
+        await until_metric(worker, 'narthex_runs_total{error="",state="finished"} 1.0')
         cancelled = await ada.start("go", thread_id)
         await ada.until(lambda: len(ada.run_events(thread_id, cancelled["run_id"])) > 5, "the second run")
         assert (await ada.rpc("run.cancel", run_id=cancelled["run_id"]))["state"] == "running"

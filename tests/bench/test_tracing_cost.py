@@ -6,8 +6,10 @@ is the smallest batch of each. `benchmarks/tracing_cost.py` measures the whole p
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 import pytest
@@ -24,6 +26,7 @@ from tests.timing import TIME_UNIT
 pytestmark = [pytest.mark.timeout(120)]
 
 ONE_PERCENT: Final = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
+MORE_CALLS: Final = 60
 BATCH: Final = 200
 ROUNDS: Final = 30
 HANDSHAKE_US: Final = 10.0
@@ -43,6 +46,40 @@ async def batch(entrance: HandshakeHarness, asked: RequestHead) -> float:
     return (time.process_time() - began) / BATCH * 1e6
 
 
+async def calls(entrance: HandshakeHarness, asked: RequestHead) -> float:
+    """Calls of Python functions and builtins for an admitted handshake, the same in each run."""
+    count = 0
+
+    def counted(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    for profiled in (None, counted):  # once before, to fill caches
+        sys.setprofile(profiled)
+        try:
+            await batch(entrance, asked)
+        finally:
+            sys.setprofile(None)
+    return count / BATCH
+
+
+@pytest.mark.parametrize("sampled", [0.01, 1.0])
+async def test_a_handshake_that_is_not_sampled_makes_few_more_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampled: float
+) -> None:
+    """Counted instead of timed: the same on each machine. One that is recorded makes many more, so the count works."""
+    spans = Spans(monkeypatch, ONE_PERCENT | {"OTEL_TRACES_SAMPLER_ARG": str(sampled)})
+    traces = HandshakeTracer(spans.tracer, trusted=False, breakers=lambda _: ())
+    async with open_entrance(tmp_path, recording=False) as entrance:
+        entrance.verifier.verdicts["t"] = Valid(ANN)
+        off = await calls(entrance, head("t"))
+        entrance.handshakes._traces = traces
+        more = await calls(entrance, head("t")) - off
+    print(f"{off:.0f} calls, {more:+.1f} with {sampled:.0%} recorded")
+    assert more < MORE_CALLS if sampled < 1 else more > MORE_CALLS
+
+
+@pytest.mark.bench
 async def test_a_handshake_costs_at_most_ten_microseconds_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

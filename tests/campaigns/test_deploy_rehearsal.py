@@ -149,10 +149,10 @@ class User(Follower):
                 continue
             if "error" in reply:
                 # Temporary: an engine answered late, as on a machine that others load too. The client tries again.
-                if reply["error"].get("temporary"):
-                    self.temporary += 1
-                else:
+                if not reply["error"].get("temporary"):
                     self.errors.append(f"{message}: {reply['error']}")
+                    return
+                self.temporary += 1
                 await asyncio.sleep(1)
                 continue
             answer = reply["rpc"]["data"]

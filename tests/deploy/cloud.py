@@ -105,7 +105,8 @@ class Cloud:
         folder: for state, workspace and programs.
         ports: gateway's port by image; without gateways the router refuses connections.
         ci_token: what CI's token service hands out.
-        sick: images whose connections through the service's URL are cut; those through the tag are served.
+        sick: images whose connections through the service's URL are cut; those through the tag are served. As long as
+            one has traffic it gets every connection, so that no test depends on which one is drawn.
         stub: `narthex` does nothing and succeeds, for pipelines whose order alone matters.
     """
 
@@ -126,6 +127,7 @@ class Cloud:
         self._sick = sick
         self._stub = stub
         self._servers: list[asyncio.Server] = []
+        self._accepted: set[asyncio.Task[None]] = set()
         self._fresh: dict[str, int] = {}
 
     async def __aenter__(self) -> Self:
@@ -156,6 +158,9 @@ class Cloud:
     async def __aexit__(self, *_: object) -> None:
         for server in self._servers:
             server.close()
+        for task in self._accepted:
+            task.cancel()
+        await asyncio.gather(*self._accepted, return_exceptions=True)
 
     # -- what a test looks at ------------------------------------------------------------------------------
 
@@ -214,9 +219,17 @@ class Cloud:
 
     async def _listen(self, kind: str) -> int:
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                await (self._token(reader, writer) if kind == "tokens" else self._route(kind, reader, writer))
-            writer.close()
+            task = asyncio.current_task()
+            assert task is not None
+            self._accepted.add(task)
+            try:
+                with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                    await (
+                        self._token(reader, writer) if kind == "tokens" else self._route(kind, reader, writer)
+                    )
+            finally:
+                writer.close()
+                self._accepted.discard(task)
 
         server = await asyncio.start_server(accept, "127.0.0.1", 0)
         self._servers.append(server)
@@ -241,6 +254,9 @@ class Cloud:
             )
             return next(str(one["image"]) for one in body["revisions"] if one["name"] == revision)
         shares = self.traffic()
+        for image in shares:
+            if image in self._sick:
+                return image
         if shares != self._fresh:
             self._fresh = shares
             return min(shares, key=lambda image: shares[image])
