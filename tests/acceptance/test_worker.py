@@ -52,7 +52,7 @@ async def until_health(gateway: Program, status: str) -> str:
 async def until_metric(program: Program, line: str) -> None:
     """Wait for this line of `/metrics`: a run is counted after its last event was sent."""
     async with asyncio.timeout(20):
-        while line not in (await program.get("/metrics")).text:  # noqa: ASYNC110 - metrics are polled
+        while line not in (await program.get("/metrics")).text:  # noqa: ASYNC110 - metrics have no events
             await asyncio.sleep(0.1)
 
 
