@@ -318,3 +318,9 @@ def test_retry_after_is_read_and_bounded() -> None:
 def test_preflight_stands_beside_the_endpoint(url: str, expected: str) -> None:
     """Whatever alias the endpoint has; a query (it may contain a ticket) is left out."""
     assert preflight_url(url) == expected
+
+
+def test_the_type_of_a_connection_has_a_public_name() -> None:
+    """`narthex.client.Gateway`, for annotations, is what `connect` returns; other names do not exist."""
+    assert type(client.connect("ws://127.0.0.1:1/ws")) is client.Gateway
+    assert not hasattr(client, "Gate")

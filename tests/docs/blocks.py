@@ -4,6 +4,9 @@ A marker is a comment on the line before the fence:
 
     <!-- snippet: skip REASON -->        it is shown and not run: output, a fragment of a larger file
     <!-- snippet: parse REASON -->       its command lines are understood and not run: they need a system of one's own
+    <!-- snippet: cloud REASON -->       as parse; the system is a cloud or a cluster
+    <!-- snippet: serves URL [CODE] -->  its last command keeps running; it is ready when the URL answers 200 (CODE)
+    <!-- snippet: file NAME -->          it is a file's content, in a language without comments
 
 Rules: a block without a marker is run by its language's runner; generated pages are their generator's to test.
 """
@@ -18,13 +21,14 @@ from typing import Final, NamedTuple
 ROOT: Final = Path(__file__).parents[2]
 GENERATED: Final = frozenset({"docs/troubleshooting.md", "docs/asyncapi.md"})
 _BLOCK: Final = re.compile(
-    r"^(?:<!-- snippet: (?P<fate>skip|parse) (?P<reason>[^\n]*?) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$",
+    r"^(?:<!-- snippet: (?P<fate>skip|parse|cloud|serves|file) (?P<reason>[^\n]*?) -->\n)?"
+    r"```(?P<language>\w*)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 
 
 class Block(NamedTuple):
-    """One fenced block. `fate` is empty, `skip` or `parse`."""
+    """One fenced block. `fate` is empty or the marker's first word, `reason` the rest of it."""
 
     page: str
     line: int
@@ -43,27 +47,31 @@ def pages() -> list[Path]:
     """Every page of prose."""
     found = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
     found += [ROOT / "web" / "README.md", ROOT / "web" / "packages" / "client" / "README.md"]
+    found += sorted((ROOT / "examples").glob("*/README.md"))
     return [page for page in found if page.relative_to(ROOT).as_posix() not in GENERATED]
 
 
 def blocks(*languages: str) -> list[Block]:
     """The blocks of these languages (all without any), in order."""
-    found = []
-    for page in pages():
-        text = page.read_text(encoding="utf-8")
-        for match in _BLOCK.finditer(text):
-            line = text[: match.start("text")].count("\n")
-            block = Block(
-                page.relative_to(ROOT).as_posix(),
-                line,
-                match["language"],
-                match["text"],
-                match["fate"] or "",
-                (match["reason"] or "").strip(),
-            )
-            if not languages or block.language in languages:
-                found.append(block)
-    return found
+    return [
+        block for page in pages() for block in blocks_of(page) if not languages or block.language in languages
+    ]
+
+
+def blocks_of(page: Path) -> list[Block]:
+    """The blocks of one page, in order."""
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(
+            page.relative_to(ROOT).as_posix(),
+            text[: match.start("text")].count("\n"),
+            match["language"],
+            match["text"],
+            match["fate"] or "",
+            (match["reason"] or "").strip(),
+        )
+        for match in _BLOCK.finditer(text)
+    ]
 
 
 def command_lines(block: Block) -> list[str]:

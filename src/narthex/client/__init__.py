@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AguiEvent",
     "ClientError",
+    "Gateway",
     "Interrupt",
     "Invitation",
     "LinkedThread",
@@ -92,3 +93,12 @@ def connect(
         ssl_context=ssl_context,
         use_proxy=use_proxy,
     )
+
+
+def __getattr__(name: str) -> Any:
+    """`Gateway`, on first use: it needs the extra, which `RunAssembler` does not (PEP 562)."""
+    if name != "Gateway":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from narthex.client.gateway import Gateway
+
+    return Gateway
