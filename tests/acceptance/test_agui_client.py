@@ -14,7 +14,7 @@ import pytest
 from tests.acceptance.program import running
 from tests.acceptance.scripts import node_with, script
 from tests.timing import within
-from tests.web.test_agui import proven
+from tests.web.agui.client import proven
 
 pytestmark = pytest.mark.acceptance
 SCRIPT = Path(__file__).with_name("agui.mjs")

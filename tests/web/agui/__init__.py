@@ -1,0 +1,1 @@
+"""AG-UI over HTTP with real sockets: the requests and events of a stock client."""

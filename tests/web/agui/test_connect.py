@@ -1,0 +1,149 @@
+"""A client that connects gets the thread and follows its runs; CopilotKit's names for the same."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx2
+
+from narthex.testing import Running
+from tests.timing import within
+from tests.web.agui.agents import gates
+from tests.web.agui.client import Told, ask, bearer, connecting, proven, real, said, stream, until
+
+
+async def test_a_reload_in_mid_run_gets_the_thread_and_the_rest_of_the_run(
+    running: Running, http: httpx2.AsyncClient
+) -> None:
+    """Snapshot, then the run from its first event to its end, under the client's names; nothing ran twice."""
+    mine = bearer(running)
+    earlier = await ask(http, "/agui/curious", said("first", message="m-0"), mine)
+    sent = said("gate-reload", message="m-1")
+    told = Told()
+    async with http.stream("POST", "/agui/patient", json=sent, headers=mine) as response:
+        await stream(response, told, until=3)
+    reload = Told()
+    body = connecting(run="reload-1")
+    async with http.stream("POST", "/agui/curious/connect", json=body, headers=mine) as response:
+        reading = asyncio.ensure_future(stream(response, reload))
+        await until(lambda: len(reload.events) >= 7)
+        gates["gate-reload"].set()
+        async with asyncio.timeout(within(10)):
+            await reading
+    snapshot = ["RUN_STARTED", "MESSAGES_SNAPSHOT", "STATE_SNAPSHOT", "RUN_FINISHED"]
+    assert reload.kinds[:4] == snapshot
+    assert (reload.events[0]["threadId"], reload.events[0]["runId"]) == ("t-1", "reload-1")
+    messages = reload.events[1]["messages"]
+    assert [(one["role"], one["content"]) for one in messages] == [
+        ("user", "first"),
+        ("assistant", "heard first"),
+        ("user", "gate-reload"),
+    ]
+    assert messages[0]["id"] == "m-0"
+    assert messages[1]["id"] == next(
+        e["messageId"] for e in earlier.events if e["type"] == "TEXT_MESSAGE_START"
+    )
+    assert reload.events[2]["snapshot"] == {"count": 1, "list": ["a", "b"]}
+    rest = reload.events[4:]
+    assert (rest[0]["type"], rest[0]["runId"], rest[-1]["type"]) == (
+        "RUN_STARTED",
+        sent["runId"],
+        "RUN_FINISHED",
+    )
+    assert proven(rest)
+    assert real(told) == rest[0]["metadata"]["narthex"]["runId"]
+    # Again, when all is over: everything is in the snapshot, and the stream ends.
+    over = await ask(http, "/agui/patient/connect", connecting(), mine)
+    assert over.kinds == ["RUN_STARTED", "MESSAGES_SNAPSHOT", "RUN_FINISHED"]
+    assert over.events[1]["messages"][-1]["content"] == "begun ended"
+    kept = (await http.get("/agui/curious/threads/t-1", headers=mine)).json()
+    assert kept["messages"] == over.events[1]["messages"]
+    assert (kept["state"], kept["runs"]) == ({"count": 1, "list": ["a", "b"]}, [])
+
+
+async def test_a_connection_that_was_cut_goes_on_after_the_last_event(
+    running: Running, http: httpx2.AsyncClient
+) -> None:
+    """With `Last-Event-ID` the rest of the run comes without a snapshot, and nothing is missing or twice."""
+    mine = bearer(running)
+    sent = said("a b c d e f g h")
+    async with http.stream("POST", "/agui/words", json=sent, headers=mine) as response:
+        await stream(response, Told(), until=1)
+    told = Told()
+    async with http.stream("POST", "/agui/words/connect", json=connecting(), headers=mine) as response:
+        await stream(response, told, until=6)
+    assert told.kinds[:4] == ["RUN_STARTED", "MESSAGES_SNAPSHOT", "RUN_FINISHED", "RUN_STARTED"]
+    last = {"Last-Event-ID": told.ids[-1]}
+    async with http.stream("POST", "/agui/words/connect", json=connecting(), headers=mine | last) as response:
+        await stream(response, told)
+    assert told.text == "a b c d e f g h "
+    assert proven(told.events[3:])
+
+
+async def test_a_connection_that_follows_gets_runs_of_other_devices(
+    running: Running, http: httpx2.AsyncClient
+) -> None:
+    """A message of another device comes within the run that answers it; then the next run follows."""
+    mine = bearer(running)
+    await ask(http, "/agui/words", said("hello", message="m-0"), mine)
+    told = Told()
+    async with http.stream(
+        "POST", "/agui/words/connect", json=connecting(follow=True), headers=mine
+    ) as response:
+        reading = asyncio.ensure_future(stream(response, told))
+        await until(lambda: len(told.events) >= 3)
+        for number in (1, 2):
+            await ask(http, "/agui/words", said(f"again {number}", message=f"m-{number}"), mine)
+        await until(lambda: told.kinds.count("RUN_FINISHED") == 3)
+        reading.cancel()
+    assert told.events[3]["type"] == "RUN_STARTED"
+    spoken = {"type": "TEXT_MESSAGE_START", "messageId": "m-1", "role": "user"}
+    assert told.events[4] == spoken | {"metadata": {"narthex": {"between": True}}}
+    assert told.text == "again 1again 1 again 2again 2 "
+
+
+async def test_a_reload_shows_open_questions_and_an_unknown_thread_is_empty(
+    running: Running, http: httpx2.AsyncClient
+) -> None:
+    """The preamble's outcome has the interrupts, which `resume` answers; another user's thread is 404."""
+    mine = bearer(running)
+    asked = await ask(http, "/agui/careful", said("do it"), mine)
+    [interrupt] = asked.events[-1]["outcome"]["interrupts"]
+    reload = await ask(http, "/agui/careful/connect", connecting(), mine)
+    [again] = reload.events[-1]["outcome"]["interrupts"]
+    assert again | {"expiresAt": ""} == interrupt | {"expiresAt": ""}
+    answer = [{"interruptId": again["id"], "status": "resolved", "payload": {"ok": True}}]
+    assert (await ask(http, "/agui/careful", said("", resume=answer), mine)).text == "ok=True"
+    empty = await ask(http, "/agui/careful/connect", connecting("unknown"), mine)
+    assert [event.get("messages") for event in empty.events] == [None, [], None]
+    others = await http.post(
+        "/agui/careful/connect", json=connecting(real(asked, "threadId")), headers=bearer(running, "eve")
+    )
+    assert (others.status_code, others.json()["code"]) == (404, "thread_not_found")
+
+
+async def test_copilotkit_s_names_for_the_same(running: Running, http: httpx2.AsyncClient) -> None:
+    """Both of its transports: info, run, connect and stop, by path and in an envelope."""
+    mine = bearer(running)
+    assert "words" in (await http.get("/agui/info", headers=mine)).json()["agents"]
+    told = await ask(http, "/agui/agent/words/run", said("hello"), mine)
+    assert told.text == "hello "
+    reload = await ask(http, "/agui/agent/words/connect", connecting(), mine)
+    assert reload.events[1]["messages"][-1]["content"] == "hello "
+
+    def envelope(method: str, body: object, **params: str) -> dict[str, Any]:
+        return {"method": method, "params": {"agentId": "words"} | params, "body": body}
+
+    assert (await http.post("/agui", json={"method": "info"}, headers=mine)).json()["mode"] == "sse"
+    for path in ("/agui", "/agui/words"):
+        again = await ask(http, path, envelope("agent/run", said("more", path)), mine)
+        assert again.text == "more "
+        found = await ask(http, path, envelope("agent/connect", connecting(path)), mine)
+        assert found.events[1]["messages"][-1]["content"] == "more "
+    async with http.stream("POST", "/agui/patient", json=said("gate-stop", "t-9"), headers=mine) as response:
+        held = await stream(response, Told(), until=3)
+        stopped = await http.post("/agui", json=envelope("agent/stop", {}, threadId="t-9"), headers=mine)
+        assert stopped.json() == {"stopped": True}
+    ended = await http.get(f"/agui/patient/runs/{real(held)}", headers=mine)
+    assert '"cancelled"' in ended.text

@@ -1,0 +1,162 @@
+"""Refusals over AG-UI, and what ends a stream: each says why."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+
+import httpx2
+import pytest
+from ag_ui.core import AgentCapabilities
+
+from narthex.testing import Running
+from narthex.web.agui.stream import Ended, RunStream
+from tests.timing import within
+from tests.web.agui.agents import gates
+from tests.web.agui.client import Told, ask, bearer, said, stream, until
+from tests.web.agui.conftest import ADMIN
+
+
+async def test_what_is_refused_says_why(running: Running, http: httpx2.AsyncClient) -> None:
+    """No credential, no such agent, no user message, a picture, a tool's result without its call, a bad position."""
+    mine = bearer(running)
+    anonymous = await http.post("/agui/words", json=said("x"))
+    assert (anonymous.status_code, anonymous.json()["code"]) == (401, "auth_required")
+    assert anonymous.headers["www-authenticate"].startswith("Bearer")
+    assert (await http.get("/agui")).status_code == 401
+    tool = {"id": "r", "role": "tool", "content": "42"}
+    picture = {"id": "p", "role": "user", "content": [{"type": "image", "source": {}}]}
+    for path, body, status, code in (
+        ("/agui/nobody", said("x"), 404, "agent_not_found"),
+        ("/agui/words", said(""), 422, "no_user_message"),
+        ("/agui/words", said("x") | {"messages": [picture]}, 422, "content_not_text"),
+        (
+            "/agui/words",
+            said("x") | {"messages": [*said("x")["messages"], tool]},
+            422,
+            "bad_body",
+        ),
+        ("/agui/words", {"threadId": "t"}, 422, "bad_body"),
+        ("/agui/words", said("x", forwarded_props={"narthex": {"busy": "never"}}), 422, "bad_body"),
+        ("/agui/words", said("x", state={"s": "x" * 300_000}), 413, "input_too_large"),
+        ("/agui/words", said("x" * 40_000), 413, "text_too_large"),
+        ("/agui/words", said("x" * 1_100_000), 413, "body_too_large"),
+    ):
+        refused = await http.post(path, json=body, headers=mine)
+        assert (refused.status_code, refused.json()["code"]) == (status, code), path
+    for position, status, code in (("x", 400, "bad_last_event_id"), ("99999-nowhere", 410, "position_lost")):
+        refused = await http.post(
+            "/agui/words", json=said("y", message="m-9"), headers=mine | {"Last-Event-ID": position}
+        )
+        assert (refused.status_code, refused.json()["code"]) == (status, code)
+    assert running.gateway.parts is not None
+    assert running.gateway.parts.core.limiter.total == 0
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "code"),
+    [
+        ("token_revoked: It was revoked.", 401, "token_revoked"),
+        ("draining: The gateway is going away.", 503, "draining"),
+        ("something else", 503, "overloaded"),
+    ],
+)
+async def test_a_connection_that_ends_at_once_says_why(
+    running: Running,
+    http: httpx2.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+    reason: str,
+    status: int,
+    code: str,
+) -> None:
+    """A final error must not tell the client to retry, and a temporary one must."""
+
+    async def ended(_: RunStream) -> None:
+        raise Ended(3500, reason)
+
+    monkeypatch.setattr(RunStream, "connect", ended)
+    answer = await http.post("/agui/words", json=said("x"), headers=bearer(running))
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert ("retry-after" in answer.headers) == (status == 503)
+    parts = running.gateway.parts
+    assert parts is not None
+    assert parts.core.limiter.total == 0
+
+
+async def test_capabilities_are_agui_s_and_true(running: Running, http: httpx2.AsyncClient) -> None:
+    """The list parses with AG-UI's own model; the tests here prove each declared capability."""
+    agents = (await http.get("/agui", headers=bearer(running))).json()["agents"]
+    assert [agent["name"] for agent in agents] == [
+        "words",
+        "patient",
+        "careful",
+        "weather",
+        "flood",
+        "curious",
+        "pair",
+    ]
+    found = AgentCapabilities.model_validate(agents[0]["capabilities"])
+    assert found.transport is not None
+    assert (found.transport.streaming, found.transport.websocket, found.transport.resumable) == (True,) * 3
+    assert found.transport.http_binary is False
+    assert found.human_in_the_loop is not None
+    assert found.human_in_the_loop.interrupts is True
+    assert found.execution is not None
+    assert found.execution.max_execution_time == 600_000
+    one = await http.get("/agui/words", headers=bearer(running))
+    assert one.json() == agents[0]
+
+
+async def test_a_page_of_an_allowed_origin_may_use_it(running: Running, http: httpx2.AsyncClient) -> None:
+    """CORS lets the headers through that a client needs; another origin is refused."""
+    asked = {"Access-Control-Request-Method": "POST", "Origin": running.http}
+    allowed = (await http.options("/agui/words", headers=asked)).headers
+    assert allowed["access-control-allow-origin"] == running.http
+    assert "last-event-id" in allowed["access-control-allow-headers"]
+    assert "POST" in allowed["access-control-allow-methods"]
+    foreign = bearer(running) | {"Origin": "https://evil.example"}
+    refused = await http.post("/agui/words", json=said("x"), headers=foreign)
+    assert (refused.status_code, refused.json()["code"]) == (403, "origin_not_allowed")
+
+
+async def test_a_revoked_token_ends_the_stream(running: Running, http: httpx2.AsyncClient) -> None:
+    """As it closes a socket: at once, without the run's end."""
+    told = Told()
+    async with http.stream("POST", "/agui/patient", json=said("gate-2"), headers=bearer(running)) as response:
+        reading = asyncio.ensure_future(stream(response, told))
+        await until(lambda: len(told.events) >= 2)
+        done = await http.post(
+            "/api/v1/revoke",
+            json={"kind": "subject", "value": "ada"},
+            headers={"Authorization": f"Bearer {ADMIN}"},
+        )
+        assert done.status_code == 200
+        async with asyncio.timeout(within(5)):
+            await reading
+    assert "RUN_FINISHED" not in told.kinds
+    gates["gate-2"].set()
+
+
+async def test_a_reader_that_stops_reading_is_cut_off(running: Running, http: httpx2.AsyncClient) -> None:
+    """Its backlog is bounded as a socket's; then the connection is dropped, its slot is free, and the run goes on."""
+    sent = said("go", message="m-1")
+    body = json.dumps(sent)
+    port = int(running.http.rpartition(":")[2])
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    with raw:
+        raw.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", port))
+        head = (
+            f"POST /agui/flood HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {len(body)}\r\n"
+            f"Authorization: {bearer(running)['Authorization']}\r\n\r\n"
+        )
+        await asyncio.get_running_loop().sock_sendall(raw, (head + body).encode())
+        parts = running.gateway.parts
+        assert parts is not None
+        await until(lambda: parts.core.limiter.total == 1)
+        await until(lambda: parts.core.limiter.total == 0, 20)
+    whole = await ask(http, "/agui/flood", sent, bearer(running))
+    assert whole.is_whole()
+    assert len(whole.text) == 150 * 16_000
