@@ -30,16 +30,16 @@ class Started:
     Attributes:
         queued: whether it waits behind another.
         said_at: the channel's position after the user's message; None when the run, or the message, existed already.
-        steered: the message was given to this run, which was under way.
+        steered_by: id of the message that was given to this run, which was under way; empty: the run's own message.
     """
 
-    __slots__ = ("queued", "run", "said_at", "steered")
+    __slots__ = ("queued", "run", "said_at", "steered_by")
 
-    def __init__(self, run: Run, *, queued: bool, said_at: Position | None, steered: bool = False) -> None:
+    def __init__(self, run: Run, *, queued: bool, said_at: Position | None, steered_by: str = "") -> None:
         self.run = run
         self.queued = queued
         self.said_at = said_at
-        self.steered = steered
+        self.steered_by = steered_by
 
 
 class RunStarter:
@@ -127,6 +127,10 @@ class RunStarter:
             if span.recording:
                 span.set({"messaging.operation.type": "send", "narthex.message_id": message_id})
             said_at, fresh = await self._said(identity, thread_id, message_id, text, given)
+        if busy == "steer" and not fresh:
+            earlier = await self._engine.steering.run_of(identity, thread_id, message_id, said_at)
+            if earlier is not None:
+                return Started(earlier, queued=False, said_at=None, steered_by=message_id)
         try:
             run, queued = await self._engine.start(
                 identity,
@@ -169,15 +173,10 @@ class RunStarter:
         run = await self._engine.requests.running(identity, thread_id)
         if run is None or run.agent != agent or len(text.encode()) > STEER_BYTES:
             return None
-        _, fresh = await self._chat.say(identity, thread_id, message_id, text)
-        if fresh:
-            try:
-                await self._engine.requests.steer(identity, run.run_id, text)
-            except (
-                ClientError
-            ):  # it ends, or its agent does not read: the message is sent, and gets a run of its own
-                return None
-        return Started(run, queued=False, said_at=None, steered=True)
+        said_at, fresh = await self._chat.say(identity, thread_id, message_id, text)
+        if fresh and await self._engine.steering.take(identity, run, message_id, text, said_at):
+            return Started(run, queued=False, said_at=None, steered_by=message_id)
+        return None  # the message is sent, and gets a run of its own, unless it was taken at an earlier try
 
 
 def _used() -> ClientError:

@@ -34,6 +34,7 @@ class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
         name: the author; of a tool's message the tool.
         tool_calls: of an assistant's message, each answered by a tool's message that follows.
         tool_call_id: of a tool's message: the call that it answers.
+        error: of a tool's message: why the call failed.
     """
 
     role: str
@@ -42,6 +43,7 @@ class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
+    error: str = ""
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):

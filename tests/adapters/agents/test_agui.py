@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
+import msgspec
 import pytest
 from pydantic_ai.ui.ag_ui import AGUIAdapter
 from starlette.applications import Starlette
@@ -15,8 +18,9 @@ from starlette.routing import Route
 from narthex.adapters.agents.agui_stream import Conversation, Translation
 from narthex.adapters.agents.loading import load_agent
 from narthex.domain import events as ev
+from narthex.domain.agent_input import AgentInput
 from narthex.errors import ConfigError, DependencyError
-from narthex.ports.agents import Agent, AgentError, ChatMessage, ToolCall
+from narthex.ports.agents import Agent, AgentError, Answer, ChatMessage, Question, ToolCall
 from tests.adapters.agents import pydantic_agents
 from tests.adapters.agents.serving import served
 from tests.adapters.agents.talk import USER, Input, talk
@@ -169,6 +173,82 @@ async def test_a_bad_endpoint_is_named(route: Route, code: str, words: str) -> N
             await talk(load_agent(f"agui+{url}/scripted"), run)
     assert caught.value.code == code
     assert words in caught.value.message
+
+
+async def test_several_interrupts_of_an_endpoint_are_asked_at_once() -> None:
+    """With their members; the next request has all answers, a dismissed one too, and what was said so far."""
+    bodies: list[dict[str, Any]] = []
+    first = [
+        {"type": "RUN_STARTED"},
+        ev.text_start("m-of-the-answer-1"),
+        ev.text_content("m-of-the-answer-1", "Two things. "),
+        ev.text_end("m-of-the-answer-1"),
+        {"type": "STATE_DELTA", "delta": [{"op": "add", "path": "/n", "value": 1}]},
+        {
+            "type": "RUN_FINISHED",
+            "outcome": {
+                "type": "interrupt",
+                "interrupts": [
+                    {"id": "i-1", "reason": "tool_call", "toolCallId": "c-1", "metadata": {"a": 1}},
+                    {"id": "i-2", "reason": "x", "message": "Which?", "responseSchema": {"type": "string"}},
+                    {"id": "i-3", "reason": "y", "responseSchema": {"pattern": "not checked here"}},
+                ],
+            },
+        },
+    ]
+
+    async def answer(request: Request) -> Response:
+        bodies.append(await request.json())
+        events = first if len(bodies) == 1 else [{"type": "RUN_FINISHED"}]
+        lines = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+        return Response(lines, media_type="text/event-stream")
+
+    class Dismissive(Input):
+        async def ask_all(self, questions: Sequence[Question]) -> list[Answer]:
+            first, *rest = await super().ask_all(questions)
+            return [msgspec.structs.replace(first, status="cancelled", payload=None), *rest]
+
+    async with served(Starlette(routes=[Route("/bot", answer, methods=["POST"])])) as url:
+        run = Dismissive("hi", answers=(None, "b", 7), given=AgentInput(forwarded={"mine": 1}))
+        heard = await talk(load_agent(f"agui+{url}/bot"), run)
+    assert heard.text == "Two things. "
+    assert [
+        (one.question_id, one.text, one.reason, one.tool_call_id, one.metadata, one.dismissable)
+        for one in run.questions
+    ] == [
+        ("i-1", "tool_call", "tool_call", "c-1", {"a": 1}, True),
+        ("i-2", "Which?", "x", "", {}, True),
+        ("i-3", "y", "y", "", {}, True),
+    ]
+    assert [dict(one.schema) for one in run.questions] == [{}, {"type": "string"}, {}]
+    assert bodies[1]["resume"] == [
+        {"interruptId": "i-1", "status": "cancelled"},
+        {"interruptId": "i-2", "status": "resolved", "payload": "b"},
+        {"interruptId": "i-3", "status": "resolved", "payload": 7},
+    ]
+    assert [one["content"] for one in bodies[1]["messages"]] == ["hi", "Two things. "]
+    assert bodies[1]["state"] == {"n": 1}
+    assert bodies[1]["forwardedProps"]["mine"] == 1
+    assert "resume" not in bodies[0]
+
+
+async def test_answers_of_a_coroutine_that_is_gone_are_in_the_first_request() -> None:
+    """The endpoint remembers where it stopped: `resumable`."""
+    bodies: list[dict[str, Any]] = []
+
+    async def answer(request: Request) -> Response:
+        bodies.append(await request.json())
+        return Response('data: {"type": "RUN_FINISHED"}\n\n', media_type="text/event-stream")
+
+    async with served(Starlette(routes=[Route("/bot", answer, methods=["POST"])])) as url:
+        agent = load_agent(f"agui+{url}/bot")
+        assert agent.resumable
+        run = Input("hi")
+        run.resume = [Answer(question_id="i-1", status="resolved", payload={"ok": True})]
+        await talk(agent, run)
+    assert [body["resume"] for body in bodies] == [
+        [{"interruptId": "i-1", "status": "resolved", "payload": {"ok": True}}]
+    ]
 
 
 async def test_an_endpoint_that_is_not_there() -> None:

@@ -76,6 +76,53 @@ async def test_text_and_reasoning() -> None:
     ]
 
 
+COUNTED = {
+    "prompt_tokens": 11,
+    "completion_tokens": 5,
+    "total_tokens": 16,
+    "prompt_tokens_details": {"cached_tokens": 2, "audio_tokens": None},
+    "completion_tokens_details": {"reasoning_tokens": 1},
+}
+USAGE = {
+    "inputTokens": 11,
+    "outputTokens": 5,
+    "totalTokens": 16,
+    "cachedInputTokens": 2,
+    "reasoningTokens": 1,
+    "model": "tiny-2026",
+}
+"""The same in AG-UI's form."""
+
+
+def counted(usage: dict[str, Any] | None = None) -> str:
+    """The chunk behind the last choice, in which an endpoint counts."""
+    body = {"model": "tiny-2026", "choices": [], "usage": COUNTED if usage is None else usage}
+    return f"data: {json.dumps(body)}\n\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "usage"),
+    [
+        ((chunk(content="x"), chunk(finish="stop"), counted()), [USAGE]),
+        # Some count in every chunk: the last count is the whole one.
+        ((counted({"total_tokens": 1}), chunk(content="x"), counted(), chunk(finish="stop")), [USAGE]),
+        ((chunk(content="x"), chunk(finish="stop"), counted({})), []),
+        ((chunk(content="x"), chunk(finish="stop")), []),
+        (
+            (chunk(content="x"), counted({"prompt_tokens": 3}), chunk(finish="stop")),
+            [{"inputTokens": 3, "model": "tiny-2026"}],
+        ),
+    ],
+    ids=["last", "each", "empty", "none", "partly"],
+)
+async def test_usage_is_what_the_endpoint_counted(lines: tuple[str, ...], usage: list[Any]) -> None:
+    """In AG-UI's names, with the model's own name; what the endpoint did not count is left out."""
+    async with served(model(*lines, "data: [DONE]\n\n")) as url:
+        run = Input("hi")
+        await talk(load_agent(f"openai+{url}/v1#tiny"), run)
+    assert run.usage == usage
+
+
 async def test_what_the_endpoint_is_asked() -> None:
     """The conversation without tools' messages, the system prompt first, the key in the header only."""
     SEEN.clear()

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 
 import pytest
 import structlog
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
 from narthex.adapters.agents.concierge import concierge
 from narthex.adapters.agents.loading import load_agent
+from narthex.app.runs.execution import TOKEN_KINDS
 from narthex.ports.agents import Agent
 from tests.adapters.agents import pydantic_agents
 from tests.adapters.agents.serving import served
 from tests.adapters.agents.test_agui import HERE, endpoint
 from tests.adapters.agents.test_concierge import facts
-from tests.adapters.agents.test_openai import chunk, model
+from tests.adapters.agents.test_openai import USAGE, chunk, counted, model
 from tests.app.runs.rig import ALICE, Rig, kinds, text_of
 
 
@@ -90,6 +94,56 @@ async def test_a_model(rig: Rig) -> None:
         engine = await rig.node(load_agent(f"openai+{url}/v1#m"))
         row, _ = await rig.ended(await rig.say(engine, await rig.thread()))
     assert (row.state, row.text) == ("finished", "Hello")
+
+
+def agui_stream(*events: dict[str, object]) -> Starlette:
+    """An AG-UI endpoint that answers with these events."""
+
+    async def answer(_: Request) -> Response:
+        body = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+        return Response(body, media_type="text/event-stream")
+
+    return Starlette(routes=[Route("/bot", answer, methods=["POST"])])
+
+
+TOKENS: list[dict[str, object]] = [
+    {"model": "m", "inputTokens": 3, "outputTokens": 5, "providerSpecific": {"x": 1}},
+    {"model": "n", "inputTokens": 2},
+]
+
+
+@pytest.mark.parametrize(
+    ("app", "spec", "usage"),
+    [
+        (
+            model(chunk(content="half an ans"), counted(), 'data: {"error": {"message": "No memory."}}\n\n'),
+            "openai+{}/v1#m",
+            [USAGE],
+        ),
+        (model(chunk(content="cut"), counted()), "openai+{}/v1#m", [USAGE]),
+        (
+            agui_stream(
+                {"type": "RUN_STARTED", "threadId": "t", "runId": "r"},
+                {"type": "RUN_ERROR", "message": "No money.", "code": "no_money", "usage": TOKENS},
+            ),
+            "agui+{}/bot",
+            TOKENS,
+        ),
+    ],
+    ids=["error in the stream", "cut short", "RUN_ERROR"],
+)
+async def test_usage_of_a_run_that_fails(
+    rig: Rig, app: Starlette, spec: str, usage: list[dict[str, object]]
+) -> None:
+    """What the provider counted before the failure stands in RUN_ERROR, `run.get` and the metric, exactly."""
+    async with served(app) as url:
+        engine = await rig.node(load_agent(spec.format(url)))
+        row, events = await rig.ended(await rig.say(engine, await rig.thread()))
+        assert (row.state, events[-1]["type"]) == ("failed", "RUN_ERROR")
+        assert events[-1]["usage"] == usage
+        assert (await engine.requests.get(ALICE, row.run_id))["usage"] == usage
+    tokens = [one.get(member) for one in usage for member in TOKEN_KINDS.values()]
+    assert rig.meter.counts["run_tokens"] == sum(number for number in tokens if isinstance(number, int))
 
 
 async def test_an_endpoint_that_is_away(rig: Rig) -> None:

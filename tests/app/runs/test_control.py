@@ -16,7 +16,7 @@ from narthex.domain import events as ev
 from narthex.domain.digest import digest_of
 from narthex.domain.identity import Identity
 from narthex.errors import ClientError, DependencyError
-from narthex.ports.agents import AgentError, Event, RunInput
+from narthex.ports.agents import AgentError, Event, Question, RunInput
 from narthex.ports.broker import Control, Page, Position
 from narthex.ports.runs import Interrupt
 from narthex.ports.threads import ThreadMember
@@ -426,6 +426,112 @@ async def test_a_restartable_agent_asks_again_when_its_coroutine_is_gone(rig: Ri
     row, events = await rig.ended(resumed)
     assert row.state == "interrupted"
     assert events[1]["name"] == "narthex.restarted"
+
+
+async def questioner(run: RunInput) -> Items:
+    """Asks two questions at once; continues with both answers, also where its coroutine is gone."""
+    answers = run.resume
+    if not answers:
+        yield "May I?"
+        answers = await run.ask_all(
+            [
+                Question(
+                    schema=YES_NO,
+                    text="Delete?",
+                    question_id="delete-1",
+                    reason="tool_call",
+                    tool_call_id="call-of-the-tool-1",
+                    metadata={"danger": 3},
+                    dismissable=True,
+                ),
+                Question(schema={}, text="Which?", question_id="delete-1"),
+            ]
+        )
+    for one in answers:
+        yield f"{one.question_id} {one.status} {one.payload}; "
+
+
+async def test_several_questions_at_once_wait_for_all_answers(rig: Rig) -> None:
+    """Each keeps its own members; the run begins with the last answer, and the agent gets them in its own order."""
+    engine = await rig.node(agent(questioner))
+    run = await rig.say(engine, await rig.thread())
+    _, events = await rig.ended(run)
+    first, second = events[-1]["outcome"]["interrupts"]
+    assert (first["id"], first["reason"], first["toolCallId"], first["metadata"]) == (
+        "delete-1",
+        "tool_call",
+        "call-of-the-tool-1",
+        {"danger": 3},
+    )
+    assert second["id"] not in {"", "delete-1"}  # the agent used one id twice
+    assert (second["reason"], "toolCallId" in second) == ("input_required", False)
+    got = await engine.requests.resume(ALICE, run.run_id, second["id"], ["b"])
+    assert got["open_questions"] == 1
+    assert await rig.store.runs.get("acme", got["run_id"]) is None
+    last = await engine.requests.resume(ALICE, run.run_id, first["id"], None, dismissed=True)
+    assert last == {"run_id": got["run_id"], "answered_by": "alice", "open_questions": 0}
+    resumed = await rig.store.runs.get("acme", got["run_id"])
+    assert resumed is not None
+    row, events = await rig.ended(resumed)
+    assert row.text == "delete-1 cancelled None; delete-1 resolved ['b']; "
+    assert [
+        (event["value"]["interruptId"], event["value"].get("status"), event["value"]["payload"])
+        for event in events
+        if event.get("name") == "narthex.answered"
+    ] == [(first["id"], "cancelled", None), (second["id"], None, ["b"])]
+
+
+async def test_an_agent_that_remembers_continues_after_its_owner_died(rig: Rig) -> None:
+    """`resumable`: a new call of the agent on another node gets the answers, and its state is not restarted."""
+    resumable = msgspec.structs.replace(agent(questioner), resumable=True)
+    owner = await rig.node(resumable, name="n1")
+    run = await rig.say(owner, await rig.thread())
+    _, events = await rig.ended(run)
+    first, second = events[-1]["outcome"]["interrupts"]
+    await owner.close()
+    other = await rig.node(resumable, name="n2")
+    await other.requests.resume(ALICE, run.run_id, first["id"], {"approved": True})
+    got = await other.requests.resume(ALICE, run.run_id, second["id"], "b")
+    resumed = await rig.store.runs.get("acme", got["run_id"])
+    assert resumed is not None
+    row, events = await rig.ended(resumed)
+    assert (row.state, row.text) == (
+        "finished",
+        "delete-1 resolved {'approved': True}; delete-1 resolved b; ",
+    )
+    names = [event["name"] for event in events if event["type"] == "CUSTOM"]
+    assert names == ["narthex.answered", "narthex.answered"]
+
+
+async def test_a_resumed_run_whose_owner_dies_too_is_not_run_twice(rig: Rig) -> None:
+    """The new call began already: the next owner ends the run instead of giving the answers again."""
+    calls = 0
+    begun = asyncio.Event()
+
+    async def slow(run: RunInput) -> Items:
+        nonlocal calls
+        if not run.resume:
+            yield "?"
+            await run.ask(YES_NO, "Well?")
+        calls += 1
+        yield "on"
+        begun.set()
+        await asyncio.Event().wait()
+
+    resumable = msgspec.structs.replace(agent(slow), resumable=True)
+    owner = await rig.node(resumable, name="n1")
+    run, interrupt = await asked(rig, owner, await rig.thread())
+    await owner.close()
+    second = await rig.node(resumable, name="n2")
+    got = await second.requests.resume(ALICE, run.run_id, interrupt["id"], {"approved": True})
+    async with asyncio.timeout(within(10)):
+        await begun.wait()
+    await second.close()
+    await rig.node(resumable, name="n3")
+    resumed = await rig.store.runs.get("acme", got["run_id"])
+    assert resumed is not None
+    row, _ = await rig.ended(resumed)
+    assert (row.state, row.error, calls) == ("failed", "owner_lost", 1)
 
 
 async def test_nobody_answers(rig: Rig) -> None:

@@ -223,6 +223,8 @@ def _message(message: ChatMessage) -> dict[str, Any]:
         ]
     if message.role == "tool":
         found["toolCallId"] = _own_id(message.tool_call_id)
+        if message.error:
+            found["error"] = message.error
     return found
 
 

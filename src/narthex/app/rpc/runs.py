@@ -97,10 +97,10 @@ def _begun(started: Started) -> dict[str, object]:
     return {
         "thread_id": run.thread_id,
         "run_id": run.run_id,
-        "message_id": run.message_id,
+        "message_id": started.steered_by or run.message_id,
         "channel": thread_channel(run.thread_id),
         "queued": started.queued,
-        **({"steered": True} if started.steered else {}),
+        **({"steered": True} if started.steered_by else {}),
     }
 
 

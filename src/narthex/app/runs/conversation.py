@@ -57,7 +57,12 @@ def _messages(rows: list[Message]) -> list[ChatMessage]:
         result_id = str(detail.get("resultId") or f"{row.message_id}-result")
         messages.append(
             ChatMessage(
-                role="tool", content=row.content, message_id=result_id, name=name, tool_call_id=row.message_id
+                role="tool",
+                content=row.content,
+                message_id=result_id,
+                name=name,
+                tool_call_id=row.message_id,
+                error=str(detail.get("error") or ""),
             )
         )
     return messages

@@ -23,6 +23,7 @@ from narthex.app.runs.queue_notices import notify_queue
 from narthex.app.runs.requests import RunRequests
 from narthex.app.runs.run_trace import encoded_trace
 from narthex.app.runs.services import NotifyMembers, RunLimits, RunServices, identity_json
+from narthex.app.runs.steering import MessageSteering
 from narthex.domain.agent_input import AgentInput
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.identity import Identity
@@ -60,6 +61,7 @@ class RunEngine:
 
     Attributes:
         requests: operations on an existing run: cancel, steer, resume, get.
+        steering: gives messages to agents at work.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class RunEngine:
         self._local_runs = LocalRuns(services, self._freed)
         self._loops = RunLoops(self._local_runs)
         self.requests = RunRequests(services, self._local_runs, self._loops)
+        self.steering = MessageSteering(services, self._local_runs)
 
     # -- life ----------------------------------------------------------------------------------------------
 
@@ -173,7 +176,8 @@ class RunEngine:
         if execution is not None and data.get("op") == "cancel":
             execution.cancel(by)
         elif execution is not None and data.get("op") == "steer":
-            self._local_runs.run_beside(_steered(execution, str(data.get("text", "")), by))
+            text, message_id = str(data.get("text", "")), str(data.get("message_id", ""))
+            self._local_runs.run_beside(_steered(execution, text, by, message_id))
         elif data.get("op") == "drop":
             self._local_runs.run_beside(self._local_runs.drop_waiting(run_id))
 
@@ -319,10 +323,10 @@ class RunEngine:
         )
 
 
-async def _steered(execution: Execution, text: str, by: str) -> None:
-    """Steer for a message from another node: no caller there waits for the result."""
+async def _steered(execution: Execution, text: str, by: str, message_id: str) -> None:
+    """Steer for a control message from another node, which reads the log for the result, or not at all."""
     with contextlib.suppress(DependencyError):
-        await execution.steer(text, by)
+        await execution.steer(text, by, message_id)
 
 
 async def _closed(agent: Agent) -> None:

@@ -121,21 +121,28 @@ class Execution:
         """Whether the ending is decided."""
         return self._ending.done() or self.intake.closed
 
-    async def steer(self, text: str, by: str) -> bool:
-        """Give `text` to the agent, after it is published to all members. False when the agent cannot take it.
+    async def steer(self, text: str, by: str, message_id: str = "") -> bool:
+        """Give `text` to the agent, after it is published to all members. False when the agent cannot take it; with
+        `message_id`, the message that the text is of, also when it reads no texts.
 
         Raises:
             DependencyError: the log cannot be reached, so no member could see it.
         """
-        if self.ending or self.session is None or not self.session.accepts_steering:
+        session = self.session
+        if self.ending or session is None or not session.accepts_steering:
             return False
+        value = {"text": text, "by": by}
+        if message_id:
+            if not session.reads_steering:
+                return False
+            value["messageId"] = message_id
         try:
-            await self.intake.own(ev.custom("narthex.steered", {"text": text, "by": by}))
+            await self.intake.own(ev.custom("narthex.steered", value))
         except (OwnershipLost, AgentFault):
             return False  # the run ends, or continues elsewhere
         except BrokerGone as fault:
             raise DependencyError("broker", "The run's log is not writable.", "Try again.") from fault
-        return self.session.steer_with(text)
+        return session.steer_with(text)
 
     def agent_done(self, task: asyncio.Task[None]) -> None:
         """The agent's coroutine ended while bound to this run."""

@@ -70,6 +70,7 @@ class AgentSession:
     Attributes:
         asked: ids of the questions whose answers it waits for, in the agent's order.
         on_expired: called when they expired.
+        reads_steering: whether the agent began to read the texts of users.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class AgentSession:
         self._span: Span = NO_SPAN
         self._attempt = 1
         self._steer: asyncio.Queue[str] = asyncio.Queue(STEER_LIMIT)
+        self.reads_steering = False
         self._waiting: asyncio.Future[list[Answer]] | None = None
         self._expired = False
         self._left_behind = False
@@ -188,6 +190,7 @@ class AgentSession:
         return self._steered()
 
     async def _steered(self) -> AsyncIterator[str]:
+        self.reads_steering = True
         while True:
             yield await self._steer.get()
 
@@ -212,7 +215,10 @@ class AgentSession:
         await execution.intake.close_text()
         if left := execution.intake.left_open():
             raise AgentFault("agent_event_order", f"ask was called while {left} was open; close it first.")
-        interrupts = [await self._interrupt(execution.run, question) for question in questions]
+        interrupts: list[Interrupt] = []
+        for question in questions:
+            taken = {one.interrupt_id for one in interrupts}
+            interrupts.append(await self._interrupt(execution.run, question, taken))
         most = self._services.limits.max_event_bytes
         size = sum(
             len(one.schema) + len(one.detail) + len(one.text.encode("utf-8", "replace")) for one in interrupts
@@ -235,11 +241,17 @@ class AgentSession:
         finally:
             self._waiting = None
 
-    async def _interrupt(self, run: Run, question: Question) -> Interrupt:
-        """The question for the store. The agent's own id is kept, unless a question of the tenant has it."""
+    async def _interrupt(self, run: Run, question: Question, taken: set[str]) -> Interrupt:
+        """The question for the store. The agent's own id is kept, unless a question of the tenant, or one of `taken`
+        asked with it, has it.
+        """
         now = self._services.now()
         name = question.question_id
-        if not valid_id(name) or await self._services.runs.interrupt(run.tenant, name) is not None:
+        if (
+            not valid_id(name)
+            or name in taken
+            or await self._services.runs.interrupt(run.tenant, name) is not None
+        ):
             name = uuid.uuid4().hex
         detail = {
             "questionId": question.question_id,

@@ -1,0 +1,112 @@
+"""Tools that the client runs, over the WebSocket: the call ends the run, `run.tool_result` goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from narthex.ports.agents import Agent, Event, RunInput
+from narthex.testing import Running, gateway
+from tests.app.test_busy import ended, event, follow
+from tests.app.test_commands import Raw, client
+
+COLOUR = {"name": "colour", "description": "Paints the page.", "parameters": {"type": "object"}}
+
+
+async def painter(run: RunInput) -> AsyncIterator[Event | str]:
+    """Calls two tools of the client; says what came back."""
+    results = [one for one in run.messages if one.role == "tool"]
+    if run.messages[-1].content == "long":
+        yield "long"
+        async for _ in run.steer:
+            return
+    if results:
+        names = ", ".join(str(tool["name"]) for tool in run.tools)
+        yield f"{[(one.content, one.error) for one in results]} with {names} and {run.state}"
+        return
+    yield "Painting. "
+    for name in ("call-of-the-tool-1", "call-of-the-tool-2"):
+        yield {"type": "TOOL_CALL_START", "toolCallId": name, "toolCallName": "colour"}
+        yield {"type": "TOOL_CALL_ARGS", "toolCallId": name, "delta": "{}"}
+        yield {"type": "TOOL_CALL_END", "toolCallId": name}
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    agents = [Agent(name="painter", function=painter)]
+    async with gateway(tmp_path, agents=agents, direct_membership=("*",)) as found:
+        yield found
+
+
+async def called(raw: Raw, **more: Any) -> dict[str, Any]:
+    """A run that ended for the client's tools."""
+    started: dict[str, Any] = await raw.rpc(
+        "run.start", text="paint", client_message_id="1", tools=[COLOUR], **more
+    )
+    await follow(raw, started["channel"])
+    assert (await ended(raw, started["run_id"]))["text"] == "Painting. "
+    return started
+
+
+def results(run_id: str, **more: Any) -> dict[str, Any]:
+    return {
+        "run_id": run_id,
+        "results": [
+            {"tool_call_id": "call-of-the-tool-1", "content": "red now"},
+            {"tool_call_id": "call-of-the-tool-2", "content": "", "error": "No paint."},
+        ],
+        **more,
+    }
+
+
+async def test_results_begin_a_run_and_every_device_gets_them(running: Running) -> None:
+    """The agent has calls and results; another device sees both as they come, and later in the thread."""
+    raw = await client(running, "ada")
+    started = await called(raw)
+    phone = await client(running, "ada")
+    await follow(phone, started["channel"])
+    answer = await raw.rpc("run.tool_result", **results(started["run_id"], tools=[COLOUR], state={"n": 1}))
+    assert (answer["thread_id"], answer["channel"]) == (started["thread_id"], started["channel"])
+    assert answer["run_id"] != started["run_id"]
+    seen = await event(phone, type="TOOL_CALL_RESULT")
+    assert (seen["toolCallId"], seen["content"], seen["role"]) == ("call-of-the-tool-1", "red now", "tool")
+    assert (await event(phone, type="TOOL_CALL_RESULT"))["error"] == "No paint."
+    found = await ended(raw, answer["run_id"])
+    assert found["text"] == "[('red now', ''), ('', 'No paint.')] with colour and {'n': 1}"
+    assert await raw.rpc("run.tool_result", **results(started["run_id"])) == answer | {"queued": False}
+    thread = await raw.rpc("thread.get", thread_id=started["thread_id"])
+    kept = [one for one in thread["messages"] if one["role"] == "tool"]
+    assert [(one["content"], json.loads(one["detail"]).get("error")) for one in kept] == [
+        ("red now", None),
+        ("", "No paint."),
+    ]
+    assert [one["role"] for one in thread["messages"]] == ["user", "assistant", "tool", "tool", "assistant"]
+
+
+async def test_results_that_cannot_be_taken_are_refused(running: Running) -> None:
+    """A run that goes on, another user's run, no results, too much text."""
+    raw = await client(running, "ada")
+    started = await called(raw)
+    stranger = await client(running, "eve")
+    long = await raw.rpc(
+        "run.start", text="long", client_message_id="2", thread_id=started["thread_id"], agent="painter"
+    )
+    await event(raw, type="TEXT_MESSAGE_CONTENT", delta="long", runId=long["run_id"])
+    for caller, params, code in (
+        (raw, results(long["run_id"]), 409),
+        (stranger, results(started["run_id"]), 404),
+        (raw, results(started["run_id"]) | {"results": []}, 400),
+        (raw, results(started["run_id"]) | {"results": [{"tool_call_id": "", "content": ""}]}, 400),
+        (
+            raw,
+            results(started["run_id"])
+            | {"results": [{"tool_call_id": "call-of-the-tool-1", "content": "x" * 40_000}]},
+            413,
+        ),
+    ):
+        refused = await caller.call("rpc", method="run.tool_result", data=params)
+        assert refused["error"]["code"] == code, refused
