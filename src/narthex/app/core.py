@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from narthex.app.agui.requests import AguiRequests
 from narthex.app.backlog import BacklogLimits
 from narthex.app.channel_activity import ChannelActivity
 from narthex.app.chat import Chat
@@ -48,7 +49,7 @@ from narthex.app.registry import ConnectionRegistry
 from narthex.app.retention import EVERY_S, Retention
 from narthex.app.revocation_enforcer import RevocationEnforcer
 from narthex.app.revocations import AFTER_EXP_S, Revocations
-from narthex.app.rpc import BasicMethods, RunMethods, ThreadMethods
+from narthex.app.rpc import AguiMethods, BasicMethods, RunMethods, ThreadMethods
 from narthex.app.run_followers import RunFollowers
 from narthex.app.runs.engine import RunEngine, RunLimits
 from narthex.app.runs.queue_watch import QueueWatch
@@ -177,6 +178,7 @@ class NodeCore:
             claims=config.run_agents,
         )
         self.starter = RunStarter(self.chat, self.engine, self.quotas)
+        self.agui = AguiRequests(self.chat, self.engine, self.starter, store, broker)
         self.queue_watch = QueueWatch(store.runs, meter, clock)
         self.retention = Retention(
             store.threads, broker, config.plans, meter, clock=clock, every_s=config.history_purge_every_s
@@ -276,6 +278,7 @@ class NodeCore:
             **BasicMethods(self.node, self.clock, self.quotas, self.engine.agents).methods(),
             **ThreadMethods(self.chat, self.memberships).methods(),
             **RunMethods(self.starter, self.engine.requests, self.quotas, traces).methods(),
+            **AguiMethods(self.agui, self.engine).methods(),
         }
         rpc = RpcCommand(methods)
         runtime = ConnectionRuntime(

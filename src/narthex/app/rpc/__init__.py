@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from narthex.app.rpc.agui import AguiMethods
 from narthex.app.rpc.basics import BasicMethods
 from narthex.app.rpc.methods import Method
 from narthex.app.rpc.runs import RunMethods
 from narthex.app.rpc.threads import ThreadMethods
 
-__all__ = ["BasicMethods", "Method", "RunMethods", "ThreadMethods"]
+__all__ = ["AguiMethods", "BasicMethods", "Method", "RunMethods", "ThreadMethods"]

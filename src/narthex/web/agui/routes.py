@@ -1,46 +1,24 @@
-"""Serves the routes of AG-UI over HTTP: finds the caller, the thread and the run, and the answer's status.
+"""Serves the routes of AG-UI over HTTP: finds the caller, and the answer's status.
 
-Not here: the stream of events (`stream`), the request's body (`run_input`). Rules: the upgrade's handler admits each
-stream, which takes a slot like a WebSocket; a client's `threadId` and `runId` are its names for a thread and a run, and
-events carry them; the same thread, `runId` and message give the same run, so that a repeat with `Last-Event-ID`
-continues where the stream broke; a client that leaves does not cancel its run, unless it asked for that.
+Not here: the thread and the run (`app/agui`), the stream of events (`stream`). Rules: the upgrade's handler admits each
+stream, which takes a slot like a WebSocket; a repeat with `Last-Event-ID` continues where the stream broke; a client
+that leaves does not cancel its run, unless it asked for that.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 from collections.abc import Awaitable, Callable, Collection
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from narthex.app.chat import derived_id
-from narthex.app.connection import COMMAND_TIMEOUT_S, Connection
-from narthex.app.core import NodeCore
-from narthex.app.thread_view import ThreadView
-from narthex.domain import endpoints
-from narthex.domain.channels import channel_key, thread_channel
-from narthex.domain.events import Event
-from narthex.domain.identity import Identity, IdentityClass
-from narthex.domain.ids import valid_id
-from narthex.domain.refusals import TABLE, Refusal
-from narthex.domain.runs import ACTIVE
-from narthex.domain.threads import thread_not_found
-from narthex.errors import ClientError, DependencyError
-from narthex.ports.broker import Position
-from narthex.ports.edge import Decision, Deny, UpgradeHandler
-from narthex.ports.later import settled
-from narthex.ports.runs import Run
-from narthex.ports.threads import Message
-from narthex.ports.tracing import ending, within
-from narthex.protocol.replies import encode_json
-from narthex.web.agui.capabilities import capabilities
-from narthex.web.agui.history import (
+from narthex.app.agui.connected import Connected
+from narthex.app.agui.history import (
     MAX_MESSAGES,
     active_run,
     ended_run,
@@ -48,35 +26,35 @@ from narthex.web.agui.history import (
     message_runs,
     messages,
 )
-from narthex.web.agui.run_input import Asked, Envelope, event_id, opened, parse, position_of
-from narthex.web.agui.stream import Ended, Names, RunStream
-from narthex.web.agui.thread_stream import Connected, ThreadFeed, thread_blocks
+from narthex.app.agui.names import Names
+from narthex.app.agui.requests import Followed
+from narthex.app.agui.run_input import Asked, Envelope, opened, parse
+from narthex.app.connection import COMMAND_TIMEOUT_S, Connection
+from narthex.app.core import NodeCore
+from narthex.domain import endpoints
+from narthex.domain.channels import thread_channel
+from narthex.domain.events import Event
+from narthex.domain.identity import Identity, IdentityClass
+from narthex.domain.refusals import TABLE, Refusal
+from narthex.errors import ClientError, DependencyError
+from narthex.ports.edge import Decision, Deny, UpgradeHandler
+from narthex.ports.later import settled
+from narthex.ports.tracing import ending, within
+from narthex.protocol.replies import encode_json
+from narthex.web.agui.capabilities import capabilities
+from narthex.web.agui.stream import Ended, RunStream, event_id, position_of
+from narthex.web.agui.thread_stream import ThreadFeed, thread_blocks
 from narthex.web.fallbacks import StreamedAnswer
 from narthex.web.fields import bounded_body
 from narthex.web.problems import client_error, problem
 from narthex.web.request_rules import RequestAuthenticator, abort_of, head_of
 
-PAGE: Final = 200  # messages of one read
 MAX_BODY: Final = 1024 * 1024  # stock clients send the whole conversation each time
 _ADMITTED_AS: Final = endpoints.SSE  # the upgrade handler's name for a stream of server-sent events
 _NOT_NOW: Final = Refusal(code="overloaded", retry_after_s=1)
 
 
-class Followed(msgspec.Struct, frozen=True):
-    """A run to stream: from where, under which names; `cancels`: a client that leaves cancels it."""
-
-    run: Run
-    since: Position
-    names: Names
-    cancels: bool = False
-
-
 Work = Callable[[Connection, Identity], Awaitable[Followed | Connected]]
-
-
-def _derived(*parts: str) -> str:
-    """A thread id for a name, unique because all tenants and users share one name space of ids."""
-    return hashlib.sha256("\x00".join(("agui-thread", *parts)).encode()).hexdigest()[:32]
 
 
 class AguiRoutes:
@@ -96,11 +74,9 @@ class AguiRoutes:
     ) -> None:
         self._upgrade_handler = upgrade_handler
         self._http = http
-        self._chat = core.chat
+        self._requests = core.agui
         self._engine = core.engine
-        self._starter = core.starter
         self._store = core.store
-        self._broker = core.broker
         self._tasks = core.tasks
 
     def routes(self) -> list[BaseRoute]:
@@ -186,9 +162,7 @@ class AguiRoutes:
         if isinstance(found, Refusal):
             return self._refused(request, found)
         try:
-            thread_id, _ = await self._thread(found, request.path_params["thread_id"])
-            await self._chat.require(found, thread_id)
-            await self._engine.requests.cancel_thread(found, thread_id)
+            await self._requests.cancel_thread(found, request.path_params["thread_id"])
         except ClientError as fault:
             return self._failed(request, fault)
         return self._json(request, {"stopped": True})
@@ -252,50 +226,16 @@ class AguiRoutes:
             agent = self._agent(request)
             if asked.wishes.connect:
                 return await self._connected(request, identity, asked, agent)
-            thread_id, create = await self._thread(identity, asked.thread_id)
-            if asked.resume:
-                run, since = await self._resumed(identity, asked, thread_id)
-            else:
-                run, since = await self._begun_run(identity, asked, thread_id, agent, create=create)
-            names = Names(
-                asked.thread_id, asked.run_id, await self._client_name(run.tenant, run.parent_run_id)
-            )
-            return Followed(run, since, names, cancels=asked.wishes.on_disconnect == "cancel")
+            return await self._requests.run(identity, asked, agent)
 
         return await self._streamed(request, begin)
-
-    async def _begun_run(
-        self, identity: Identity, asked: Asked, thread_id: str, agent: str, *, create: bool
-    ) -> tuple[Run, Position]:
-        """Start the run that a request asks for; the same thread, run and message again give the same one."""
-        message = asked.message
-        message_id = message.message_id if message is not None else asked.given.results[-1].message_id
-        key = f"{thread_id}\x00{asked.run_id}\x00{message_id}"
-        started = await self._starter.start(
-            identity,
-            text=message.text if message is not None else "",
-            client_message_id=derived_id("agui", identity, key),
-            thread_id=thread_id,
-            agent=agent,
-            create=create,
-            # An id that no store or channel takes is replaced; a stock client's is a UUID.
-            message_id=message_id if message is not None and valid_id(message_id) else "",
-            given=asked.given,
-            busy=asked.wishes.busy,
-        )
-        if started.said_at is not None:
-            return started.run, started.said_at
-        return await self._found(identity, started.run.run_id)
 
     async def _follow(self, request: Request) -> Response:
         """GET: stream a run of the user, in a form that EventSource can request."""
 
         async def find(_: Connection, identity: Identity) -> Followed:
-            asked = request.path_params["run_id"]
-            run, since = await self._found(identity, (await self._named(identity, asked)).run_id)
-            thread = request.query_params.get("threadId") or run.thread_id
-            names = Names(thread, asked, await self._client_name(run.tenant, run.parent_run_id))
-            return Followed(run, since, names)
+            thread = request.query_params.get("threadId", "")
+            return await self._requests.follow(identity, request.path_params["run_id"], thread)
 
         return await self._streamed(request, find)
 
@@ -309,40 +249,8 @@ class AguiRoutes:
         return await self._streamed(request, find)
 
     async def _connected(self, request: Request, identity: Identity, asked: Asked, agent: str) -> Connected:
-        """The thread that a client connects to; an empty one where the user has none of this name (yet)."""
-        thread_id, create = await self._thread(identity, asked.thread_id)
-        last = request.headers.get("last-event-id")
-        view: ThreadView | None = None
-        rows: list[Message] = []
-        if await self._chat.role(identity, thread_id) is None:
-            if not create:
-                raise thread_not_found()
-        elif not last:
-            view, rows = await self._viewed(identity, thread_id, None, "")
-        return Connected(
-            real_id=thread_id if view is not None or last else "",
-            thread_id=asked.thread_id,
-            run_id=asked.run_id,
-            messages=messages(rows),
-            state=view.states.get(agent) if view is not None else None,
-            interrupts=interrupts(view.interrupts) if view is not None else [],
-            at=Position(view.offset, view.epoch) if view is not None else Position(0, ""),
-            whole_runs={row.run_id for row in rows if row.run_id},
-            preamble=not last,
-            follow=asked.wishes.follow,
-        )
-
-    async def _viewed(
-        self, identity: Identity, thread_id: str, before: float | None, before_id: str
-    ) -> tuple[ThreadView, list[Message]]:
-        """The thread, and its newest `MAX_MESSAGES` messages before a place."""
-        view = await self._chat.view(identity, thread_id, before, PAGE, before_id)
-        rows = page = view.messages
-        while len(page) == PAGE and len(rows) < MAX_MESSAGES:
-            older = await self._chat.view(identity, thread_id, page[0].created_at, PAGE, page[0].message_id)
-            page, view.outcomes = older.messages, older.outcomes + view.outcomes
-            rows = page + rows
-        return view, rows
+        preamble = not request.headers.get("last-event-id")
+        return await self._requests.connect(identity, asked, agent, preamble=preamble)
 
     async def _history(self, request: Request) -> Response:
         """GET: a thread's stored messages in AG-UI's form, the agent's state, the runs under way, open interrupts."""
@@ -352,7 +260,7 @@ class AguiRoutes:
         try:
             agent = self._agent(request)
             name = request.path_params["thread_id"]
-            thread_id, _ = await self._thread(found, name)
+            thread_id, _ = await self._requests.thread(found, name)
             query = request.query_params
             try:
                 before = float(query["before"]) if "before" in query else None
@@ -360,7 +268,7 @@ class AguiRoutes:
                 raise ClientError(
                     "bad_params", "`before` is not a number.", "Send `next` as it came."
                 ) from fault
-            view, rows = await self._viewed(found, thread_id, before, query.get("beforeId", ""))
+            view, rows = await self._requests.view(found, thread_id, before, query.get("beforeId", ""))
         except ClientError as fault:
             return self._failed(request, fault)
         return self._json(
@@ -386,88 +294,9 @@ class AguiRoutes:
         if isinstance(found, Refusal):
             return self._refused(request, found)
         try:
-            run = await self._named(found, request.path_params["run_id"])
-            return self._json(request, await self._engine.requests.cancel(found, run.run_id))
+            return self._json(request, await self._requests.cancel(found, request.path_params["run_id"]))
         except ClientError as fault:
             return self._failed(request, fault)
-
-    async def _named(self, identity: Identity, name: str) -> Run:
-        """The run with an id, or the newest one that a client gave this name; the user's own ones first.
-
-        Raises:
-            ClientError: `run_not_found` (404).
-        """
-        run = await self._store.runs.get(identity.tenant, name)
-        candidates = [run] if run is not None else await self._store.runs.by_client_run(identity.tenant, name)
-        for run in sorted(candidates, key=lambda one: one.user_id != identity.subject):
-            if await self._chat.role(identity, run.thread_id) is not None:
-                return run
-        raise ClientError("run_not_found", "No such run is visible to you.", "Look again.", number=404)
-
-    async def _client_name(self, tenant: str, run_id: str) -> str:
-        """The name that a client gave a run, else its id."""
-        run = await self._store.runs.get(tenant, run_id) if run_id else None
-        return run.client_run_id or run_id if run is not None else run_id
-
-    async def _thread(self, identity: Identity, name: str) -> tuple[str, bool]:
-        """The thread that a client's `threadId` names, and whether it may have to be created.
-
-        An id of the tenant's threads names that thread (404 unless the user is a member): the server makes ids, so
-        another user cannot have taken it. Any other name is the user's own: two users' `main` are two threads.
-        Earlier versions shared names within a tenant: for a member of such a thread, its name still names it.
-        """
-        if await self._store.threads.get(identity.tenant, name) is not None:
-            await self._chat.require(identity, name)
-            return name, False
-        shared = _derived(identity.tenant, name)
-        if await self._chat.role(identity, shared) is not None:
-            return shared, False
-        return _derived(identity.tenant, identity.subject, name), True
-
-    async def _resumed(self, identity: Identity, asked: Asked, thread_id: str) -> tuple[Run, Position]:
-        """Answer interrupts of the thread; returns the run in which its agent continues."""
-        answered: dict[str, Any] = {}
-        for entry in asked.resume:
-            interrupt = await self._store.runs.interrupt(identity.tenant, entry.interrupt_id)
-            if interrupt is None or interrupt.thread_id != thread_id:
-                raise ClientError(
-                    "interrupt_not_found",
-                    "The thread has no question with this id.",
-                    "Look again.",
-                    number=404,
-                )
-            answered = await self._engine.requests.resume(
-                identity,
-                interrupt.run_id,
-                entry.interrupt_id,
-                entry.payload,
-                dismissed=entry.status == "cancelled",
-                given=asked.given,
-            )
-        if answered["open_questions"]:
-            raise ClientError(
-                "interrupts_open",
-                f"The run asked {answered['open_questions']} more questions.",
-                "Answer all interrupts of the run in one `resume`; the answers given so far count.",
-                number=409,
-            )
-        return await self._found(identity, str(answered["run_id"]))
-
-    async def _found(self, identity: Identity, run_id: str) -> tuple[Run, Position]:
-        """A run of the user, and a position before its first event. The position is read first: a run that has not
-        begun when its row is read begins after that position.
-        """
-        run = await self._store.runs.get(identity.tenant, run_id)
-        if run is None or await self._chat.role(identity, run.thread_id) is None:
-            raise ClientError("run_not_found", "No such run is visible to you.", "Look again.", number=404)
-        key = channel_key(run.tenant, thread_channel(run.thread_id))
-        top = (await self._broker.history(key, limit=0)).top
-        run = await self._store.runs.get(identity.tenant, run_id) or run
-        if (
-            run.started_at or run.state not in ACTIVE
-        ):  # else it has no event yet, and `start_offset` may be long gone
-            return run, Position(run.start_offset, "")
-        return run, top
 
     # -- streaming -----------------------------------------------------------------------------------------
 
@@ -540,9 +369,8 @@ class AguiRoutes:
         self, request: Request, stream: RunStream, identity: Identity, thread: Connected
     ) -> Response:
         async def names(event: Event) -> Names:
-            run_id = str(event["runId"])
-            parent = await self._client_name(identity.tenant, str(event.get("parentRunId", "")))
-            return Names(thread.thread_id, await self._client_name(identity.tenant, run_id), parent)
+            ids = (str(event["runId"]), str(event.get("parentRunId", "")))
+            return await self._requests.names(identity.tenant, thread.thread_id, *ids)
 
         async def is_idle(ended: Collection[str]) -> bool:
             active = await self._store.runs.active_in_thread(identity.tenant, thread.real_id)

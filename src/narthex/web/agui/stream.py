@@ -9,33 +9,24 @@ event's `metadata.narthex`; the stream ends with the run and never ends the run.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
-import msgspec
-
+from narthex.app.agui.names import Names, pure
 from narthex.app.connection import Connection
-from narthex.domain.events import RUN_FINISHED, RUN_STARTED, TERMINAL, Event
+from narthex.domain.events import TERMINAL, Event
 from narthex.errors import ClientError
 from narthex.ports.broker import Position
 from narthex.protocol.client import ClientSession, Message, Ping, Push, Reply, StreamPosition
 from narthex.protocol.codes import Disconnect
 from narthex.protocol.framing import Framing
 from narthex.protocol.replies import encode_json
-from narthex.web.agui.run_input import event_id
 from narthex.web.fallbacks import StreamSocket
 
 HEART_BEAT: Final = b":\n\n"  # an SSE comment: it is traffic for proxies, and clients ignore it
-_OURS: Final = frozenset({"threadId", "runId", "seq", "seq_from", "count", "digest"})
-
-
-class Names(msgspec.Struct, frozen=True):
-    """A client's names of a thread, a run and its parent; the gateway's own ids where it has none."""
-
-    thread_id: str
-    run_id: str
-    parent_run_id: str = ""
+_EVENT_ID: Final = re.compile(r"^(\d{1,15})-([!-~]{1,200})$")
 
 
 class Ended(Exception):
@@ -47,31 +38,21 @@ class Ended(Exception):
         self.reason = reason
 
 
-def pure(event: Event, names: Names) -> Event:
-    """A published event of a run in AG-UI 1.0's form, for clients that know no other members, with their own names.
-
-    To verify the run's digest, a client takes the gateway's ids from `metadata.narthex` of RUN_STARTED: it puts
-    `threadId` and `runId` into every event, `parentRunId` into RUN_STARTED, and removes the `metadata` of RUN_STARTED
-    and of the terminal event (docs/ag-ui.md).
-    """
-    kept = {name: value for name, value in event.items() if name not in _OURS}
-    kind = event["type"]
-    if kind in _NAMES_RUN:
-        kept |= {"threadId": names.thread_id, "runId": names.run_id}
-        if parent := kept.get("parentRunId"):
-            kept["parentRunId"] = names.parent_run_id or parent
-    ids: tuple[str, ...]
-    if kind == RUN_STARTED:
-        ids = ("threadId", "runId", "parentRunId")
-    elif kind in TERMINAL:
-        ids = ("threadId", "runId", "count", "digest")
-    else:
-        return kept
-    kept["metadata"] = {"narthex": {name: event[name] for name in ids if name in event}}
-    return kept
+def event_id(offset: int, epoch: str) -> bytes:
+    """The `id` of a server-sent event: the channel's position after it."""
+    return b"%d-%s" % (offset, epoch.encode())
 
 
-_NAMES_RUN: Final = frozenset({RUN_STARTED, RUN_FINISHED})
+def position_of(last_event_id: str) -> Position:
+    """The inverse of `event_id`. Raises ClientError `bad_last_event_id` (400)."""
+    match = _EVENT_ID.match(last_event_id)
+    if match is None:
+        raise ClientError(
+            "bad_last_event_id",
+            "Last-Event-ID is not an id of this stream.",
+            "Send the last `id` unchanged, or omit the header.",
+        )
+    return Position(int(match[1]), match[2])
 
 
 class RunStream:

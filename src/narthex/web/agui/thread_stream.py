@@ -1,53 +1,20 @@
 """Streams a whole thread to an AG-UI client that connects: what there is, then the rest of the run that goes on.
 
-The preamble is a run of its own, with the client's `runId`: RUN_STARTED, MESSAGES_SNAPSHOT, STATE_SNAPSHOT and
-RUN_FINISHED, whose outcome has the open interrupts. Not here: the thread's stored part (`history`), the connection
-(`stream`). Rules: runs follow one after the other, each from its RUN_STARTED on; a run whose messages are in the
-snapshot is left out; messages and results that people sent meanwhile come within the next run, because AG-UI has no
-events between runs; the stream ends when no run is queued or running, unless the client wishes to `follow`.
+Not here: the thread's stored part (`app/agui/connected`), the connection (`stream`). Rules: runs follow one after the
+other, each from its RUN_STARTED on; a run whose messages are in the snapshot is left out; messages and results that
+people sent meanwhile come within the next run, because AG-UI has no events between runs; the stream ends when no run is
+queued or running, unless the client wishes to `follow`.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from typing import Any
 
-import msgspec
-
-from narthex.domain import events as ev
-from narthex.domain.events import RUN_FINISHED, RUN_STARTED, TERMINAL, Event
-from narthex.ports.broker import Position
+from narthex.app.agui.connected import Connected
+from narthex.app.agui.names import Names, pure
+from narthex.domain.events import RUN_STARTED, TERMINAL, Event
 from narthex.protocol.replies import encode_json
-from narthex.web.agui.run_input import event_id
-from narthex.web.agui.stream import HEART_BEAT, Ended, Names, RunStream, pure
-
-
-class Connected(msgspec.Struct, frozen=True, kw_only=True):
-    """A thread as it was when a client connected.
-
-    Attributes:
-        real_id: the gateway's; empty: the user has no thread of this name yet.
-        thread_id: the client's name of the thread.
-        run_id: the client's name of the preamble.
-        messages: in AG-UI's form.
-        state: of the agent; None: there is none.
-        interrupts: open ones.
-        at: every event that is not in `messages` comes after it.
-        whole_runs: runs whose messages are in `messages`.
-        preamble: whether the client needs it; a client that goes on after a cut has it.
-        follow: whether the stream goes on when no run is left.
-    """
-
-    real_id: str
-    thread_id: str
-    run_id: str
-    messages: list[dict[str, Any]]
-    state: Any
-    interrupts: list[Event]
-    at: Position
-    whole_runs: Collection[str]
-    preamble: bool = True
-    follow: bool = False
+from narthex.web.agui.stream import HEART_BEAT, Ended, RunStream, event_id
 
 
 def block(position: bytes, event: Event) -> bytes:
@@ -58,15 +25,9 @@ def block(position: bytes, event: Event) -> bytes:
 
 def preamble(thread: Connected) -> bytes:
     """The stored part of the thread, as a run."""
-    names = {"threadId": thread.thread_id, "runId": thread.run_id}
-    outcome = ev.interrupted(thread.interrupts) if thread.interrupts else ev.success()
-    found: list[Event] = [{"type": RUN_STARTED, **names, "metadata": {"narthex": {"connect": True}}}]
-    found.append({"type": "MESSAGES_SNAPSHOT", "messages": thread.messages})
-    if thread.state is not None:
-        found.append(ev.state_snapshot(thread.state))
-    found.append({"type": RUN_FINISHED, **names, "outcome": outcome})
+    opening = thread.opening()
     at = event_id(thread.at.offset, thread.at.epoch)
-    return b"".join(block(at if event is found[-1] else b"", event) for event in found)
+    return b"".join(block(at if event is opening[-1] else b"", event) for event in opening)
 
 
 class ThreadFeed:

@@ -1,13 +1,12 @@
 """Parses and checks AG-UI's RunAgentInput, as far as a gateway needs it.
 
-Not here: acting on it (`routes`). Rules: the gateway keeps the thread's messages, so of those sent it uses only what is
-new: the last user message, or the results of the client's own tools that follow it; `state`, `tools`, `context` and
+Not here: acting on it (`requests`). Rules: the gateway keeps the thread's messages, so of those sent it uses only what
+is new: the last user message, or the results of the client's own tools that follow it; `state`, `tools`, `context` and
 `forwardedProps` go to the agent as they are; input that must not be ignored (pictures) is refused.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -16,11 +15,9 @@ from narthex.domain.agent_input import AgentInput, ToolResult
 from narthex.domain.ids import valid_id
 from narthex.domain.runs import BUSY
 from narthex.errors import ClientError
-from narthex.ports.broker import Position
 
 Named = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 
-_EVENT_ID: Final = re.compile(r"^(\d{1,15})-([!-~]{1,200})$")
 MAX_RESULTS: Final = 100  # of tools, in one request
 MAX_ANSWERS: Final = 20
 
@@ -224,20 +221,3 @@ def _text(content: Any) -> str:
             "content_not_text", "The message has parts that are not text.", "Send text only.", number=422
         )
     return "\n".join(str(text) for text in texts)
-
-
-def event_id(offset: int, epoch: str) -> bytes:
-    """The `id` of a server-sent event: the channel's position after it."""
-    return b"%d-%s" % (offset, epoch.encode())
-
-
-def position_of(last_event_id: str) -> Position:
-    """The inverse of `event_id`. Raises ClientError `bad_last_event_id` (400)."""
-    match = _EVENT_ID.match(last_event_id)
-    if match is None:
-        raise ClientError(
-            "bad_last_event_id",
-            "Last-Event-ID is not an id of this stream.",
-            "Send the last `id` unchanged, or omit the header.",
-        )
-    return Position(int(match[1]), match[2])

@@ -1,6 +1,6 @@
 """A thread in AG-UI's form: its stored messages, the agent's state and the open interrupts.
 
-Not here: live events (`thread_stream`). Rules: ids are those that a stock client makes from the live events, so that a
+Not here: live events. Rules: ids are those that a stock client makes from the live events, so that a
 page which was reloaded shows the same messages: a call of a tool stands in the assistant's message that its
 `parentMessageId` names, else in one that has the call's id.
 """
