@@ -1,7 +1,7 @@
 """`agui.*`: AG-UI's requests over the WebSocket, for clients that know a thread and a run by names of their own.
 
 Not here: acting on them (`app/agui`). Rules: the events themselves come on the thread's channel, from the position in
-the reply on; the client puts its names into them, as `app/agui/names.pure` does for streams over HTTP.
+the reply on; the client puts its names into them, as `app/agui/names.py` does for streams over HTTP.
 """
 
 from __future__ import annotations
