@@ -96,7 +96,7 @@ USAGE = {
 
 def counted(usage: dict[str, Any] | None = None) -> str:
     """The chunk behind the last choice, in which an endpoint counts."""
-    body = {"model": "tiny-2026", "choices": [], "usage": COUNTED if usage is None else usage}
+    body: dict[str, Any] = {"model": "tiny-2026", "choices": [], "usage": COUNTED if usage is None else usage}
     return f"data: {json.dumps(body)}\n\n"
 
 
