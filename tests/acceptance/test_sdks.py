@@ -130,6 +130,44 @@ async def test_nothing_is_lost_through_a_crash(
         assert offsets == list(range(1, ended[0]["offset"] + 1))
 
 
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "java"])  # 0.4.1 cannot ask for deltas
+async def test_deltas_are_applied_live_and_recovered(name: str, tmp_path: Path) -> None:
+    """With `delta: fossil`, through a `kill -9` in mid-run: the SDK reports every publication once, as in the log."""
+    async with running(tmp_path, {"NARTHEX_JWT_SECRET": SECRET}) as gateway, sdk(name) as client:
+        await connected(client, gateway, "ada")
+        thread = (await client.rpc("thread.create"))["thread_id"]
+        channel = f"thread:{thread}"
+        await client.call("subscribe", channel=channel, delta="fossil")
+        await client.event("subscribed", channel=channel)
+        await client.rpc("run.start", text="count to 200 żółw 🐢", thread_id=thread, client_message_id="m1")
+        await client.event("publication", 20)
+        gateway.kill()
+        await gateway.start()
+        again = await client.event("subscribed", 2, channel=channel)
+        assert (again["was_recovering"], again["recovered"]) == (True, True)
+        await client.until(
+            lambda: [event for event in client.of("publication") if event["data"]["type"] == "RUN_ERROR"],
+            "the run's end",
+        )
+        await client.rpc("typing", thread_id=thread)
+        await client.rpc("run.start", text="echo 🐢 after", thread_id=thread, client_message_id="m2")
+        ended = await client.until(
+            lambda: [event for event in client.of("publication") if event["data"]["type"] == "RUN_FINISHED"],
+            "the second run's end",
+        )
+        found = [event for event in client.of("publication", channel=channel) if event["offset"]]
+        assert [event["offset"] for event in found] == list(range(1, ended[0]["offset"] + 1))
+        async with sdk("js-json") as other:
+            await connected(other, gateway, "ada")
+            await other.call("subscribe", channel=channel, since={"offset": 0, "epoch": ""})
+            await other.until(lambda: len(other.of("publication")) >= len(found), "the log")
+            assert [event["data"] for event in found] == [event["data"] for event in other.of("publication")]
+        if name.startswith("js-"):  # the one that counts
+            counts = await client.call("delta_stats", channel=channel)
+            assert counts["numDeltaPayloads"] > counts["numFullPayloads"]
+            assert counts["bytesReceived"] < counts["bytesDecoded"] * 0.7
+
+
 async def test_tokens_are_refreshed(client: Sdk, gateway: Program) -> None:
     """An expired token is asked for anew (109), and one that ends is refreshed on the live connection."""
     client.tell(n=0, op="connect", url=gateway.ws, token=token("grace", -60), get_token=True)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from narthex.app.backlog import Backlog, BacklogLimits
-from narthex.app.hub.channel import Channel, Delivery
+from narthex.app.hub.channel import Channel
+from narthex.app.hub.delivery import Delivery
 from narthex.domain.digest import digest_of
 from narthex.domain.events import run_finished, run_started, success, text_content, text_end, text_start
 from narthex.domain.limits import Limits

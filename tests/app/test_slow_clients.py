@@ -13,7 +13,8 @@ import pytest
 from narthex.adapters.edge.websocket import WebSocket
 from narthex.app.backlog import _ENTRY_BYTES
 from narthex.app.connection import Connection
-from narthex.app.hub.channel import Channel, Delivery
+from narthex.app.hub.channel import Channel
+from narthex.app.hub.delivery import Delivery
 from narthex.ports.agents import Agent
 from narthex.protocol.framing import Prepared
 from narthex.testing import Running, gateway

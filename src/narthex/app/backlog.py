@@ -11,7 +11,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from narthex.app.hub.channel import Channel, Delivery
+from narthex.app.hub.channel import Channel
+from narthex.app.hub.delivery import Delivery
 from narthex.domain.merging import merge
 from narthex.ports.broker import Publication
 from narthex.protocol.replies import encode_json

@@ -22,7 +22,8 @@ from narthex.app.connection_context import ConnectionContext
 from narthex.app.entropy import ENTROPY
 from narthex.app.handshake_trace import HandshakeTracer
 from narthex.app.hub import Hub
-from narthex.app.hub.channel import Channel, Delivery
+from narthex.app.hub.channel import Channel
+from narthex.app.hub.delivery import Delivery
 from narthex.app.pacing import Pacing
 from narthex.app.presence import Presence, Subscription
 from narthex.app.registry import ConnectionRegistry
@@ -515,7 +516,8 @@ class Connection:
             parts: list[bytes] = []
             size = 0
             while at < len(entries) and size < DRAIN_BYTES:
-                parts.append(entries[at][1].prepared.framed(framing))
+                channel, delivery = entries[at]
+                parts.append(channel.prepared(self, delivery).framed(framing))
                 size += len(parts[-1])
                 at += 1
             self.socket.send_frames(b"".join(parts))

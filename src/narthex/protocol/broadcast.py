@@ -56,6 +56,16 @@ class ChannelEncoder:
             lambda: protobuf_schema.encode_publication(self._protobuf, data, offset, tags, info),
         )
 
+    def delta_publication(
+        self, data: bytes, offset: int, tags: dict[str, str] | None, info: ClientInfo | None, *, delta: bool
+    ) -> Broadcast:
+        """A publication for clients that take deltas: `data` is a delta, or whole; in JSON either is a string."""
+        text = replies.encode_json(data.decode())
+        return Broadcast(
+            replies.encode_publication(self._json, text, offset, tags, info, delta=delta),
+            lambda: protobuf_schema.encode_publication(self._protobuf, data, offset, tags, info, delta=delta),
+        )
+
     def push(self, member: str, body: object) -> Broadcast:
         """Any other push: `join`, `leave`."""
         return Broadcast(

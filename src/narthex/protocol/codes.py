@@ -74,6 +74,9 @@ INVALID_TOKEN: Final = Disconnect.refusing("auth_required", "send a token in the
 NO_FRESH_TOKEN: Final = Disconnect.refusing("token_expired", "no fresh token came in time")
 REVOKED: Final = Disconnect.refusing("token_revoked", "sign in again")
 BAD_FRAME: Final = Disconnect.refusing("bad_request", "the frame is not a command; see docs/protocol.md")
+UNKNOWN_DELTA: Final = Disconnect.refusing(
+    "bad_request", "the only format of deltas is fossil; see docs/protocol.md"
+)
 STALE: Final = Disconnect.refusing("silence", "no credential came in time; send connect with a token")
 NOT_CONNECTED: Final = Disconnect.refusing(
     "silence", "the credential is valid, but no connect came; send connect"

@@ -43,6 +43,7 @@ class SubscribeRequest(msgspec.Struct, frozen=True):
     positioned: bool = False
     recoverable: bool = False
     join_leave: bool = False
+    delta: str = ""
 
 
 class ConnectRequest(msgspec.Struct, frozen=True):

@@ -70,6 +70,7 @@ _SUBSCRIBE: Final = Message(
         9: boolean("positioned"),
         10: boolean("recoverable"),
         11: boolean("join_leave"),
+        12: text("delta"),
     },
     SubscribeRequest,
 )
@@ -130,7 +131,7 @@ _EMULATION: Final = Message({1: text("node"), 2: text("session"), 3: binary("dat
 
 _INFO: Final = Message({1: text("user"), 2: text("client"), 3: json("conn_info")})
 _PUBLICATION: Final = Message(
-    {4: json("data"), 5: message("info", _INFO), 6: number("offset"), 7: mapping("tags")}
+    {4: json("data"), 5: message("info", _INFO), 6: number("offset"), 7: mapping("tags"), 8: boolean("delta")}
 )
 _SUBSCRIBED: Final = Message(
     {
@@ -143,6 +144,7 @@ _SUBSCRIBED: Final = Message(
         9: number("offset"),
         10: boolean("positioned"),
         12: boolean("was_recovering"),
+        13: boolean("delta"),
     }
 )
 _CONNECTED: Final = Message(
@@ -205,7 +207,7 @@ _CHANNEL_NAME: Final = _tag(2)
 _PUBLISHED: Final = _tag(4)
 _DATA: Final = _tag(4)
 _OFFSET: Final = varint(6 << 3)
-_REST: Final = Message({5: message("info", _INFO), 7: mapping("tags")})
+_REST: Final = Message({5: message("info", _INFO), 7: mapping("tags"), 8: boolean("delta")})
 
 
 def is_protobuf(content_type: str | None) -> bool:
@@ -276,13 +278,15 @@ def encode_publication(
     offset: int,
     tags: dict[str, str] | None = None,
     info: ClientInfo | None = None,
+    *,
+    delta: bool = False,
 ) -> bytes:
     """A publication push from `push_prefix`'s bytes; offset 0 (not in history) is left out."""
     body = _DATA + sized(data)
     if offset:
         body += _OFFSET + varint(offset)
-    if tags or info:
-        body += _REST.encode({"info": info, "tags": tags})
+    if tags or info or delta:
+        body += _REST.encode({"info": info, "tags": tags, "delta": delta})
     return sized(_PUSH + sized(prefix + sized(body)))
 
 

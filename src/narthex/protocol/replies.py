@@ -27,12 +27,18 @@ class ClientInfo(msgspec.Struct, omit_defaults=True):
 
 
 class PublicationView(msgspec.Struct, omit_defaults=True):
-    """A publication as clients see it; `data` is JSON as it was published, `info` the client that published it."""
+    """A publication as clients see it.
+
+    Attributes:
+        data: JSON as it was published; for a client that takes deltas, this or the delta, in JSON as a string.
+        info: the client that published it.
+    """
 
     data: msgspec.Raw
     offset: int = 0
     tags: dict[str, str] | None = None
     info: ClientInfo | None = None
+    delta: bool = False
 
 
 class SubscribeResult(msgspec.Struct, omit_defaults=True):
@@ -47,6 +53,7 @@ class SubscribeResult(msgspec.Struct, omit_defaults=True):
     was_recovering: bool = False
     expires: bool = False
     ttl: int = 0
+    delta: bool = False
 
 
 class ConnectResult(msgspec.Struct, omit_defaults=True):
@@ -129,11 +136,15 @@ def encode_publication(
     offset: int,
     tags: dict[str, str] | None = None,
     info: ClientInfo | None = None,
+    *,
+    delta: bool = False,
 ) -> bytes:
     """A publication push from `push_prefix`'s bytes; offset 0 (not in history) is left out."""
     tail = b',"tags":' + _encode(tags) if tags else b""
     if info is not None:
         tail += b',"info":' + _encode(info)
+    if delta:
+        tail += b',"delta":true'
     if offset:
         return b'%s%s,"offset":%d%s}}}' % (prefix, data, offset, tail)
     return b"%s%s%s}}}" % (prefix, data, tail)

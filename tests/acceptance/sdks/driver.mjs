@@ -92,6 +92,10 @@ const operations = {
       offset: Number(found.offset), epoch: found.epoch,
     };
   },
+  delta_stats: (line) => {
+    const found = subscriptions.get(line.channel);
+    return found.deltaStats ? found.deltaStats() : null;
+  },
   disconnect: () => { client.disconnect(); return {}; },
 };
 

@@ -14,6 +14,7 @@ from centrifuge import (
     CentrifugeError,
     Client,
     ClientEventHandler,
+    DeltaType,
     ReplyError,
     StreamPosition,
     SubscriptionEventHandler,
@@ -131,7 +132,7 @@ class Driver:
     async def subscribe(self, line: dict[str, Any]) -> Any:
         found = self.client.get_subscription(line["channel"])
         if found is None:
-            more: dict[str, Any] = {"delta": line["delta"]} if line.get("delta") else {}
+            more: dict[str, Any] = {"delta": DeltaType(line["delta"])} if line.get("delta") else {}
             if line.get("since"):
                 more["since"] = StreamPosition(**line["since"])
             found = self.client.new_subscription(

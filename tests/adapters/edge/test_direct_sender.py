@@ -16,7 +16,8 @@ from narthex.adapters.edge.direct_sender import SocketSender
 from narthex.adapters.edge.limits import EdgeLimits, MessageLimits
 from narthex.adapters.edge.websocket import WebSocket
 from narthex.app.hub.batch_writer import BatchWriter
-from narthex.app.hub.channel import Channel, Delivery
+from narthex.app.hub.channel import Channel
+from narthex.app.hub.delivery import Delivery
 from narthex.protocol.framing import Framing, Prepared
 from narthex.web.fallbacks import StreamSocket
 from tests.adapters.edge.harness import TIME_UNIT_S, PathHandler, Peer, Recorder, Running, upgrade

@@ -13,7 +13,7 @@ from typing import Any
 from narthex.adapters.brokers.sqlite import SqliteBroker
 from narthex.app.hub import Channel, Hub, HubLimits
 from narthex.app.hub.batch_writer import BatchWriter
-from narthex.app.hub.channel import Delivery
+from narthex.app.hub.delivery import Delivery
 from narthex.app.hub.hub import LOOK_EVERY
 from narthex.app.tasks import Tasks
 from narthex.ports.broker import Broker, Publication

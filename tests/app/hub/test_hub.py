@@ -12,7 +12,7 @@ import pytest
 
 from narthex.adapters.brokers.sqlite import SqliteBroker
 from narthex.app.hub import Channel, Hub, HubLimits
-from narthex.app.hub.channel import Delivery
+from narthex.app.hub.delivery import Delivery
 from narthex.app.staleness import StalenessCheck
 from narthex.app.tasks import Tasks
 from narthex.app.traffic import Traffic

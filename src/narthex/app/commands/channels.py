@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import msgspec
 
-from narthex.app.commands.reading import HISTORY_BYTES, read
-from narthex.app.commands.subscribing import RECOVERY_LIMIT, view
+from narthex.app.commands.reading import HISTORY_BYTES, read, view
+from narthex.app.commands.subscribing import RECOVERY_LIMIT
 from narthex.app.connection import Connection, Outcome
 from narthex.app.publisher_info import client_info, with_info
 from narthex.domain.channels import channel_key, parse_channel

@@ -1,4 +1,5 @@
-"""Reads a channel's log for a client: in chunks and up to a number of bytes, however much the client asks for.
+"""Reads a channel's log for a client: in chunks and up to a number of bytes, however much the client asks for; and
+the form in which the publications are shown to it.
 
 Not here: the right to read, the use of the result. Why: publications of 256 KB exist, and thousands of them in one
 answer would be gigabytes in the process for one client.
@@ -6,9 +7,15 @@ answer would be gigabytes in the process for one client.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
+import msgspec
+
+from narthex.app.publisher_info import without_info
 from narthex.ports.broker import Broker, Page, Position, Publication
+from narthex.protocol.fossil import create_delta
+from narthex.protocol.replies import PublicationView, encode_json
 
 FIRST_CHUNK: Final = 128  # publications of the first read: nearly every returning client has missed fewer
 CHUNK: Final = 1_000  # of a later read, if the publications are as small as those before
@@ -16,6 +23,8 @@ HISTORY_BYTES: Final = 512 * 1024  # of a history page; its client continues fro
 RECOVERY_BYTES: Final = (
     4 * 1024 * 1024
 )  # about 10,000 deltas; for a client that missed more, thread.get is cheaper
+DELTA_SLICE: Final = 50  # deltas computed before the loop gets its turn: 1 to 2 ms
+MOST_DELTAS: Final = 1_000  # of one recovery, 20 to 40 ms: nobody else shares their cost
 
 
 async def read(
@@ -42,3 +51,34 @@ async def read(
         average = (max_bytes - left) // len(found) + 1
         chunk = max(1, min(CHUNK, left // average))
         since = Position(found[-1].offset, page.top.epoch)
+
+
+def view(publication: Publication) -> PublicationView:
+    """A publication in the form for clients."""
+    tags, info = without_info(publication.tags)
+    return PublicationView(
+        data=msgspec.Raw(publication.data), offset=publication.offset, tags=tags, info=info
+    )
+
+
+async def views_with_deltas(publications: list[Publication], *, text: bool) -> list[PublicationView]:
+    """Successive publications for a client that takes deltas: the first whole, the others as deltas where these are
+    shorter. The loop gets its turn in between.
+
+    Args:
+        publications: in the log's order.
+        text: the client's format is JSON, which carries whole data and deltas as strings.
+    """
+    found: list[PublicationView] = []
+    base: bytes | None = None
+    for at, publication in enumerate(publications):
+        if at % DELTA_SLICE == DELTA_SLICE - 1:
+            await asyncio.sleep(0)
+        shown = view(publication)
+        delta = create_delta(base, publication.data) if base is not None and at < MOST_DELTAS else None
+        base = publication.data
+        shown.delta = delta is not None
+        data = base if delta is None else delta
+        shown.data = msgspec.Raw(encode_json(data.decode()) if text else data)
+        found.append(shown)
+    return found

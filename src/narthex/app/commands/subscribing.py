@@ -13,15 +13,14 @@ from typing import Final
 import msgspec
 
 from narthex.app.chat import Chat
-from narthex.app.commands.reading import RECOVERY_BYTES, read
+from narthex.app.commands.reading import RECOVERY_BYTES, read, view, views_with_deltas
 from narthex.app.connection import Connection, Outcome
 from narthex.app.hub import Hub
 from narthex.app.hub.channel import Channel
 from narthex.app.presence import Presence, Subscription
-from narthex.app.publisher_info import without_info
 from narthex.domain.channels import OPERATORS, channel_key, operator_key, parse_channel
 from narthex.domain.identity import Identity
-from narthex.ports.broker import Broker, Page, Position, Publication
+from narthex.ports.broker import Broker, Page, Position
 from narthex.ports.telemetry import Meter
 from narthex.protocol import codes
 from narthex.protocol.commands import ChannelRequest, SubscribeRequest
@@ -33,6 +32,7 @@ _EMPTY: Final[list[PublicationView]] = []
 
 CHANNEL_LIMIT: Final = 128  # channels of one connection
 RECOVERY_LIMIT: Final = 5_000  # publications of one recovery or history page
+DELTA_FORMATS: Final = ("", "fossil")
 UNSUBSCRIBED_BY_SERVER: Final = 2000  # Centrifuge's unsubscribe code: final, no resubscribe
 
 
@@ -74,6 +74,9 @@ class Subscriptions:
         """Check the right to read, then join."""
         request = command.request
         assert isinstance(request, SubscribeRequest)
+        if request.delta not in DELTA_FORMATS:
+            connection.close(codes.UNKNOWN_DELTA)
+            return None
         parsed = parse_channel(request.channel)
         operators = request.channel.startswith(OPERATORS)
         if operators and (connection.identity is None or not connection.identity.is_operator):
@@ -213,12 +216,17 @@ class Subscriptions:
             None: the connection, the subscription or the right to it ended meanwhile.
         """
         hub = self._hub
-        channel = hub.attach(key, connection)
         own = still_theirs is None
+        deltas = request is not None and request.delta != "" and not (own or server_side)
+        channel = hub.attach(key, connection, deltas=deltas)
         subscription = Subscription(channel, server_side=own or server_side, presence=presence and not own)
         connection.subscriptions[name] = subscription
         try:
             page, result = await self._read(key, request)
+            result.delta = deltas
+            if deltas and result.publications:
+                text = not connection.codec.binary
+                result.publications = await views_with_deltas(page.publications, text=text)
             theirs = still_theirs is None or await still_theirs()
         except BaseException:
             if connection.subscriptions.get(name) is subscription:
@@ -232,6 +240,8 @@ class Subscriptions:
         if not hub.positioned(channel, page.top):
             connection.position_lost(channel)
             return None
+        if deltas and result.publications:
+            channel.deltas[connection] = page.publications[-1].data
         return result
 
     async def _read(self, key: str, request: SubscribeRequest | None) -> tuple[Page, SubscribeResult]:
@@ -299,14 +309,6 @@ class Subscriptions:
         key = channel_key(identity.tenant, name)
         result = await self.join(connection, key, name, request)
         return result if result is not None else SubscribeResult()
-
-
-def view(publication: Publication) -> PublicationView:
-    """A publication in the form for clients."""
-    tags, info = without_info(publication.tags)
-    return PublicationView(
-        data=msgspec.Raw(publication.data), offset=publication.offset, tags=tags, info=info
-    )
 
 
 def release(connection: Connection, channel: Channel, offset: int) -> bool:

@@ -82,8 +82,7 @@ class BatchWriter:
             if subscriber.lagging:
                 subscriber.deliver_late(self.channel, self._batch.items)
             else:
-                socket = subscriber.socket
-                socket.send_frames(self._batch.framed(socket.framing))
+                subscriber.socket.send_frames(self.channel.framed(subscriber, self._batch))
         except Exception as fault:  # one subscriber's bug must not silence the channel for the others
             self.channel.drop(subscriber)
             self._on_fault(fault)

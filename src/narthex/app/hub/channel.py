@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, Protocol
 
+from narthex.app.hub.delivery import ChannelBatch, Delivery, DeltaForms
 from narthex.app.publisher_info import without_info
 from narthex.app.traffic import Traffic
 from narthex.ports.broker import Publication
@@ -33,43 +34,11 @@ class Subscriber(Protocol):
         """Publications are gone for good for this subscriber: it must recover or be disconnected."""
 
 
-class Delivery:
-    """A publication on its way out, encoded once; `publication` is None for a message that is in no history.
-
-    `epoch` is that of its log, where the channel's own is not known yet; else empty.
-    """
-
-    __slots__ = ("epoch", "prepared", "publication")
-
-    def __init__(self, prepared: Prepared, publication: Publication | None, epoch: str = "") -> None:
-        self.prepared = prepared
-        self.publication = publication
-        self.epoch = epoch
-
-
-class ChannelBatch:
-    """The messages of one tick to one channel."""
-
-    __slots__ = ("_framed", "items")
-
-    def __init__(self) -> None:
-        self.items: list[Delivery] = []
-        self._framed: dict[Framing, bytes] = {}
-
-    def framed(self, framing: Framing) -> bytes:
-        """All messages framed and joined; computed once per framing. Seal the batch before the first call."""
-        data = self._framed.get(framing)
-        if data is None:
-            data = b"".join([item.prepared.framed(framing) for item in self.items])
-            self._framed[framing] = data
-        return data
-
-
 class Recipients(NamedTuple):
     """Members of a channel that get the same bytes, for writing: made anew only when a member came or left.
 
     Attributes:
-        framing: of the members with direct senders; None: the members have none.
+        framing: of the members with direct senders; None: the members have none, or take deltas.
         senders: senders that write to the kernel.
         subscribers: the members, the senders' owners index by index; touched only when a direct sender does not take
             everything.
@@ -93,11 +62,18 @@ class Joiner:
 
 
 class Channel:
-    """See the module. `last` is the offset of the last publication seen here, None before the first position."""
+    """See the module.
+
+    Attributes:
+        last: the offset of the last publication seen here, None before the first position.
+        deltas: the subscribers that take deltas, and the data of the last publication that each has got.
+    """
 
     __slots__ = (
+        "_latest",
         "_recipients",
         "batch",
+        "deltas",
         "departures",
         "encoder",
         "epoch",
@@ -119,6 +95,8 @@ class Channel:
         self.encoder = ChannelEncoder(name)
         self.members: dict[Subscriber, None] = {}
         self.joiners: dict[Subscriber, Joiner] = {}
+        self.deltas: dict[Subscriber, bytes | None] = {}
+        self._latest: bytes | None = None  # the data of the publication before, while there are `deltas`
         self.last: int | None = None
         self.epoch = ""
         self.batch: ChannelBatch | None = None
@@ -144,8 +122,11 @@ class Channel:
             return self.encoder.publication(publication.data, publication.offset)
         return self.encoder.publication(publication.data, publication.offset, *without_info(publication.tags))
 
-    def put(self, delivery: Delivery) -> Delivery:
-        """Add to the batch and to joiners."""
+    def put(self, delivery: Delivery, ephemeral: Publication | None = None) -> Delivery:
+        """Add to the batch and to joiners; `ephemeral` is the publication that is in no history."""
+        if self.deltas and (publication := delivery.publication or ephemeral) is not None:
+            delivery.forms = DeltaForms(self.encoder, publication, self._latest)
+            self._latest = publication.data
         if self.members:
             if self.batch is None:
                 self.batch = ChannelBatch()
@@ -201,7 +182,7 @@ class Channel:
         if self._recipients is None:
             found: dict[Framing | None, Recipients] = {}
             for subscriber in self.members:
-                sender = subscriber.socket.direct_sender
+                sender = None if subscriber in self.deltas else subscriber.socket.direct_sender
                 framing = None if sender is None else subscriber.socket.framing
                 group = found.get(framing)
                 if group is None:
@@ -223,6 +204,24 @@ class Channel:
             self.departures += 1
             self._recipients = None
         self.joiners.pop(subscriber, None)
+        self.deltas.pop(subscriber, None)
+
+    def prepared(self, subscriber: Subscriber, delivery: Delivery) -> Prepared:
+        """A delivery as this subscriber takes it; send it at once: the next may be a delta to it."""
+        if subscriber not in self.deltas:
+            return delivery.prepared
+        if delivery.forms is None and delivery.publication is not None:  # merged for this subscriber alone
+            delivery.forms = DeltaForms(self.encoder, delivery.publication, None)
+        prepared, self.deltas[subscriber] = delivery.after(self.deltas[subscriber])
+        return prepared
+
+    def framed(self, subscriber: Subscriber, batch: ChannelBatch) -> bytes:
+        """A batch as this subscriber takes it; send it at once."""
+        if subscriber not in self.deltas:
+            return batch.framed(subscriber.socket.framing)
+        got = self.deltas[subscriber]
+        data, self.deltas[subscriber] = batch.framed_after(subscriber.socket.framing, got)
+        return data
 
 
 def _send_past(channel: Channel, subscriber: Subscriber, joiner: Joiner, items: list[Delivery]) -> None:
@@ -237,4 +236,4 @@ def _send_past(channel: Channel, subscriber: Subscriber, joiner: Joiner, items: 
         subscriber.deliver_late(channel, fresh)
         return
     for item in fresh:
-        subscriber.socket.send(item.prepared)
+        subscriber.socket.send(channel.prepared(subscriber, item))

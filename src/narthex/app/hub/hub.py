@@ -16,7 +16,8 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from narthex.app.hub.batch_writer import BatchWriter
-from narthex.app.hub.channel import Channel, Delivery, Joiner, Subscriber
+from narthex.app.hub.channel import Channel, Joiner, Subscriber
+from narthex.app.hub.delivery import Delivery
 from narthex.app.tasks import Tasks
 from narthex.app.traffic import Traffic
 from narthex.domain.channels import split_key
@@ -99,8 +100,14 @@ class Hub:
 
     # -- subscribing ---------------------------------------------------------------------------------------
 
-    def attach(self, key: str, subscriber: Subscriber) -> Channel:
-        """Register as a joiner: from now on it misses no publication. Follow with `Channel.ready`."""
+    def attach(self, key: str, subscriber: Subscriber, *, deltas: bool = False) -> Channel:
+        """Register as a joiner: from now on it misses no publication. Follow with `Channel.ready`.
+
+        Args:
+            key: the channel's.
+            subscriber: that joins.
+            deltas: it takes publications as deltas; the first is whole, unless `Channel.deltas` is set before `ready`.
+        """
         channel = self._channels.get(key)
         if channel is None:
             channel = self._channels[key] = Channel(key, split_key(key)[1], self._traffic)
@@ -109,6 +116,8 @@ class Hub:
         if handle is not None:
             handle.cancel()
         channel.joiners[subscriber] = Joiner()
+        if deltas:
+            channel.deltas[subscriber] = None
         return channel
 
     def positioned(self, channel: Channel, top: Position) -> bool:
@@ -207,8 +216,8 @@ class Hub:
         if message.kind == "ephemeral":
             found = self._channels.get(str(message.data["channel"]))
             if found is not None:
-                data = str(message.data["data"]).encode()
-                found.put(Delivery(found.encoder.publication(data, 0), None))
+                shown = Publication(0, str(message.data["data"]).encode())
+                found.put(Delivery(found.encoded(shown), None), shown)
                 self._touch(found)
             return
         self._on_control(message)
