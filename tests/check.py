@@ -91,7 +91,7 @@ def build_site(root: Path, into: Path) -> bool:
         str(into),
     )
     quiet = os.environ | {"NO_MKDOCS_2_WARNING": "1"}  # docs/decisions/0023-mkdocs-material.md knows of it
-    return subprocess.run(command, check=False, env=quiet).returncode == 0
+    return subprocess.run(command, check=False, env=quiet, cwd=root).returncode == 0  # hooks import `tools`
 
 
 def _pages() -> bool:

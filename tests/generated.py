@@ -24,10 +24,14 @@ def _settings() -> str:
 
 def _between(page: Path, name: str, text: str) -> str:
     """The page with `text` between `<!-- name -->` and `<!-- /name -->`."""
-    before, begin, rest = page.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
+    return _put(page.read_text(encoding="utf-8"), name, text)
+
+
+def _put(page: str, name: str, text: str) -> str:
+    before, begin, rest = page.partition(f"<!-- {name} -->\n")
     _, end, after = rest.partition(f"<!-- /{name} -->")
     if not begin or not end:
-        raise ValueError(f"{page} lacks the marks <!-- {name} --> and <!-- /{name} -->")
+        raise ValueError(f"a page lacks the marks <!-- {name} --> and <!-- /{name} -->")
     return f"{before}{begin}\n{text}\n\n{end}{after}"
 
 
@@ -39,6 +43,15 @@ def _operations() -> str:
         labels = ", ".join(f"`{label}`" for label in metric.labels) or "–"
         lines.append(f"| `{metric.full_name}` | {metric.kind} | {labels} | {metric.text} |")
     return _between(ROOT / "docs" / "operations.md", "metrics", "\n".join(lines))
+
+
+def _design() -> str:
+    from tools import diagrams
+
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    for draw in (diagrams.layers, diagrams.admission, diagrams.phases, diagrams.run_states):
+        page = _put(page, draw.__name__.replace("_", " "), draw())
+    return page
 
 
 def _alerts_index() -> str:
@@ -161,6 +174,7 @@ def _map_of_tests() -> str:
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "docs/settings.md": _settings,
     "docs/operations.md": _operations,
+    "docs/design.md": _design,
     "docs/map-tests.md": _map_of_tests,
     "web/packages/client/src/contract.ts": _contract,
     "docs/refusals.md": _refusals,

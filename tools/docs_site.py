@@ -1,12 +1,14 @@
-"""Hooks of mkdocs.yml: the pages that are kept elsewhere in the repository, the lists of pages, and `llms.txt`.
+"""Hooks of mkdocs.yml: pages kept elsewhere in the repository, lists of pages, diagrams, and `llms.txt`.
 
 README.md, CHANGELOG.md and CONTRIBUTING.md become pages of the site. `DIR/*` in the navigation lists a directory. A
 link to a file of the repository that is no page becomes its path as text: the site has no copy of the sources. A link
-to a file that does not exist stays as it is, so that the strict build reports it.
+to a file that does not exist stays as it is, so that the strict build reports it. A page with Mermaid diagrams loads
+the script that draws them from the site; without it Material would load it from another host.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import posixpath
 import re
@@ -17,10 +19,21 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.nav import Navigation
 from mkdocs.structure.pages import Page
+from mkdocs.utils import get_relative_url
+
+from tools.npm_packages import PackageUnavailable, npm_file
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PAGES: Final = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 LINK: Final = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
+STYLE: Final = "assets/stylesheets/site.css"
+MERMAID: Final = "assets/javascripts/mermaid.min.js"
+SCRIPTS: Final = {
+    MERMAID: ("mermaid", "dist/mermaid.min.js"),
+    "assets/javascripts/iframe-worker.js": ("iframe-worker", "shim/index.js"),
+}
+"""Scripts of the site that npm has: path → package and file."""
+log: Final = logging.getLogger("mkdocs.hooks.narthex")
 IMAGE: Final = re.compile(r"(!\[[^\]]*\]\()docs/")
 
 
@@ -52,7 +65,21 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages whose source is in the root of the repository."""
     for source, page in PAGES.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
+    files.append(File.generated(config, STYLE, abs_src_path=str(ROOT / "tools" / "site.css")))
+    try:
+        for path, (package, file) in SCRIPTS.items():
+            files.append(File.generated(config, path, abs_src_path=str(npm_file(package, file))))
+    except PackageUnavailable as fault:
+        log.warning("The site lacks a script: %s", fault)  # a strict build fails by it
     return files
+
+
+def on_post_page(output: str, page: Page, **_: Any) -> str:
+    """Load the script that draws diagrams where there are some."""
+    if 'class="mermaid"' not in output:
+        return output
+    script = f'<script src="{get_relative_url(MERMAID, page.url)}"></script>'
+    return output.replace("</head>", f"{script}</head>", 1)
 
 
 def on_page_markdown(markdown: str, page: Page, files: Files, **_: Any) -> str:

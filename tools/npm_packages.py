@@ -27,9 +27,14 @@ class Package(NamedTuple):
 
 PACKAGES: Final[dict[str, Package]] = {
     "mermaid": Package(
-        "12.3.0",
-        "sha512-4113TdXeLAsMruJ79OpFL5O8+LTFXhQqZ260rF3tgUmiNAtRm4Uume04I+65PRN6yZ69J4f8rVYWW8zRk65UYw==",
+        "11.17.2",
+        "sha512-V6K3C8EBdEsPFZXSKMJe6ppQOENxuHARr9GvHX4hh47lAbhMRD9qf4oEK7LoaRQxULMa80/qt5gHO73aCleBBg==",
         ("dist/mermaid.min.js", "LICENSE"),
+    ),
+    "iframe-worker": Package(
+        "1.0.4",
+        "sha512-roeaaI+Lg1LJNfgpCjoRe/+WzEjy9+Z08LoEvu85MCPbBjwm+qXz8Ag5U05lHa6V1CysZyGzE0SOkAtSUA5q7Q==",
+        ("shim/index.js", "LICENSE"),
     ),
     "@asyncapi/specs": Package(
         "6.11.1",

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
-JOURNEYS = re.findall(r"### ([^\n]+)\n(?:(?!\n##).)*?```mermaid\n(.*?)```", PAGE, re.DOTALL)
+JOURNEYS = re.findall(r"### ([^\n]+)\n(?:(?!\n##).)*?```mermaid\n(sequenceDiagram\n.*?)```", PAGE, re.DOTALL)
 
 
 class Participant(NamedTuple):
