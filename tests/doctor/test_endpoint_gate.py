@@ -64,6 +64,38 @@ async def test_a_guarded_application(tmp_path: Path) -> None:
         assert "narthex doctor finds the cause" in nothing["reachable"]
 
 
+NESTED = """
+import narthex
+from fastapi import FastAPI, WebSocket
+
+api = FastAPI()
+
+@api.websocket("/chat/ws")
+async def chat(socket: WebSocket) -> None:
+    await socket.accept()
+    async for text in socket.iter_text():
+        await socket.send_text(text)
+
+default = narthex.Guard(api, paths=["/chat/ws"])
+moved = narthex.Guard(api, paths=["/chat/ws"], prefix="/chat")
+elsewhere = narthex.Guard(api, paths=["/chat/ws"], prefix="/guards/own")
+"""
+
+
+@pytest.mark.parametrize("name", ["default", "moved", "elsewhere"])
+async def test_the_guards_routes_are_found(tmp_path: Path, name: str) -> None:
+    """At the root, below a directory of the endpoint; elsewhere the gate says which option names their place."""
+    (tmp_path / "nested.py").write_text(NESTED)
+    environ = {"PYTHONPATH": str(tmp_path)}
+    async with serving("uvicorn-websockets", "", tmp_path, environ, app=f"nested:{name}") as server:
+        url = f"ws://127.0.0.1:{server.port}/chat/ws"
+        report = await gated(url)
+        if name == "elsewhere":
+            assert "Give --prefix" in failed(report)["health"]
+            report = await gated(url, prefix="/guards/own")
+        assert report.ok, failed(report)
+
+
 async def test_a_token_that_ends_while_sockets_are_held(tmp_path: Path) -> None:
     """The hold reports the close code and the age."""
     async with serving("uvicorn-websockets", "starlette", tmp_path, {"NARTHEX_TOKEN_GRACE_S": "0"}) as server:

@@ -58,3 +58,26 @@ def test_the_other_routes_of_a_narthex_keep_a_prefix() -> None:
     assert parse_target("ws://h/chat/ws").beside("health") == "/chat/ws/health"
     assert parse_target("ws://h/connection/websocket").beside("beacon") == "/ws/beacon"
     assert parse_target("ws://h").beside("beacon") == "/ws/beacon"
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/ws", ("/ws/beacon",)),
+        ("/chat/ws", ("/chat/ws/beacon", "/ws/beacon", "/chat/beacon")),
+        (
+            "/a/rooms/7",
+            (
+                *("/a/rooms/7/ws/beacon", "/ws/beacon", "/a/rooms/7/beacon", "/a/rooms/ws/beacon"),
+                *("/a/rooms/beacon", "/a/ws/beacon", "/a/beacon"),
+            ),
+        ),
+        ("/1/2/3/4/5/6/7/8", 9),
+    ],
+)
+def test_a_guards_routes_may_be_at_each_directory_of_the_endpoint(
+    path: str, expected: tuple[str, ...] | int
+) -> None:
+    """Likely places come first, and a deep path costs a bounded number of requests."""
+    found = parse_target(f"ws://h{path}").route_paths("beacon")
+    assert (len(found) if isinstance(expected, int) else found) == expected

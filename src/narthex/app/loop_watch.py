@@ -20,7 +20,7 @@ import structlog
 from narthex.ports.telemetry import Meter
 
 HELD_S: Final = 1.0  # clients notice; a garbage collection or a busy machine takes less
-TICK_S: Final = 0.1
+TICK_S: Final = 0.25  # as `loop_lag`'s, so that one wake of an idle process serves both
 FRAMES: Final = 12  # the innermost ones: the agent's own, and its calls
 AGENT_TASK: Final = "agent "
 """The name of an agent's task: `agent <name> <run id>`."""

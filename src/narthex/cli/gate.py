@@ -63,7 +63,7 @@ def gate(
         send: endpoint: text message to send once.
         expect: endpoint: text that a message of the endpoint must contain.
         hold: endpoint: how long sockets must stay open, at most 30s; 0 skips the check.
-        prefix: endpoint: path of the guard's own routes; default /ws, beside a path that ends in /ws.
+        prefix: endpoint: path of the guard's own routes; unset, they are looked for around the endpoint's path.
         save: write the latencies as a baseline.
         against: compare the latencies with this baseline.
         slower: how many times slower than the baseline is too slow.

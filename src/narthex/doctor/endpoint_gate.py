@@ -11,6 +11,7 @@ import time
 from typing import Final
 
 from narthex.doctor import dialing
+from narthex.doctor.beacons import find_beacon
 from narthex.doctor.documents import json_object
 from narthex.doctor.exchanging import exchange, open_socket
 from narthex.doctor.gate import HANDSHAKES, Checks, Gate, GateOptions, GateReport, Progress, examine_gate
@@ -18,8 +19,8 @@ from narthex.doctor.holding import hold
 from narthex.doctor.live import LiveSocket
 from narthex.doctor.observations import Attempt, HttpExchange
 from narthex.doctor.target import Target
-from narthex.domain.endpoints import WEBSOCKETS
 
+GUARD_ROUTES: Final = "/ws"  # where a guard has its routes unless it was told otherwise
 FOREIGN_ORIGIN: Final = "https://narthex-gate.invalid"  # RFC 2606: no page has this origin
 IN_BAND_S: Final = 15.0  # an endpoint that takes its proof in the first message waits 10 s for it
 MAX_HOLD_S: Final = 30.0  # with the other checks below the gate's deadline
@@ -34,6 +35,9 @@ async def examine_endpoint(
 
 class EndpointGate(Gate):
     """See the module."""
+
+    _routes = GUARD_ROUTES
+    _found = False
 
     def checks(self) -> Checks:
         """The checks, in order."""
@@ -51,15 +55,27 @@ class EndpointGate(Gate):
 
     def route(self, name: str) -> str:
         """The path of one of the guard's own routes."""
-        if self.options.prefix:
-            return f"{self.options.prefix.rstrip('/')}/{name}"
-        if self.target.path.rstrip("/").endswith(WEBSOCKETS):
-            return self.target.beside(name)
-        return f"/ws/{name}"
+        return f"{self._routes}/{name}"
 
     async def application(self) -> bool:
-        """The profile fits any endpoint."""
+        """Find the guard's routes. The profile fits any endpoint."""
+        self._routes = self.options.prefix.rstrip("/")
+        if not self._routes:
+            beacon = await find_beacon(self.line, self.address)
+            self._found = beacon is not None
+            self._routes = GUARD_ROUTES if beacon is None else beacon.routes
         return False
+
+    async def healthy(self) -> tuple[bool, str]:
+        """Health; where it was not found, how to name its place."""
+        ok, detail = await super().healthy()
+        if ok or self._found or "status" in self.health:
+            return ok, detail
+        tried = ", ".join(self.target.route_paths("beacon"))
+        return False, (
+            f"{detail} at {self.route('health')}; no guard answered at {tried} either. "
+            "Give --prefix: the `prefix` of narthex.Guard, below the prefix of a proxy or mount"
+        )
 
     # -- admission ----------------------------------------------------------------------------------------------
 

@@ -46,7 +46,7 @@ class GateOptions(msgspec.Struct, frozen=True, kw_only=True):
         hold_s: how long sockets of an endpoint must stay open; 0: not checked.
         send: text to send to an endpoint; empty: nothing.
         expect: text that one of its messages must contain afterwards; empty: any.
-        prefix: path of the guard's own routes; empty: derived from the path of the endpoint.
+        prefix: path of the guard's own routes; empty: they are looked for.
     """
 
     token: str = ""

@@ -17,6 +17,7 @@ from narthex.domain.environment import is_loopback
 from narthex.errors import ClientError
 
 SCHEMES: Final = {"ws": False, "http": False, "wss": True, "https": True}
+_PARENTS: Final = 4  # directories of an endpoint that are looked at; each costs two requests
 _CREDENTIAL_NAMES: Final = frozenset(
     {"token", "access_token", "jwt", "auth", "authorization", "key", "api_key"}
 )
@@ -86,8 +87,14 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         return f"{prefix_of(self.path)}/ws/{name}"
 
     def route_paths(self, name: str) -> tuple[str, ...]:
-        """Where such a route may be: beside a gateway's endpoint; a guard's are at the root, whatever it guards."""
-        return tuple(dict.fromkeys((self.beside(name), f"/ws/{name}")))
+        """Where such a route may be, the likely ones first: beside a gateway's endpoint; a guard's are at the root, or
+        below a directory of the endpoint: `Guard(prefix="/chat")`, a mount, a proxy's prefix.
+        """
+        parents = [prefix_of(self.path).rstrip("/")]
+        while parents[-1] and len(parents) < _PARENTS:
+            parents.append(parents[-1].rpartition("/")[0])
+        below = [f"{one}{routes}/{name}" for one in parents for routes in ("/ws", "") if one or routes]
+        return tuple(dict.fromkeys((self.beside(name), f"/ws/{name}", *below)))
 
 
 def parse_target(url: str) -> Target:

@@ -208,6 +208,10 @@ class Running:
             on_started=lambda _: self._started.set(),
         )
 
+    def alive(self) -> bool:
+        """Whether the server's thread still runs."""
+        return self._thread.is_alive()
+
     def call(self, function: Callable[[], Any]) -> Any:
         """Run `function` on the server's loop and return its result."""
 

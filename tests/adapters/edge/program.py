@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 
+from narthex.adapters.edge import server as server_module
 from narthex.adapters.edge.edge import Edge
 from narthex.adapters.edge.limits import EdgeLimits, MessageLimits
 from narthex.adapters.edge.listeners import listen
@@ -70,6 +71,8 @@ def main() -> None:
         await server.serve(sockets=listen("127.0.0.1", 0))
         return not server.forced
 
+    if "DATE_EVERY_S" in os.environ:
+        server_module._DATE_EVERY_S = float(os.environ["DATE_EVERY_S"])  # type: ignore[misc]  # a test's
     print(json.dumps({"orderly": run(serve())}), flush=True)
 
 

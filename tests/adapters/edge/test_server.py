@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from narthex.adapters.edge import server as server_module
 from narthex.adapters.edge.listeners import listen, url_of
+from narthex.adapters.edge.server import EdgeServer
 from narthex.errors import ConfigError
 from tests.adapters.edge.child import child
 from tests.adapters.edge.harness import TIME_UNIT_S, Running, upgrade
@@ -177,3 +179,29 @@ def test_a_repeated_command_does_not_cut_the_drain_short() -> None:
 def test_the_url_of_a_listener_can_be_opened(host: str, url: str) -> None:
     """Also where the gateway listens on IPv6."""
     assert url_of(host, 8000) == url
+
+
+def test_an_idle_server_is_not_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvicorn's own loop asks ten times a second whether it is over; here the signal itself ends the wait."""
+    asked: list[int] = []
+
+    async def on_tick(server: EdgeServer, counter: int) -> bool:
+        asked.append(counter)
+        return await ask(server, counter)
+
+    ask = EdgeServer.on_tick
+    monkeypatch.setattr(server_module, "_DATE_EVERY_S", 3_600.0)
+    monkeypatch.setattr(EdgeServer, "on_tick", on_tick)
+    with Running() as running:
+        time.sleep(0.5)  # five of uvicorn's ticks
+        assert len(asked) == 1
+    assert not running.alive()
+
+
+def test_a_signal_ends_the_wait_of_an_idle_process() -> None:
+    """The process drains at once, and not with the next second's `Date`."""
+    with child(DATE_EVERY_S="3600") as program:
+        program.signal(signal.SIGTERM)
+        assert program.line() == {"draining": True}
+        assert program.line() == {"orderly": True}
+        assert program.process.wait(TIME_UNIT_S) == 0

@@ -55,9 +55,12 @@ def thread_over(work: Recording, **options: float) -> BatchThread[Job]:
 
 
 async def test_a_stopped_thread_leaves_no_timer() -> None:
-    """Its watch over hanging jobs would keep it, and the loop, alive for ever."""
-    thread = thread_over(Recording())
+    """Its watch over hanging jobs would keep it, and the loop, alive for ever; an idle thread has none."""
+    work = Recording()
+    thread = thread_over(work)
     await thread.start()
+    assert thread._watchdog is None
+    await submit(thread)
     watching = thread._watchdog
     assert watching is not None
     assert not watching.cancelled()

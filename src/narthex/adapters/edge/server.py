@@ -43,6 +43,7 @@ BACKLOG: Final = (
 # clients costs an iteration. With four copies of the listener a handshake among many takes a quarter less time, with
 # eight another 7 %, with sixteen 5 %; for a single client each doubling adds 4 to 10 %, for checks of an empty queue.
 _LISTENER_COPIES: Final = 8
+_DATE_EVERY_S: Final = 1.0  # the `Date` of answers
 _CLOSE_SHARE: Final = 0.2  # of the grace is reserved for closing the connections that `drain` left
 # Measured with 10,000 sockets: with the default thresholds, full collections of every live object run repeatedly
 # while connections arrive; reference counts free the loop's allocations per event. The young objects are checked
@@ -102,6 +103,8 @@ class EdgeServer(uvicorn.Server):
         self._grace_s = grace_s
         self._own_signals = own_signals
         self._stop_by: float | None = None  # monotonic; set by the first signal
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._woken = asyncio.Event()
 
     def stop(self) -> None:
         """Begin to stop, as a first signal does. A second call ends at once."""
@@ -109,6 +112,7 @@ class EdgeServer(uvicorn.Server):
             self._stop_by = time.monotonic() + self._grace_s
         else:
             self.forced = self.force_exit = self.should_exit = True
+        self._wake()
 
     @property
     def stopping(self) -> bool:
@@ -138,7 +142,7 @@ class EdgeServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to listen, and report the URLs."""
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         self.edge.start(loop)
         await super().startup(sockets and _listeners(sockets, loop))
         if self.should_exit:
@@ -148,14 +152,29 @@ class EdgeServer(uvicorn.Server):
         if self._on_started is not None:
             self._on_started([url_of_listener(listener) for listener in sockets or []])
 
+    async def main_loop(self) -> None:
+        """Wait for a signal and for the end of the drain. uvicorn's own loop wakes ten times a second to ask."""
+        while not await self.on_tick(0):  # 0: with the second's `Date`
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DATE_EVERY_S):
+                    await self._woken.wait()
+            self._woken.clear()
+
     async def on_tick(self, counter: int) -> bool:
-        """Check ten times a second for a signal and for the end of the drain."""
+        """See uvicorn: whether the server is over."""
         if self._stop_by is not None and not self.should_exit:
             if self._drain_task is None:
                 self._drain_task = asyncio.create_task(self._run_drain(), name="narthex-drain")
+                self._drain_task.add_done_callback(lambda _: self._woken.set())
             elif self._drain_task.done():
                 self.should_exit = True
         return await super().on_tick(counter)
+
+    def _wake(self) -> None:
+        """End the wait of `main_loop`; also from a signal handler, which may interrupt the loop at any place."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # a signal after the end of the loop
+                self._loop.call_soon_threadsafe(self._woken.set)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the listener and the remaining connections, within the grace."""

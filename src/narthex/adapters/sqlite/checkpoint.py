@@ -15,6 +15,7 @@ from typing import Final
 from narthex.adapters.sqlite.file import CHECKPOINT_CACHE_KIB, Synchronous, connect
 
 EVERY_S: Final = 0.25  # a commit waits while the log is synced: little and often keeps that wait short
+QUIET_S: Final = 1.0  # while nothing is written; the first second of a load writes a few megabytes at most
 SOFT_BYTES: Final = 1 << 20
 HARD_BYTES: Final = 64 << 20
 
@@ -47,10 +48,21 @@ class Checkpointer:
             self.failure = str(error)
             return
         try:
-            while not self._stopping.wait(EVERY_S):
+            seen, wait_s = self._written(), EVERY_S
+            while not self._stopping.wait(wait_s):
                 self._step(connection)
+                before, seen = seen, self._written()
+                wait_s = QUIET_S if seen == before else EVERY_S
         finally:
             connection.close()
+
+    def _written(self) -> tuple[int, int]:
+        """Changes with each commit to the log."""
+        try:
+            found = self._wal.stat()
+        except OSError:  # `_step` reports it
+            return 0, 0
+        return found.st_size, found.st_mtime_ns
 
     def _step(self, connection: sqlite3.Connection) -> None:
         try:

@@ -89,7 +89,7 @@ CATALOGUE: Final = (
     _gauge("auth_bypass_active", "1 while test identities are admitted.", mode="livemax"),
     _counter("events_lost", "Acknowledged events that could not be recovered. Must stay 0."),
     _histogram(
-        "loop_lag_seconds", "Delay of an event loop timer, measured ten times a second.", buckets=LAG_BUCKETS
+        "loop_lag_seconds", "Delay of an event loop timer, measured four times a second.", buckets=LAG_BUCKETS
     ),
     _counter("channels_behind", "Channels that this node found behind the log and re-read."),
     _counter(
