@@ -48,7 +48,6 @@ const shared = {
   jsxImportSource: "preact",
   alias: { "@narthex/client": "./packages/client/src/index.ts" },
   loader: { ".svg": "file" },
-  publicPath: "/static/",
   logLevel: "warning",
 };
 // What a page imports when it first needs it becomes a file of its own. A boot script is no module: it is built apart,

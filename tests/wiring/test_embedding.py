@@ -72,6 +72,24 @@ async def hello(request: Request) -> PlainTextResponse:
     return PlainTextResponse(f"hello {request.query_params.get('name', '')}")
 
 
+async def test_mounted_applications_know_the_root_path(tmp_path: Path) -> None:
+    """FastAPI's own documents lead back through the proxy; the program's WebSocket below it is found."""
+    mine = FastAPI()
+
+    @mine.websocket("/echo")
+    async def echo(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.send_text(socket.scope["root_path"])
+        await socket.close()
+
+    async with gateway(tmp_path, root_path="/chat", routes=[Mount("/mine", app=mine)]) as running:
+        async with httpx2.AsyncClient(base_url=running.http, trust_env=False) as http:
+            assert "url: '/chat/mine/openapi.json'" in (await http.get("/mine/docs")).text
+            assert (await http.get("/mine/openapi.json")).json()["servers"] == [{"url": "/chat/mine"}]
+        async with connect(f"{running.http.replace('http', 'ws')}/mine/echo", proxy=None) as raw:
+            assert await raw.recv() == "/chat/mine"
+
+
 async def test_routes_agents_and_verifier_of_another_program(tmp_path: Path) -> None:
     """Starlette and FastAPI beside the socket; the program's own sessions admit, refuse and are unavailable."""
     mine = FastAPI()

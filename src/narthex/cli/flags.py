@@ -51,6 +51,7 @@ class SettingsFlags:
         port: port; 0 takes a free one.
         uds: listen on a Unix socket at this path.
         fd: listen on the socket that the parent process left open as this descriptor.
+        root_path: path under which clients reach this server behind a proxy that removes it, such as /chat.
         metrics_port: one more port for /metrics, /livez and /readyz, without a token; 0 takes a free one.
         data_dir: directory of the embedded broker, store and signing keys.
         agent: `module:function`, `module:agent`, `agui+https://…` or `openai+http://…#model`; repeatable.
@@ -68,6 +69,7 @@ class SettingsFlags:
     port: int | None = None
     uds: Path | None = None
     fd: int | None = None
+    root_path: str | None = None
     metrics_port: int | None = None
     data_dir: Path | None = None
     agent: Agents = None

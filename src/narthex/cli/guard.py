@@ -22,6 +22,7 @@ def guard(
     port: int | None = None,
     uds: Path | None = None,
     fd: int | None = None,
+    root_path: str | None = None,
     data_dir: Path | None = None,
     log_format: LogFormat = None,
     log_level: LogLevel = None,
@@ -49,6 +50,7 @@ def guard(
         port: Port; 0 takes a free one.
         uds: Listen on a Unix socket at this path.
         fd: Listen on the socket that the parent process left open as this descriptor.
+        root_path: Path under which clients reach this guard behind a proxy that removes it, such as /chat.
         data_dir: Directory of revocations, tickets and signing keys.
         log_format: json for machines, console for people.
         log_level: Least severe record that is written; handshake records are debug.
@@ -64,6 +66,7 @@ def guard(
         "port": port,
         "uds": uds,
         "fd": fd,
+        "root_path": root_path,
         "data_dir": data_dir,
         "log_format": log_format,
         "log_level": log_level,
@@ -79,7 +82,7 @@ def guard(
     check_start(settings, {"store", "traces"}, agents=False)
 
     def ready(urls: list[str]) -> None:
-        url = settings.public_url or urls[0].replace("//0.0.0.0", "//127.0.0.1").replace("//[::]", "//[::1]")
+        url = settings.base_url or urls[0].replace("//0.0.0.0", "//127.0.0.1").replace("//[::]", "//[::1]")
         lines = [f"narthex guard is ready ({settings.environment})"]
         if settings.verify_only:
             lines.append(f"  verify    {url}/ws/verify")

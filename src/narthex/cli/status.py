@@ -30,6 +30,7 @@ def serve(
     port: int | None = None,
     data_dir: Path | None = None,
     public_url: str | None = None,
+    root_path: str | None = None,
     log_format: LogFormat = None,
     log_level: LogLevel = None,
     config: Path | None = None,
@@ -43,7 +44,8 @@ def serve(
         host: Address to listen on (development: 127.0.0.1; staging and production: 0.0.0.0).
         port: Port; default 8003.
         data_dir: Directory of status.db.
-        public_url: Its URL as visitors see it, for the feed.
+        public_url: Its URL as visitors see it, without a path, for the feed.
+        root_path: Path under which visitors reach it behind a proxy that removes it, such as /uptime.
         log_format: json for machines, console for people.
         log_level: Least severe record that is written.
         config: The settings file instead of ./narthex.toml.
@@ -53,6 +55,7 @@ def serve(
         "port": port,
         "data_dir": data_dir,
         "public_url": public_url,
+        "root_path": root_path,
         "log_format": log_format,
         "log_level": log_level,
     }

@@ -157,11 +157,16 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """The outcome's row of `TABLE`."""
         return TABLE[self.code]
 
-    def problem(self, trace_id: str) -> dict[str, object]:
-        """The RFC 9457 body: `type, title, status, code, detail, remedy, trace_id, carriers_checked`."""
+    def problem(self, trace_id: str, root: str = "") -> dict[str, object]:
+        """The RFC 9457 body: `type, title, status, code, detail, remedy, trace_id, carriers_checked`.
+
+        Args:
+            trace_id: of the request.
+            root: the path under which clients reach this server; empty: the root of its host.
+        """
         row = self.row
         return {
-            "type": PROBLEM_TYPE_BASE + self.code,
+            "type": root + PROBLEM_TYPE_BASE + self.code,
             "title": row.title,
             "status": row.http or 400,
             "code": self.code,

@@ -36,7 +36,6 @@ from narthex.guard.scopes import (
     head_of,
     refusal_messages,
     refusing,
-    route_path,
 )
 from narthex.guard.sockets import Application, GuardedSocket, Receive, Send
 from narthex.guard.users import socket_of
@@ -44,6 +43,7 @@ from narthex.ports.edge import Accept, Decision, Deny
 from narthex.ports.later import settled
 from narthex.ports.tokens import TokenVerifier
 from narthex.settings import Settings
+from narthex.web.paths import root_path, route_path
 from narthex.wiring.server_process import open_components
 
 START_WAIT_S: Final = 2.0
@@ -216,7 +216,7 @@ class Guard:
     async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> GuardedSocket | None:
         """The socket of an admitted handshake; None: it was refused, or has passed unguarded."""
         path = route_path(scope)
-        if self._public.patterns and self._public.match(scope["path"]) and not self._paths.match(path):
+        if self._public.patterns and self._public.match(path) and not self._paths.match(path):
             await self.app(scope, receive, send)
             return None
         core = self._begin()
@@ -268,7 +268,7 @@ async def _refuse(
     if explain:
         await send(explained(scope))
     elif answers_http(scope):
-        for message in refusal_messages(refusal, trace_id):
+        for message in refusal_messages(refusal, trace_id, root_path(scope)):
             await send(message)
         # uvicorn logs an error for a call that returns before it has noticed the end of its connection.
         await asyncio.sleep(0)

@@ -44,6 +44,7 @@ from narthex.guard.relayed import Assertions, RelayedConnection, handed_on
 from narthex.guard.routes import PREFIX, GuardRoutes
 from narthex.settings import Settings
 from narthex.web import verify
+from narthex.web.paths import route_path
 from narthex.web.problems import exception_handlers, problem
 from narthex.web.request_rules import RequestRules
 from narthex.wiring.capacity_log import Evictions, log_capacity
@@ -86,7 +87,7 @@ class GuardProcess:
         self.ring = KeyRing(
             core.store.credentials,
             "guard",
-            issuer=settings.public_url or DEFAULT_ISSUER,
+            issuer=settings.base_url or DEFAULT_ISSUER,
             audience=settings.upstream_name or (self.address.authority if self.address else DEFAULT_AUDIENCE),
             rules=ClaimRules(),
             clock=core.now,
@@ -166,7 +167,7 @@ class GuardProcess:
         passing = None if address is None or not self.settings.pass_http else self._passing(address)
 
         async def answer(scope: Message, receive: Receive, send: Send) -> None:
-            path = scope["path"]
+            path = route_path(scope)
             if path in own.paths or path.startswith(f"{verify.PATH}/"):
                 await own(scope, receive, send)
             elif passing is not None:

@@ -35,7 +35,8 @@ from narthex.web.access import Access
 from narthex.web.api.operations import RevokeAndDrain
 from narthex.web.cookies import SESSION, drop_cookie, only_cookie
 from narthex.web.fields import bearer
-from narthex.web.health import HealthPages
+from narthex.web.health import HealthPages, with_root
+from narthex.web.paths import root_path
 from narthex.web.problems import NO_STORE, exception_handlers, problem
 from narthex.web.rates import ADDRESS_SHARE, AddressRates
 from narthex.web.request_rules import RequestAuthenticator, head_of
@@ -201,7 +202,7 @@ class GuardRoutes:
         """The facts that a client needs to connect."""
         facts = self._http.facts(request)
         policy = self._core.policy
-        return {
+        config = {
             "service": "narthex-guard",
             "version": __version__,
             "environment": self._core.settings.environment,
@@ -218,6 +219,7 @@ class GuardRoutes:
             "limits": {**self._limits(), "max_connections_per_user": self._per_user()},
             "limits_count": LIMITS_COUNT,
         }
+        return with_root(config, root_path(request.scope))
 
     async def _stats(self) -> Mapping[str, object]:
         core = self._core
@@ -266,7 +268,7 @@ class GuardRoutes:
             if identity is not None:
                 await core.revocations.revoke_token(identity, reason="logout")
         response = Response(status_code=204, headers={**NO_STORE, **cors})
-        drop_cookie(response, SESSION, secure=secure)
+        drop_cookie(response, SESSION, secure=secure, root=root_path(request.scope))
         return response
 
 

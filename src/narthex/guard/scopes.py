@@ -44,13 +44,6 @@ def head_of(scope: Scope) -> RequestHead:
     )
 
 
-def route_path(scope: Scope) -> str:
-    """The path below the mount, as Starlette's routes see it."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    return path[len(root) :] if root and path.startswith(root + "/") else path
-
-
 def application_scope(scope: Scope, context: ConnectionContext, socket: object) -> Scope:
     """The scope of an admitted connection for the application: without credentials, with the user.
 
@@ -70,9 +63,9 @@ def application_scope(scope: Scope, context: ConnectionContext, socket: object) 
     return own
 
 
-def refusal_messages(refusal: Refusal, trace_id: str) -> tuple[Message, Message]:
-    """The HTTP response of a refusal, by the extension `websocket.http.response`."""
-    body = _encode(refusal.problem(trace_id))
+def refusal_messages(refusal: Refusal, trace_id: str, root: str) -> tuple[Message, Message]:
+    """The HTTP response of a refusal, by the extension `websocket.http.response`; `root`: see `web.paths`."""
+    body = _encode(refusal.problem(trace_id, root))
     headers = [
         (b"content-type", b"application/problem+json"),
         (b"content-length", str(len(body)).encode()),

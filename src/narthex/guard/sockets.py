@@ -30,6 +30,7 @@ from narthex.guard.scopes import (
 )
 from narthex.ports.edge import CLOSE_S
 from narthex.protocol.codes import Disconnect
+from narthex.web.paths import root_path
 
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -151,7 +152,7 @@ class GuardedSocket:
             if self.context.admit.explain:
                 messages = (explained(self._scope), *messages)
             elif answers_http(self._scope):
-                messages = refusal_messages(refusal, self.context.trace_id)
+                messages = refusal_messages(refusal, self.context.trace_id, root_path(self._scope))
         try:
             async with asyncio.timeout(CLOSE_S):
                 for message in messages:

@@ -69,6 +69,13 @@ class ServerOptions(BaseModel):
         "provider's issuer.",
         default_text="`http://` + host and port",
     )
+    root_path: str = option(
+        "",
+        "The path under which clients reach this server behind a proxy that removes it, such as `/chat`: links, redirects, "
+        "cookies and documents then have it. Requests come without it.",
+        flag="--root-path",
+        default_text="none: at the root of its host",
+    )
     drain_grace_s: float = option(
         10.0, "Seconds from SIGTERM to the end (Cloud Run gives 10).", ge=0, le=3600
     )

@@ -129,6 +129,11 @@ class Settings(
         return self._results.policy
 
     @property
+    def base_url(self) -> str:
+        """`public_url` with `root_path`: the URL below which clients find every route; empty: not prescribed."""
+        return self.public_url and self.public_url.rstrip("/") + self.root_path
+
+    @property
     def origins(self) -> OriginPolicy:
         """`allowed_origins`, parsed."""
         return self._results.origins

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -31,6 +32,7 @@ from narthex.settings.trust import ambiguities
 
 BROKER_SCHEMES: Final = ("nats", "tls", "redis", "rediss", "valkey", "valkeys")
 STORE_SCHEMES: Final = ("postgresql", "postgres")
+ROOT_PATH: Final = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9\-._~]+)+")
 MIN_ADMIN_KEY_LENGTH: Final = 16
 
 
@@ -141,6 +143,11 @@ def _agent_secrets(settings: Settings) -> Iterator[str]:
 
 
 def _urls(settings: Settings) -> Iterator[str]:
+    if settings.root_path and not ROOT_PATH.fullmatch(settings.root_path):
+        yield (
+            "NARTHEX_ROOT_PATH is no path without a slash at its end. Write it as the proxy has it, for example /chat; "
+            "letters, digits and `-._~` only."
+        )
     if not settings.public_url:
         return
     try:
@@ -156,7 +163,8 @@ def _urls(settings: Settings) -> Iterator[str]:
         good = False
     if not good:
         yield (
-            "NARTHEX_PUBLIC_URL is not a base URL. Write scheme and host only, for example https://chat.example.com."
+            "NARTHEX_PUBLIC_URL is not a base URL. Write scheme and host only, for example https://chat.example.com; "
+            "a path belongs in NARTHEX_ROOT_PATH."
         )
 
 

@@ -30,6 +30,7 @@ from narthex.status.service import Audit, Page, StatusService
 from narthex.status.words import LANGUAGES
 from narthex.web.access import Access
 from narthex.web.api.description import Described
+from narthex.web.paths import route_path
 from narthex.web.request_rules import RequestRules
 
 DATABASE: Final = "status.db"
@@ -164,7 +165,7 @@ class EmbeddedStatus:
 
     async def _elsewhere(self, request: Request) -> Response:
         return RedirectResponse(
-            self._settings.status_url.rstrip("/") + request.scope["path"],
+            self._settings.status_url.rstrip("/") + route_path(request.scope),
             status_code=307,
             headers={"Cache-Control": "public, max-age=60", "Access-Control-Allow-Origin": "*"},
         )

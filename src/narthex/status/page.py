@@ -68,6 +68,10 @@ class Paths(NamedTuple):
         """The page of one incident."""
         return self.incident.format(incident_id)
 
+    def below(self, root: str) -> Paths:
+        """The same below the path under which clients reach the server."""
+        return Paths(*(root + path for path in self))
+
 
 SERVED: Final = Paths(
     page="/status",

@@ -32,6 +32,7 @@ from narthex.status.embedded import make_routes, make_service
 from narthex.status.page import SERVED
 from narthex.web import problem_pages
 from narthex.web.access import Access
+from narthex.web.paths import root_path
 from narthex.web.problems import exception_handlers
 from narthex.web.request_rules import RequestRules
 from narthex.wiring.capacity_log import Evictions
@@ -52,8 +53,8 @@ async def _no_users(_: Request) -> Refusal:
     return Refusal(code="auth_required", detail="This service takes NARTHEX_ADMIN_KEY as a Bearer token.")
 
 
-async def _to_page(_: Request) -> Response:
-    return RedirectResponse(SERVED.page, status_code=307)
+async def _to_page(request: Request) -> Response:
+    return RedirectResponse(root_path(request.scope) + SERVED.page, status_code=307)
 
 
 def make_process(
@@ -96,7 +97,7 @@ def make_process(
         ],
         exception_handlers=exception_handlers(report_bug),
     )
-    url = settings.public_url or url_of_listener(listeners[0])
+    url = settings.base_url or url_of_listener(listeners[0])
     return ServerProcess(
         app,
         make_edge(

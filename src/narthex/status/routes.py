@@ -36,6 +36,7 @@ from narthex.web.access import Access, Operator
 from narthex.web.api.description import Described
 from narthex.web.api.operations import body_of, json_answer
 from narthex.web.fields import bearer
+from narthex.web.paths import root_path
 from narthex.web.problems import client_error, problem, trace_id_for
 from narthex.web.request_rules import RequestRules
 
@@ -162,12 +163,14 @@ class StatusRoutes:
 
     async def _page(self, request: Request) -> Response:
         document = await self._service.document()
-        return self._send(
-            request,
-            self._draw(
-                document, "html", "text/html; charset=utf-8", lambda: status_page(document, self._look)
-            ),
+        root = root_path(request.scope)
+        body = self._draw(
+            document,
+            f"html {root}",
+            "text/html; charset=utf-8",
+            lambda: status_page(document, self._look, SERVED.below(root)),
         )
+        return self._send(request, body)
 
     async def _json(self, request: Request) -> Response:
         document = await self._service.document()
@@ -212,7 +215,7 @@ class StatusRoutes:
         document = await self._service.document()
         known = {one.id: one for one in (*document.incidents, *document.maintenance)}
         found = known.get(incident_id) or await self._service.incident(incident_id)
-        page = incident_page(document, found, self._look)
+        page = incident_page(document, found, self._look, SERVED.below(root_path(request.scope)))
         return self._send(request, _body(page.encode(), "text/html; charset=utf-8"))
 
     def _draw(

@@ -13,6 +13,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from narthex.web.paths import route_path
 from narthex.web.problems import trace_id_for
 
 
@@ -48,7 +49,7 @@ class AccessLog:
 
         request = Request(scope)
         scope.setdefault("state", {})
-        members: dict[str, Any] = {"method": scope["method"], "path": scope["path"]}
+        members: dict[str, Any] = {"method": scope["method"], "path": route_path(scope)}
         members |= {"client": self._address(request), "trace_id": trace_id_for(request)}
         try:
             await self._app(scope, receive, counted)

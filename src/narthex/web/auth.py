@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final
 
 from starlette.requests import Request
@@ -30,6 +31,7 @@ from narthex.ports.later import settled
 from narthex.ports.tokens import TokenVerifier
 from narthex.web.cookies import REFRESH, SESSION, Cookie, drop_cookie, only_cookie, put_cookie
 from narthex.web.fields import basic_password, bearer, local_path, read_fields
+from narthex.web.paths import below_root, root_path
 from narthex.web.request_rules import RequestRules
 from narthex.web.sign_in_problems import NO_STORE, denied, problem, refusal
 
@@ -176,7 +178,8 @@ class AuthRoutes:
         facts = self._rules.facts(request)
         response: Response
         if next_path:
-            response = RedirectResponse(next_path, status_code=303, headers=NO_STORE)
+            target = below_root(next_path, request.scope)
+            response = RedirectResponse(target, status_code=303, headers=NO_STORE)
         else:
             body: dict[str, object] = {
                 "access_token": session.access_token,
@@ -191,18 +194,16 @@ class AuthRoutes:
             # Any page can have that origin: an app could not use a cookie, and a foreign page could use it to sign a
             # browser in as another user.
             return response
-        secure = facts.secure
-        put_cookie(response, SESSION, session.access_token, secure=secure, max_age_s=session.expires_in)
+        put = partial(put_cookie, response, secure=facts.secure, root=root_path(request.scope))
+        put(SESSION, session.access_token, max_age_s=session.expires_in)
         if session.refresh_token:
-            put_cookie(
-                response, REFRESH, session.refresh_token, secure=secure, max_age_s=session.refresh_expires_in
-            )
+            put(REFRESH, session.refresh_token, max_age_s=session.refresh_expires_in)
         return response
 
     def _drop_cookies(self, request: Request, response: Response) -> None:
-        secure = self._rules.facts(request).secure
-        drop_cookie(response, SESSION, secure=secure)
-        drop_cookie(response, REFRESH, secure=secure)
+        secure, root = self._rules.facts(request).secure, root_path(request.scope)
+        for cookie in (SESSION, REFRESH):
+            drop_cookie(response, cookie, secure=secure, root=root)
 
     def _cookie(self, request: Request, cookie: Cookie) -> str | Refusal:
         return only_cookie(request, cookie, secure=self._rules.facts(request).secure)

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from narthex.domain.carriers import HOST_SESSION_COOKIE, SESSION_COOKIE
 from narthex.domain.refusals import Refusal
+from narthex.web.paths import route_path
 
 
 class Cookie(NamedTuple):
@@ -38,24 +39,26 @@ JOURNEY: Final = Cookie("narthex_oidc", "__Host-narthex_oidc", "/auth/oidc", "la
 _KEPT_BACK: Final = frozenset({REFRESH.plain, REFRESH.secure, JOURNEY.plain, JOURNEY.secure})
 
 
-def put_cookie(response: Response, cookie: Cookie, value: str, *, secure: bool, max_age_s: int) -> None:
-    """Set it: HttpOnly always, and over https as `__Host-` demands."""
+def put_cookie(
+    response: Response, cookie: Cookie, value: str, *, secure: bool, max_age_s: int, root: str = ""
+) -> None:
+    """Set it: HttpOnly always, and over https as `__Host-` demands. `root`: see `web.paths`."""
     response.set_cookie(
         cookie.name(secure=secure),
         value,
         max_age=max_age_s,
-        path="/" if secure else cookie.path,
+        path="/" if secure else root + cookie.path,
         httponly=True,
         samesite=cookie.samesite,
         secure=secure,
     )
 
 
-def drop_cookie(response: Response, cookie: Cookie, *, secure: bool) -> None:
+def drop_cookie(response: Response, cookie: Cookie, *, secure: bool, root: str = "") -> None:
     """Have the browser forget it."""
     response.delete_cookie(
         cookie.name(secure=secure),
-        path="/" if secure else cookie.path,
+        path="/" if secure else root + cookie.path,
         httponly=True,
         samesite=cookie.samesite,
         secure=secure,
@@ -89,7 +92,7 @@ class KeptFromApplications:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
-        if scope["type"] in ("http", "websocket") and not scope["path"].startswith("/auth/"):
+        if scope["type"] in ("http", "websocket") and not route_path(scope).startswith("/auth/"):
             headers = scope["headers"]
             if any(name == b"cookie" and b"narthex_" in value for name, value in headers):
                 scope = dict(scope) | {"headers": [kept for one in headers if (kept := _without(one))]}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from starlette.requests import Request
@@ -212,3 +212,12 @@ def client_config(
         "limits": dict(limits),
         "plans": {name: dict(plan) for name, plan in plans.items()},
     }
+
+
+def with_root(config: Mapping[str, Any], root: str) -> dict[str, object]:
+    """A body of `/ws/config` whose paths begin with the path under which the client reached us (`web.paths`)."""
+    if not root:
+        return dict(config)
+    start = config.get("oidc_start")
+    paths = {name: root + path for name, path in config["paths"].items()}
+    return {**config, "paths": paths, **({"oidc_start": root + start} if start else {})}

@@ -18,6 +18,7 @@ from narthex.errors import DependencyError
 from narthex.web.auth import AuthRoutes
 from narthex.web.cookies import JOURNEY, drop_cookie, only_cookie, put_cookie
 from narthex.web.fields import local_path
+from narthex.web.paths import root_path
 from narthex.web.request_rules import RequestRules
 from narthex.web.sign_in_problems import NO_STORE, denied, refusal
 
@@ -53,9 +54,9 @@ class OidcRoutes:
         except DependencyError as error:
             return self._failed(request, error)
         response = RedirectResponse(url, status_code=303, headers=NO_STORE)
-        secure = self._rules.facts(request).secure
+        secure, root = self._rules.facts(request).secure, root_path(request.scope)
         # Lax: the way back is a navigation from the provider's site.
-        put_cookie(response, JOURNEY, cookie, secure=secure, max_age_s=STATE_TTL_S)
+        put_cookie(response, JOURNEY, cookie, secure=secure, max_age_s=STATE_TTL_S, root=root)
         return response
 
     async def callback(self, request: Request) -> Response:
@@ -80,7 +81,7 @@ class OidcRoutes:
         else:
             assert attempt is not None  # `finish` denies a callback without an attempt
             response = self._site.answer(request, outcome, next_path=local_path(attempt.next_path) or "/")
-        drop_cookie(response, JOURNEY, secure=secure)
+        drop_cookie(response, JOURNEY, secure=secure, root=root_path(request.scope))
         return response
 
     def _redirect_uri(self, request: Request) -> str:
@@ -94,6 +95,6 @@ class OidcRoutes:
         else:
             why = fault
         if "text/html" in request.headers.get("accept", ""):
-            target = f"/?{urlencode({'sign_in_error': why.code})}"
+            target = f"{root_path(request.scope)}/?{urlencode({'sign_in_error': why.code})}"
             return RedirectResponse(target, status_code=303, headers=NO_STORE)
         return denied(why) if isinstance(why, Denied) else refusal(why)

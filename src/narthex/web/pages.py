@@ -9,9 +9,11 @@ hash may be cached for ever, a page only with revalidation. Without a built bund
 from __future__ import annotations
 
 import gzip
+import hashlib
 import mimetypes
 from collections.abc import Mapping, Sequence
 from functools import cache
+from html import escape
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -22,6 +24,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from narthex.domain.refusals import Refusal
+from narthex.web.paths import root_path
 from narthex.web.problems import problem, trace_id_for
 
 STATIC_DIR: Final = Path(__file__).parent / "static"
@@ -63,6 +66,9 @@ FOR_OTHER_SITES: Final = {"Access-Control-Allow-Origin": "*", "Cross-Origin-Reso
 """Headers of the helper's files: public code that a page of another site may import."""
 HELPER_FILES: Final = frozenset({"client.js", "narthex-client.tgz"})
 
+_OWN_FILES: Final = b'"/static/'
+"""The beginning of each address in a page, as `web/build.mjs` writes it."""
+
 _NOT_BUILT: Final = b"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>narthex: no pages</title></head><body>
@@ -71,7 +77,7 @@ _NOT_BUILT: Final = b"""<!doctype html>
 <code>npm ci &amp;&amp; npm run build</code> in <code>web/</code>, or install again with <code>pip install .</code>
 (the build asks for Node by itself) and without <code>NARTHEX_SKIP_WEB_BUILD</code>.</p>
 <p>Everything else is there: connect any Centrifuge SDK to <code>/ws</code>, or look at
-<a href="/ws/health">/ws/health</a>.</p>
+<a href="./ws/health">/ws/health</a>.</p>
 </body></html>
 """
 
@@ -133,9 +139,13 @@ class Bundle:
             return
         self._stamp, self._pages, self._files = stamp, manifest.pages, files
 
-    def page(self, name: str) -> _File | None:
-        """A page's HTML, or None when it was not built."""
-        return self._files.get(self._pages.get(name, ""))
+    def page(self, name: str, root: str = "") -> _File | None:
+        """A page's HTML for clients that reach us under `root` (`web.paths`), or None when it was not built."""
+        file = self._files.get(self._pages.get(name, ""))
+        if file is None or not root:
+            return file
+        body = file.body.replace(_OWN_FILES, b'"%s/static/' % escape(root).encode())
+        return msgspec.structs.replace(file, body=body, zipped=b"", etag=f'{file.etag[:-1]}{_tag(root)}"')
 
     def file(self, name: str) -> _File | None:
         """A file by its exact name in the manifest; pages are not among them."""
@@ -192,7 +202,7 @@ def helper_routes(directory: Path = STATIC_DIR) -> list[Route]:
 def _page(bundle: Bundle, name: str) -> Any:
     async def page(request: Request) -> Response:
         bundle.refresh()
-        file = bundle.page(name)
+        file = bundle.page(name, root_path(request.scope))
         if file is None:
             headers = {**SECURITY_HEADERS, "Cache-Control": "no-store"}
             return Response(_NOT_BUILT, 503, headers=headers, media_type="text/html")
@@ -232,6 +242,10 @@ def _send(request: Request, file: _File, more: Mapping[str, str] = MappingProxyT
         headers["Content-Encoding"] = "gzip"
         headers["ETag"] = f"W/{file.etag}"  # RFC 9110 section 8.8.3: not the unzipped file's bytes
     return Response(body, headers=headers, media_type=file.media_type)
+
+
+def _tag(root: str) -> str:
+    return hashlib.sha256(root.encode()).hexdigest()[:8]
 
 
 def _has(if_none_match: str, etag: str) -> bool:

@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from narthex.domain.problem_table import problem_codes, problem_row
 from narthex.domain.refusals import PROBLEM_TYPE_BASE, TABLE, is_final
+from narthex.web.paths import root_path
 
 INDEX: Final = PROBLEM_TYPE_BASE.removesuffix("/")
 
@@ -63,7 +64,7 @@ async def _page(request: Request) -> Response:
     body = (
         f"<h1>{escape(str(facts['title']))}</h1><table>{rows}</table>"
         "<p>The answer's <code>detail</code> says more about the one case, and its <code>trace_id</code> finds the "
-        f'line in the gateway\'s log.</p><p><a href="{INDEX}">All codes</a></p>'
+        f'line in the gateway\'s log.</p><p><a href="{escape(root_path(request.scope))}{INDEX}">All codes</a></p>'
     )
     return _html(str(facts["title"]), body)
 
@@ -72,8 +73,9 @@ async def _index(request: Request) -> Response:
     found = [problem_facts(code) for code in problem_codes()]
     if _wants_json(request):
         return JSONResponse({"problems": found}, headers=HEADERS)
+    base = escape(root_path(request.scope)) + PROBLEM_TYPE_BASE
     rows = (
-        f'<tr><td><a href="{PROBLEM_TYPE_BASE}{one["code"]}"><code>{one["code"]}</code></a></td>'
+        f'<tr><td><a href="{base}{one["code"]}"><code>{one["code"]}</code></a></td>'
         f"<td>{escape(str(one['title']))}</td></tr>"
         for one in found
     )

@@ -16,14 +16,40 @@ from typing import Any, Final
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from narthex.domain.problem_table import ERRORS, problem_row
 from narthex.domain.refusals import PROBLEM_TYPE_BASE, Refusal
 from narthex.domain.traces import trace_id_of
 from narthex.errors import ClientError, DependencyError
+from narthex.web.paths import root_path
 
 NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 MEDIA_TYPE: Final = "application/problem+json"
+
+
+class ProblemResponse(JSONResponse):
+    """A problem whose `type` begins with the path under which the client reached us, which only its request tells.
+
+    Args:
+        body: its members.
+        status_code: HTTP status.
+        headers: of the answer.
+    """
+
+    media_type = MEDIA_TYPE
+
+    def __init__(self, body: Mapping[str, object], status_code: int, headers: Mapping[str, str]) -> None:
+        super().__init__(body, status_code, headers)
+        self._problem = body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if root := root_path(scope):
+            self.body = self.render({**self._problem, "type": f"{root}{self._problem['type']}"})
+            self.headers["content-length"] = str(len(self.body))
+        await super().__call__(scope, receive, send)
+
 
 ReportBug = Callable[[BaseException, str], None]
 ExceptionHandler = Callable[[Request, Exception], Response | Awaitable[Response]]
@@ -58,11 +84,10 @@ def problem(refusal: Refusal, trace_id: str = "", *, headers: Mapping[str, str] 
         trace_id: of the request; empty: a random one.
         headers: more headers, CORS for example.
     """
-    return JSONResponse(
+    return ProblemResponse(
         refusal.problem(trace_id or secrets.token_hex(16)),
-        status_code=refusal.row.http or 400,
-        headers={**NO_STORE, **dict(refusal.headers()), **(headers or {})},
-        media_type=MEDIA_TYPE,
+        refusal.row.http or 400,
+        {**NO_STORE, **dict(refusal.headers()), **(headers or {})},
     )
 
 
@@ -94,9 +119,7 @@ def plain_problem(
         "remedy": remedy,
         "trace_id": trace_id or secrets.token_hex(16),
     }
-    return JSONResponse(
-        body, status_code=status, headers={**NO_STORE, **(headers or {})}, media_type=MEDIA_TYPE
-    )
+    return ProblemResponse(body, status, {**NO_STORE, **(headers or {})})
 
 
 def exception_handlers(

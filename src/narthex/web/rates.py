@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from narthex.app.rates import Rates
 from narthex.domain.addresses import bucket
 from narthex.domain.refusals import rate_limited
+from narthex.web.paths import route_path
 from narthex.web.problems import problem
 from narthex.web.request_rules import RequestAuthenticator
 
@@ -54,7 +55,7 @@ class AddressRates:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass it on, or answer 429."""
-        if scope["type"] != "http" or scope["path"] in NEVER_REFUSED or self._is_foreign(scope):
+        if scope["type"] != "http" or route_path(scope) in NEVER_REFUSED or self._is_foreign(scope):
             await self._app(scope, receive, send)
             return
         request = Request(scope)

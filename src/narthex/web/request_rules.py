@@ -21,6 +21,7 @@ from narthex.domain.identity import Identity
 from narthex.domain.origins import OriginPolicy, claimed_origin, from_this_machine, is_forwarded, origin_fault
 from narthex.domain.refusals import Refusal, rate_limited
 from narthex.ports.edge import ABORT, RequestHead
+from narthex.web.paths import root_path, route_path
 
 CORS_MAX_AGE_S: Final = 600  # Chromium caps at 7200; a changed setting should reach pages within minutes
 CORS_HEADERS: Final = (
@@ -30,7 +31,9 @@ CORS_EXPOSED: Final = "retry-after, www-authenticate, narthex-run, narthex-threa
 
 
 class RequestFacts(msgspec.Struct, frozen=True):
-    """A request's client address, whether its client uses TLS, and the origin under which it reached us."""
+    """A request's client address, whether its client uses TLS, and the URL under which it reached us: its origin, and
+    the path that a proxy has removed or an application mounted us at.
+    """
 
     address: str
     secure: bool
@@ -75,12 +78,13 @@ class RequestRules:
         return within(peer, networks) or (loopback and from_this_machine(peer, names))
 
     def facts(self, request: Request) -> RequestFacts:
-        """Client address, whether the client uses TLS, and the origin under which it reached us (`https://host`)."""
+        """Client address, whether the client uses TLS, and the URL under which it reached us (`https://host/root`)."""
         client = self.client(request)
         return RequestFacts(
             address=client.address,
             secure=client.scheme == "https",
-            base_url=self._public_url or f"{client.scheme}://{request.headers.get('host', '')}",
+            base_url=(self._public_url or f"{client.scheme}://{request.headers.get('host', '')}")
+            + root_path(request.scope),
         )
 
     def origin_refusal(self, request: Request, *, cookie: bool = False) -> Refusal | None:
@@ -173,7 +177,7 @@ def head_of(request: Request) -> RequestHead:
     client = request.client
     return RequestHead(
         method=request.method,
-        path=scope["path"],  # never request.url: a Host header can change its path (Starlette 2026-48710)
+        path=route_path(scope),  # never request.url: a Host header can change its path (Starlette 2026-48710)
         query=scope["query_string"].decode("latin-1"),
         headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]],
         http_version=scope.get("http_version", "1.1"),

@@ -24,7 +24,7 @@ def announce(settings: Settings, urls: Sequence[str], parts: Parts | None) -> No
         urls: of its listeners; the first is shown unless `public_url` is set.
         parts: of the gateway, for a token; None: in other processes.
     """
-    url = settings.public_url or urls[0].replace("//0.0.0.0", "//127.0.0.1").replace("//[::]", "//[::1]")
+    url = settings.base_url or urls[0].replace("//0.0.0.0", "//127.0.0.1").replace("//[::]", "//[::1]")
     if url.startswith("unix:"):  # the public URL is the proxy's
         url = f"http://localhost  (curl --unix-socket {shlex.quote(url.removeprefix('unix:'))})"
     lines = [

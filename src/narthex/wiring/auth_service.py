@@ -34,6 +34,7 @@ from narthex.settings.trust import trust_of
 from narthex.web import problem_pages
 from narthex.web.auth import AuthRoutes
 from narthex.web.health import PROBE_PATHS
+from narthex.web.paths import route_path
 from narthex.web.problems import exception_handlers, problem
 from narthex.web.request_rules import RequestRules
 from narthex.wiring.capacity_log import Evictions
@@ -62,7 +63,7 @@ class StartCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
-        if scope["type"] == "http" and self._starting() and scope["path"] not in PROBE_PATHS:
+        if scope["type"] == "http" and self._starting() and route_path(scope) not in PROBE_PATHS:
             await problem(Refusal(code="starting", retry_after_s=1))(scope, receive, send)
             return
         await self._app(scope, receive, send)
@@ -174,7 +175,7 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
         Damaged: the data in the store cannot be read.
     """
     listeners = open_listeners(settings)
-    issuer = settings.public_url or url_of_listener(listeners[0])
+    issuer = settings.base_url or url_of_listener(listeners[0])
     log.info("auth service", issuer=issuer, environment=settings.environment)
 
     async def main() -> None:

@@ -236,6 +236,7 @@ def make_edge(
         proxied=settings.proxies.proxied,
         forwarded=None if settings.proxies.none else partial(_forwarded, settings.proxies),
         evicted=evicted,
+        root_path=settings.root_path,
     )
 
 

@@ -99,7 +99,7 @@ def make_tokens(
         provider_keys = KeyRing(
             credentials,
             "provider",
-            issuer=settings.public_url or PROVIDER_ISSUER,
+            issuer=settings.base_url or PROVIDER_ISSUER,
             aliases=(PROVIDER_ISSUER,),
             rules=provider_rules(settings, trust.provider),
             clock=now,

@@ -44,8 +44,9 @@ from narthex.web.api.operators import OperatorApi
 from narthex.web.auth import AuthRoutes
 from narthex.web.cookies import KeptFromApplications
 from narthex.web.fallbacks import Fallbacks
-from narthex.web.health import HealthPages, client_config
+from narthex.web.health import HealthPages, client_config, with_root
 from narthex.web.oidc import OidcRoutes
+from narthex.web.paths import root_path
 from narthex.web.problems import exception_handlers
 from narthex.web.rates import ADDRESS_SHARE, AddressRates
 from narthex.web.request_rules import RequestAuthenticator
@@ -279,8 +280,9 @@ class WebApplication:
         )
 
         def config(request: Request) -> Mapping[str, object]:
-            facts = self.http.facts(request)
-            return body | {"url": facts.base_url.replace("http", "ws", 1) + endpoints.WEBSOCKET}
+            facts, root = self.http.facts(request), root_path(request.scope)
+            url = facts.base_url.replace("http", "ws", 1) + endpoints.WEBSOCKET
+            return with_root(body, root) | {"url": url}
 
         return HealthPages(
             self.health,

@@ -182,7 +182,7 @@ def test_the_url_of_a_listener_can_be_opened(host: str, url: str) -> None:
 
 
 def test_an_idle_server_is_not_woken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """uvicorn's own loop asks ten times a second whether it is over; here the signal itself ends the wait."""
+    """Uvicorn's own loop asks ten times a second whether it is over; here the signal itself ends the wait."""
     asked: list[int] = []
 
     async def on_tick(server: EdgeServer, counter: int) -> bool:

@@ -59,8 +59,8 @@ async def test_a_stopped_thread_leaves_no_timer() -> None:
     work = Recording()
     thread = thread_over(work)
     await thread.start()
-    assert thread._watchdog is None
-    await submit(thread)
+    idle, _ = thread._watchdog, await submit(thread)
+    assert idle is None
     watching = thread._watchdog
     assert watching is not None
     assert not watching.cancelled()

@@ -9,6 +9,7 @@ import { Centrifuge, State, UnauthorizedError, type Subscription } from "centrif
 
 import { SignedOut, isEvent, narthexWebSocket, type Custom, type Refusal } from "@narthex/client";
 
+import { root } from "./root.ts";
 import type { Session } from "./session.ts";
 import type { Methods } from "./wire.ts";
 
@@ -50,7 +51,7 @@ export class Connection {
   #refusal: Refusal | null = null;
 
   constructor(session: Session, name = "narthex-chat") {
-    const url = new URL("/ws", location.href);
+    const url = new URL(`${root}/ws`, location.href);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
     this.#client = new Centrifuge(url.href, {
       name,

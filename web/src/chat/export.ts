@@ -2,11 +2,12 @@
 
 import type { App } from "./app.ts";
 import type { Conversation } from "./conversation.ts";
+import { root } from "./root.ts";
 import { answerOf, type Item, type RunItem } from "./timeline.ts";
 
 export async function exportThread(app: App, conversation: Conversation, format: "md" | "json"): Promise<void> {
   const path = `/api/v1/threads/${encodeURIComponent(conversation.id.value)}/export?format=${format}`;
-  const response = await fetch(path, { credentials: "same-origin", headers: app.session.headers() });
+  const response = await fetch(root + path, { credentials: "same-origin", headers: app.session.headers() });
   const name = `${fileName(conversation.title.value)}.${format}`;
   if (response.ok) return save(await response.blob(), name);
   if (response.status !== 404) throw new Error(`The gateway did not export the thread: HTTP ${response.status}.`);

@@ -8,6 +8,8 @@
 
 import { SignedOut, refusalFromProblem, type Refusal } from "@narthex/client";
 
+import { root } from "./root.ts";
+
 const PASTED = "narthex.token";
 /** Set while there is a refresh cookie, which scripts cannot see: whether asking for a fresh token makes sense. */
 const SIGNED_IN = "narthex.signed-in";
@@ -185,13 +187,13 @@ export async function preflight(session: Session): Promise<Refusal | null> {
 
 /**
  * One JSON request to this gateway, cookies included.
- *
+ * @param path Of the gateway's, without `root`.
  * @throws Problem always with words: the gateway's, or "cannot be reached".
  */
 export async function request(path: string, init: RequestInit = {}): Promise<unknown> {
   let response: Response;
   try {
-    response = await fetch(path, {
+    response = await fetch(root + path, {
       credentials: "same-origin",
       cache: "no-store",
       signal: AbortSignal.timeout(TIMEOUT_MS),

@@ -60,6 +60,7 @@ class Edge:
         proxied: see `Connections`.
         forwarded: see the attribute.
         evicted: see `Connections`; also called with `unread` for an answer that its client does not take.
+        root_path: the path under which clients reach this process behind a proxy that removes it.
 
     Attributes:
         connections: TCP connections in every stage.
@@ -69,7 +70,7 @@ class Edge:
 
     __slots__ = (
         *("_common", "_common_of", "clock", "connections", "evicted", "forwarded", "http"),
-        *("limits", "loop", "rules", "secure", "timers", "upgrade_handler", "upgrades"),
+        *("limits", "loop", "root_path", "rules", "secure", "timers", "upgrade_handler", "upgrades"),
     )
 
     timers: TimerWheel
@@ -85,7 +86,9 @@ class Edge:
         proxied: Callable[[str], bool] = lambda _peer: False,
         forwarded: Callable[[RequestHead], str] | None = None,
         evicted: Evicted = lambda _reason, _key, _count: None,
+        root_path: str = "",
     ) -> None:
+        self.root_path = root_path
         self.upgrade_handler = upgrade_handler
         self.rules = rules
         self.limits = limits or EdgeLimits()

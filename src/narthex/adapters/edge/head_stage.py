@@ -95,7 +95,8 @@ class RequestHeadStage(Stage):
         if self._reader is not None:
             self._drop_reader()
             trace_id = edge.record(TOO_MANY, None)
-            transport.write(refusal_response(TOO_MANY, trace_id, common=edge.common_headers()))
+            common = edge.common_headers()
+            transport.write(refusal_response(TOO_MANY, trace_id, root=edge.root_path, common=common))
         if transport.get_write_buffer_size():
             transport.abort()
         else:

@@ -25,18 +25,25 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 def refusal_response(
-    refusal: Refusal, trace_id: str, *, extra: Headers | None = None, common: bytes = b"", head: bool = False
+    refusal: Refusal,
+    trace_id: str,
+    *,
+    root: str = "",
+    extra: Headers | None = None,
+    common: bytes = b"",
+    head: bool = False,
 ) -> bytes:
     """The whole HTTP answer of a refusal.
 
     Args:
         refusal: the reason.
         trace_id: for the body.
+        root: the path under which clients reach this server, see `Refusal.problem`.
         extra: more headers of the app's, CORS for example.
         common: header lines of every answer (`Date`), each with its CRLF.
         head: whether the request's method was HEAD: then the body is counted and not sent.
     """
-    body = _encode(refusal.problem(trace_id))
+    body = _encode(refusal.problem(trace_id, root))
     lines = [
         ("Content-Type", "application/problem+json"),
         ("Content-Length", str(len(body))),

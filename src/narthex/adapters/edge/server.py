@@ -91,6 +91,7 @@ class EdgeServer(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
+                root_path=edge.root_path,
                 backlog=BACKLOG,
                 timeout_keep_alive=edge.limits.keep_alive_s,
             )

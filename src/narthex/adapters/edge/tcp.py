@@ -135,8 +135,11 @@ class TcpConnection(asyncio.Protocol):
     ) -> None:
         """Write a refusal that has been recorded, send FIN, and linger."""
         is_head = head is not None and head.method == "HEAD"
-        common = self.edge.common_headers()
-        self.transport.write(refusal_response(refusal, trace_id, extra=extra, common=common, head=is_head))
+        edge = self.edge
+        common = edge.common_headers()
+        self.transport.write(
+            refusal_response(refusal, trace_id, root=edge.root_path, extra=extra, common=common, head=is_head)
+        )
         self.linger(eof=eof)
 
     def linger(self, *, eof: bool = False) -> None:

@@ -46,6 +46,7 @@ from narthex.web.agui.stream import Ended, RunStream, event_id, position_of
 from narthex.web.agui.thread_stream import ThreadFeed, thread_blocks
 from narthex.web.fallbacks import StreamedAnswer
 from narthex.web.fields import bounded_body
+from narthex.web.paths import root_path
 from narthex.web.problems import client_error, problem
 from narthex.web.request_rules import RequestAuthenticator, abort_of, head_of
 
@@ -150,7 +151,7 @@ class AguiRoutes:
         if isinstance(found, Refusal):
             return self._refused(request, found)
         agents = {
-            name: {"name": name, "className": "Narthex", **self._described(name)}
+            name: {"name": name, "className": "Narthex", **self._described(name, request)}
             for name in self._engine.agents
         }
         info = {"version": "1.0.0", "agents": agents, "audioFileTranscriptionEnabled": False, "mode": "sse"}
@@ -174,7 +175,9 @@ class AguiRoutes:
         found = await self._http.authenticate(request)
         if isinstance(found, Refusal):
             return self._refused(request, found)
-        return self._json(request, {"agents": [self._described(name) for name in self._engine.agents]})
+        return self._json(
+            request, {"agents": [self._described(name, request) for name in self._engine.agents]}
+        )
 
     async def _one(self, request: Request) -> Response:
         """One agent's capabilities."""
@@ -182,17 +185,17 @@ class AguiRoutes:
         if isinstance(found, Refusal):
             return self._refused(request, found)
         try:
-            return self._json(request, self._described(self._agent(request)))
+            return self._json(request, self._described(self._agent(request), request))
         except ClientError as fault:
             return self._failed(request, fault)
 
-    def _described(self, name: str) -> dict[str, object]:
+    def _described(self, name: str, request: Request) -> dict[str, object]:
         agent = self._engine.agents[name]
         return {
             "name": name,
             "description": agent.description,
             "suggestions": list(agent.suggestions),
-            "url": f"/agui/{name}",
+            "url": f"{root_path(request.scope)}/agui/{name}",
             "capabilities": capabilities(agent, self._engine.limits.run_deadline_s),
         }
 

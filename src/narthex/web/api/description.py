@@ -62,8 +62,8 @@ class Described(NamedTuple):
 NOT_DESCRIBED: Final = Described()
 
 
-def openapi(version: str, more: Described = NOT_DESCRIBED) -> dict[str, Any]:
-    """The whole document. `more`: routes beside those of the server API."""
+def openapi(version: str, more: Described = NOT_DESCRIBED, root: str = "") -> dict[str, Any]:
+    """The whole document. `more`: routes beside those of the server API; `root`: see `web.paths`."""
     posts = POSTS | dict(more.posts)
     structs = [body for body, _ in posts.values()]
     _, components = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
@@ -94,6 +94,7 @@ def openapi(version: str, more: Described = NOT_DESCRIBED) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "narthex server API", "version": version},
+        **({"servers": [{"url": root}]} if root else {}),
         "security": [{"bearer": []}],
         "paths": paths,
         "components": {

@@ -35,6 +35,7 @@ from narthex.web.api import bodies
 from narthex.web.api.description import NOT_DESCRIBED, Described, openapi
 from narthex.web.api.export import Download, as_json, as_markdown
 from narthex.web.api.operations import RevokeAndDrain, audit, body_of, json_answer, operation
+from narthex.web.paths import root_path
 from narthex.web.problems import client_error, problem
 
 
@@ -265,8 +266,8 @@ class ServerApi:
             on_end=slot.release,
         )
 
-    async def _openapi(self, _: Request) -> Response:
-        return json_answer(openapi(self._version, self._described))
+    async def _openapi(self, request: Request) -> Response:
+        return json_answer(openapi(self._version, self._described, root_path(request.scope)))
 
 
 def _thread_of(channel: str) -> str:

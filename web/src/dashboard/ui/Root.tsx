@@ -2,6 +2,7 @@
 
 import type { JSX } from "preact";
 
+import { root } from "../../chat/root.ts";
 import { Icon } from "../../chat/ui/icons.tsx";
 import { RefusalCard } from "../../chat/ui/RefusalCard.tsx";
 import { SignIn } from "../../chat/ui/SignIn.tsx";
@@ -64,7 +65,7 @@ function Inside({ app }: { app: Console }): JSX.Element {
           {SECTIONS.map(([name, label]) => (
             <li key={name}><a href={`#/${name}`} aria-current={label === title ? "page" : undefined}>{label}</a></li>
           ))}
-          <li><a href="/status">Status page</a></li>
+          <li><a href={`${root}/status`}>Status page</a></li>
         </ul>
       </nav>
       <main id="content" tabIndex={-1}>

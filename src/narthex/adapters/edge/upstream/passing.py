@@ -99,6 +99,7 @@ class HttpPassing:
         host = next((value for name, value in headers if name == "host"), "")
         lines = forwarded_headers(end_to_end(headers), address=address, scheme=scheme, host=host)
         target: bytes = scope.get("raw_path") or scope["path"].encode()
+        target = target[len(scope.get("root_path", "")) :]  # uvicorn puts it in front
         if query := scope["query_string"]:
             target += b"?" + query
         return httpx2.Request(
