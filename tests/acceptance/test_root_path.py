@@ -1,4 +1,4 @@
-"""`--root-path`: three programs behind one real nginx, each below a path that nginx removes, used by Chromium and clients."""
+"""`--root-path`: three programs behind one real nginx, each below a path that nginx removes; Chromium and clients."""
 
 from __future__ import annotations
 

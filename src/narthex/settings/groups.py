@@ -71,8 +71,8 @@ class ServerOptions(BaseModel):
     )
     root_path: str = option(
         "",
-        "The path under which clients reach this server behind a proxy that removes it, such as `/chat`: links, redirects, "
-        "cookies and documents then have it. Requests come without it.",
+        "The path under which clients reach this server behind a proxy that removes it, such as `/chat`: links, "
+        "redirects, cookies and documents then have it. Requests come without it.",
         flag="--root-path",
         default_text="none: at the root of its host",
     )

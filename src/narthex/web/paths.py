@@ -1,8 +1,8 @@
 """The two parts of a request's path: the root under which clients reach the application, and the route below it.
 
-A proxy that removes a path (`NARTHEX_ROOT_PATH`, uvicorn's `--root-path`) and a mount make the same `root_path` of ASGI.
-Rules: routes are matched without it, and every path that leaves in an answer begins with it; no header of a request
-changes it, because a client could then choose where links lead.
+A proxy that removes a path (`NARTHEX_ROOT_PATH`, uvicorn's `--root-path`) and a mount make the same `root_path` of
+ASGI. Rules: routes are matched without it, and every path that leaves in an answer begins with it; no header of a
+request changes it, because a client could then choose where links lead.
 """
 
 from __future__ import annotations
