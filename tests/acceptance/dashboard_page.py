@@ -22,6 +22,18 @@ PICTURES: Final = ("overview", "handshakes")
 NARROW_JS: Final = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
+async def serious_findings(page: Page) -> list[str]:
+    """What axe-core finds on a page as it is, of impact serious or critical."""
+    # A page's policy may forbid a script of a string; a debugger's evaluation is not subject to it.
+    await page.evaluate(AXE.read_text(encoding="utf-8"))
+    found: dict[str, Any] = await page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+    return [
+        f"{one['id']}: {[node['target'] for node in one['nodes']]}"
+        for one in found["violations"]
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
 class Dashboard:
     """One operator's page."""
 
@@ -49,14 +61,7 @@ class Dashboard:
 
     async def serious_findings(self) -> list[str]:
         """What axe-core finds on the page as it is, of impact serious or critical."""
-        # The page's policy forbids a script of a string; a debugger's evaluation is not subject to it.
-        await self.page.evaluate(AXE.read_text(encoding="utf-8"))
-        found: dict[str, Any] = await self.page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
-        return [
-            f"{one['id']}: {[node['target'] for node in one['nodes']]}"
-            for one in found["violations"]
-            if one["impact"] in ("serious", "critical")
-        ]
+        return await serious_findings(self.page)
 
     async def fits(self) -> bool:
         """Whether the page does not scroll sideways."""

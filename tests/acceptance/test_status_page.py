@@ -7,14 +7,14 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import httpx2
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, expect
 
 from tests.acceptance.chat_page import ChatPage, visitor
-from tests.acceptance.dashboard_page import AXE, IMAGES, NARROW_JS
+from tests.acceptance.dashboard_page import IMAGES, NARROW_JS, serious_findings
 from tests.acceptance.program import Program
 from tests.status.filled import fill
 from tests.timing import within
@@ -57,17 +57,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     time.sleep(1.1)  # the service keeps a document for a second
     yield program
     program.end()
-
-
-async def serious_findings(page: Page) -> list[str]:
-    """What axe-core finds, of impact serious or critical."""
-    await page.evaluate(AXE.read_text(encoding="utf-8"))
-    found: dict[str, Any] = await page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
-    return [
-        f"{one['id']}: {[node['target'] for node in one['nodes']]}"
-        for one in found["violations"]
-        if one["impact"] in ("serious", "critical")
-    ]
 
 
 async def kept(visit: ChatPage, name: str) -> None:

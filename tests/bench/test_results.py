@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from narthex.bench import baseline
-from narthex.bench.results import BenchReport, Figure, combine, latencies, percentile, spread
+from narthex.bench.results import BenchReport, Figure, combine, latencies, spread
 from narthex.errors import ClientError
+from narthex.reports.latency import percentile
 
 
 def figure(cpu_us: float | None, **more: object) -> Figure:
@@ -36,7 +37,9 @@ def test_percentiles() -> None:
     """Of a hundred values p99 is the hundredth; of none it is 0."""
     values = [float(i) for i in range(100)]
     assert (percentile(values, 0.5), percentile(values, 0.99), percentile([], 0.5)) == (50.0, 99.0, 0.0)
-    assert latencies([0.003, 0.001]) == {"p50_ms": 3.0, "p99_ms": 3.0, "max_ms": 3.0}
+    found = latencies([(0.0, 0.003), (1.0, 0.001)])
+    assert (found["p50_ms"], found["p99_ms"], found["max_ms"]) == (3.0, 3.0, 3.0)
+    assert latencies([]) == {"p50_ms": 0.0, "p99_ms": 0.0, "max_ms": 0.0, "latency": []}
 
 
 def test_a_baseline_is_saved_and_compared(tmp_path: Path) -> None:

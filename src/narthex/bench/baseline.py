@@ -39,8 +39,8 @@ class FigureChange(NamedTuple):
 
 
 def save(report: BenchReport, path: Path) -> None:
-    """Write a report as JSON."""
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    """Write a report as JSON, without spaces: most of it are counts of latencies, for programs to read."""
+    path.write_bytes(msgspec.json.encode(report) + b"\n")
 
 
 def load(path: Path) -> BenchReport:

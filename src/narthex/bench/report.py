@@ -45,7 +45,7 @@ def show(report: BenchReport, console: Console) -> None:
 
 
 def _scenario(report: BenchReport, scenario: str, figures: Sequence[Figure], console: Console) -> None:
-    unit = UNITS.get(scenario.partition("-")[0], "operation")
+    unit = unit_of(scenario)
     table = Table(title=f"\n{scenario}", title_justify="left", box=None, pad_edge=False)
     table.add_column("target", no_wrap=True)
     table.add_column(f"server CPU, µs per {unit}", no_wrap=True)
@@ -66,6 +66,11 @@ def _scenario(report: BenchReport, scenario: str, figures: Sequence[Figure], con
     console.print(table)
     for figure in figures:
         _details(figure, unit, console)
+
+
+def unit_of(scenario: str) -> str:
+    """What an operation of a scenario is."""
+    return UNITS.get(scenario.partition("-")[0], "operation")
 
 
 def _bar(value: float | None, top: float) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from statistics import median
-from typing import Final
+from typing import Any, Final
 
 import msgspec
+
+from narthex.reports.latency import LatencyRecord, Waits, percentile, record
 
 
 class Figure(msgspec.Struct, kw_only=True):
@@ -24,6 +26,8 @@ class Figure(msgspec.Struct, kw_only=True):
         generator_busy: its share of the wall time, 0 to 1; near 1 the generator limited `per_s`.
         failures: operations that did not complete.
         rounds: number of measurements.
+        cpu_us_rounds: `cpu_us` of each round; empty in a figure of one round.
+        latency: the clients' waits over time, of each round that timed any.
         values: other figures of the scenario, by name with the unit (`uss_kb_per_socket`).
         notes: in words.
     """
@@ -43,6 +47,8 @@ class Figure(msgspec.Struct, kw_only=True):
     rounds: int = 1
     values: dict[str, float] = {}
     notes: list[str] = []
+    cpu_us_rounds: list[float] = []
+    latency: list[LatencyRecord] = []
 
 
 MEDIANS: Final = ("system_share", "per_s", "p50_ms", "p99_ms", "generator_us", "generator_busy")
@@ -86,6 +92,8 @@ def combine(figures: Sequence[Figure]) -> Figure:
             for name in sorted(names)
         },
         notes=sorted({note for figure in figures for note in figure.notes}),
+        cpu_us_rounds=known if len(figures) > 1 else [],
+        latency=[one for figure in figures for one in figure.latency],
     )
 
 
@@ -95,18 +103,13 @@ def spread(figures: Sequence[Figure]) -> float:
     return (max(known) - min(known)) / median(known) if len(known) > 1 else 0.0
 
 
-def percentile(sorted_values: Sequence[float], share: float) -> float:
-    """The value below which `share` (0 to 1) of the sorted values lie; 0 of nothing."""
-    if not sorted_values:
-        return 0.0
-    return sorted_values[min(len(sorted_values) - 1, int(share * len(sorted_values)))]
-
-
-def latencies(seconds: Iterable[float]) -> dict[str, float]:
-    """`p50_ms`, `p99_ms`, `max_ms` of latencies."""
-    found = sorted(seconds)
+def latencies(waits: Waits) -> dict[str, Any]:
+    """`p50_ms`, `p99_ms`, `max_ms` and `latency` of a figure."""
+    found = sorted(wait for _, wait in waits)
+    over_time = record(waits)
     return {
         "p50_ms": percentile(found, 0.5) * 1e3,
         "p99_ms": percentile(found, 0.99) * 1e3,
         "max_ms": (found[-1] if found else 0.0) * 1e3,
+        "latency": [over_time] if over_time is not None else [],
     }

@@ -134,21 +134,25 @@ def run_all(
     Raises:
         DependencyError: a server did not start, or the generator failed.
     """
-    report = BenchReport(
-        version=__version__,
-        machine=f"{platform.system()} {platform.release()} {_cpu_model()}",
-        python=platform.python_version(),
-        cores=os.cpu_count() or 0,
-        at="",
-        rounds=rounds,
-        quick=quick,
-    )
+    report = empty_report(rounds, quick=quick)
     for scenario in scenarios:
         able = [contender for contender in contenders if contender.protocol in scenario.protocols]
         if able:
             _run_one(scenario, able, report, progress)
-    report.at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return report
+
+
+def empty_report(rounds: int, *, quick: bool = False) -> BenchReport:
+    """A report without figures, of this machine and now."""
+    return BenchReport(
+        version=__version__,
+        machine=f"{platform.system()} {platform.release()} {_cpu_model()}",
+        python=platform.python_version(),
+        cores=os.cpu_count() or 0,
+        at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        rounds=rounds,
+        quick=quick,
+    )
 
 
 def _run_one(

@@ -37,6 +37,8 @@ def bench(
     most_runs: bool = False,
     list_scenarios: Annotated[bool, Parameter(name="--list")] = False,
     save: Path | None = None,
+    html: Path | None = None,
+    read: Path | None = None,
     post: str = "",
     against: Path | None = None,
     tolerance: float = 1.25,
@@ -54,6 +56,7 @@ def bench(
         narthex bench fanout --url ws://127.0.0.1:9100 --pid 4711 --protocol raw
         narthex bench runs --most-runs
         narthex bench --save before.json; narthex bench --against before.json
+        narthex bench --read after.json --against before.json --html compared.html
 
     Args:
         scenarios: Which; all by default. --list names them.
@@ -69,6 +72,8 @@ def bench(
         most_runs: Find how many streaming runs hold p99 under 250 ms with nothing lost.
         list_scenarios: Name the scenarios and stop.
         save: Write the report as JSON, a baseline.
+        html: Write the report as one HTML page with plots.
+        read: Show this saved report instead of measuring.
         post: Record the figures at this gateway, whose dashboard plots them over time. Key: NARTHEX_ADMIN_KEY.
         against: Compare with a saved report; exit 1 past the tolerance.
         tolerance: Factor that counts as worse.
@@ -76,6 +81,7 @@ def bench(
     """
     from narthex.bench import baseline
     from narthex.bench.cpu import raise_open_files
+    from narthex.bench.html_report import as_html
     from narthex.bench.report import show, show_changes
     from narthex.bench.rounds import SCENARIOS, run_all
 
@@ -93,20 +99,25 @@ def bench(
                 "bad_tolerance", f"--tolerance is {tolerance:g}.", "Give at least 1, such as 1.25."
             )
         writable(save, "a baseline")
+        writable(html, "an HTML report")
+        saved = baseline.load(read) if read is not None else None
         dashboard = OperatorClient(post) if post else None
         wanted = _wanted(scenarios, quick=quick)
         contenders = _contenders(url, pid, protocol, beside or [], secret_file, api_key_file, floor=floor)
         then = baseline.load(against) if against is not None else None
         if then is not None:
-            baseline.must_fit(then, quick=quick)
+            baseline.must_fit(then, quick=saved.quick if saved is not None else quick)
     except ClientError as error:
         return usage(error)
     raise_open_files(OPEN_FILES)
     told = Console(stderr=True, highlight=False)
     if most_runs:
-        return _most_runs(contenders[0], told, seconds=5 if quick else 20, as_json=json)
-    rounds = 1 if quick else rounds
-    report = run_all(contenders, wanted, rounds, lambda line: told.print(f"[dim]{line}[/]"), quick=quick)
+        return _most_runs(contenders[0], told, seconds=5 if quick else 20, as_json=json, html=html)
+    if saved is not None:
+        report = saved
+    else:
+        rounds = 1 if quick else rounds
+        report = run_all(contenders, wanted, rounds, lambda line: told.print(f"[dim]{line}[/]"), quick=quick)
     if save is not None:
         baseline.save(report, save)
     if dashboard is not None:
@@ -115,6 +126,9 @@ def bench(
         dashboard.post("/api/v1/operator/baselines", body)
         told.print(f"[dim]posted {len(figures)} figures to {dashboard.base}[/]")
     changes = baseline.compare(then, report) if then is not None else []
+    if html is not None:
+        html.write_text(as_html(report, then=then, changes=changes, tolerance=tolerance), encoding="utf-8")
+        told.print(f"[dim]wrote {html}[/]")
     if json:
         _print_json(
             {"report": report, "changes": [change._asdict() | {"ratio": change.ratio} for change in changes]}
@@ -219,13 +233,18 @@ def _beside(word: str) -> tuple[str, Protocol, str]:
     return name, spoken or "raw", command  # type: ignore[return-value]  # checked in the line above
 
 
-def _most_runs(contender: Contender, told: object, *, seconds: int, as_json: bool) -> int:
+def _most_runs(contender: Contender, told: object, *, seconds: int, as_json: bool, html: Path | None) -> int:
     from rich.console import Console
 
-    from narthex.bench.rounds import P99_MS, most_runs
+    from narthex.bench.html_report import as_html
+    from narthex.bench.rounds import P99_MS, empty_report, most_runs
 
     assert isinstance(told, Console)
     held, figures = most_runs(contender, seconds, lambda line: told.print(f"[dim]{line}[/]"))
+    if html is not None:
+        report = empty_report(1)
+        report.figures = figures
+        html.write_text(as_html(report, most_runs=(held, P99_MS)), encoding="utf-8")
     if as_json:
         _print_json({"most_runs": held, "p99_ms": P99_MS, "figures": figures})
         return EXIT_OK

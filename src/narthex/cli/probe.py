@@ -12,6 +12,8 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -21,7 +23,7 @@ import msgspec
 from cyclopts import Parameter
 
 from narthex.cli.arguments import given_headers, given_token, seconds_of, usage, writable
-from narthex.doctor import canary
+from narthex.doctor import canary, canary_report
 from narthex.doctor.observations import ConversationStep
 from narthex.doctor.target import Target, parse_target
 from narthex.domain import endpoints
@@ -38,6 +40,7 @@ def probe(
     every: str = "30s",
     count: int = 0,
     prometheus: Path | None = None,
+    html: Path | None = None,
     timeout: str = "5s",
     ca_file: str = "",
     report: str = "",
@@ -56,6 +59,7 @@ def probe(
         every: from the beginning of one round to that of the next.
         count: stop after this many rounds; 0 goes on for ever.
         prometheus: write this file for node_exporter's textfile collector instead of JSON lines.
+        html: write the last rounds (2,880 at most) as a page with plots, anew after each round.
         timeout: of each step.
         ca_file: a root certificate to trust besides the system's.
         report: URL of a gateway or status service, whose status page gets each round.
@@ -67,6 +71,7 @@ def probe(
         source = token if token.startswith("@") else given_token(token)
         given_token(source)
         writable(prometheus, "metrics")
+        writable(html, "an HTML report")
         target = parse_target(url)
         runner = _Runner(
             target=target if target.path_given else msgspec.structs.replace(target, path=endpoints.WEBSOCKET),
@@ -75,6 +80,7 @@ def probe(
             every_s=max(0.1, seconds_of("every", every)),
             timeout_s=max(0.1, seconds_of("timeout", timeout)),
             prometheus=prometheus,
+            html=html,
             ca_file=ca_file,
             reporting=_reporting(report, location, component, seconds_of("every", every)) if report else None,
         )
@@ -140,7 +146,9 @@ class _Runner:
     timeout_s: float
     prometheus: Path | None
     ca_file: str
+    html: Path | None = None
     reporting: _Reporting | None = None
+    rounds: deque[canary.CanaryRound] = field(default_factory=lambda: deque(maxlen=canary_report.KEPT_ROUNDS))
     tally: canary.Tally = field(default_factory=canary.Tally)
 
     async def run(self, count: int) -> canary.Tally:
@@ -170,16 +178,16 @@ class _Runner:
         self.tally.add(seen)
         if self.reporting is not None:
             await self.reporting.send(seen, credential=bool(self.token or self.headers))
+        url = self.target.shown
+        if self.html is not None:
+            self.rounds.append(seen)
+            await asyncio.to_thread(_write, self.html, lambda: canary_report.as_html(list(self.rounds), url))
         if self.prometheus is None:
-            print(canary.as_json_line(seen, self.target.shown), flush=True)
-            return
-        text = canary.as_prometheus(seen, self.tally, self.target.shown)
-        try:
-            await asyncio.to_thread(canary.write_textfile, self.prometheus, text)
-        except (
-            OSError
-        ) as error:  # the next round may be able to; a file that grows old is an alert of its own
-            print(f"error: {self.prometheus} cannot be written ({error.strerror}).", file=sys.stderr)
+            print(canary.as_json_line(seen, url), flush=True)
+        else:
+            await asyncio.to_thread(
+                _write, self.prometheus, lambda: canary.as_prometheus(seen, self.tally, url)
+            )
 
     async def _seen(self) -> canary.CanaryRound:
         try:
@@ -194,3 +202,10 @@ class _Runner:
             timeout_s=self.timeout_s,
             ca_file=self.ca_file,
         )
+
+
+def _write(file: Path, text: Callable[[], str]) -> None:
+    try:
+        canary.write_textfile(file, text())
+    except OSError as error:  # the next round may be able to; a file that grows old is an alert of its own
+        print(f"error: {file} cannot be written ({error.strerror}).", file=sys.stderr)

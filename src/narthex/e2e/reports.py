@@ -10,13 +10,13 @@ import json
 import re
 from html import escape
 from itertools import groupby
-from pathlib import Path
 from typing import Final
 from xml.sax.saxutils import quoteattr
 
 import msgspec
 
 from narthex.e2e.results import Result, Status, SuiteReport
+from narthex.reports import page
 
 _SIGNS: Final = {
     Status.PASSED: "ok",
@@ -120,28 +120,21 @@ def line(result: Result) -> str:
     return f"{_SIGNS[result.status]:<8}{result.name} ({result.duration_s:.2f} s){said}"
 
 
-_STYLE: Final = Path(__file__).with_name("report.css")
-
-
 def as_html(report: SuiteReport) -> str:
     """One self-contained page, failures first."""
     verdict = "passed" if report.good else "failed"
-    rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts(report))
     bad = [result for result in report.results if result.status in (Status.FAILED, Status.NOT_RUN)]
     parts = [
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width,initial-scale=1">',
-        f"<title>narthex {escape(report.environment)}: {verdict}</title>",
-        f"<style>{_STYLE.read_text(encoding='utf-8')}</style></head><body><main>",
         f'<h1>End-to-end tests <span class="{verdict}">{verdict}</span></h1>',
-        f"<p>{escape(summary(report))}</p><dl>{rows}</dl>",
+        f"<p>{escape(summary(report))}</p>",
+        page.facts(facts(report)),
         _table(f"Failed or not run ({len(bad)})", bad) if bad else "",
     ]
     for category, members in groupby(report.results, key=lambda result: result.category):
         results = list(members)
         passed = sum(result.status is Status.PASSED for result in results)
         parts.append(_table(f"{category} ({passed} of {len(results)})", results))
-    return "".join([*parts, "</main></body></html>\n"]).encode("utf-8", "replace").decode()
+    return page.page(f"narthex {report.environment}: {verdict}", parts)
 
 
 def _table(heading: str, results: list[Result]) -> str:
@@ -152,7 +145,7 @@ def _table(heading: str, results: list[Result]) -> str:
         f'<td class="n">{result.duration_s:.2f}</td><td class="n">{result.received:,}</td></tr>'
         for result in results
     )
-    return f'<h2>{escape(heading)}</h2><div class="scroll"><table>{head}{rows}</table></div>'
+    return f"<h2>{escape(heading)}</h2>{page.scrolling(f'<table>{head}{rows}</table>', heading)}"
 
 
 def _marks(result: Result) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from narthex.bench.cpu import Cpu, used
 from narthex.bench.results import Figure
@@ -39,7 +39,7 @@ class Measurement:
         target: str,
         operations: int,
         *,
-        latency: dict[str, float] | None = None,
+        latency: dict[str, Any] | None = None,
         failures: int = 0,
         values: dict[str, float] | None = None,
         notes: list[str] | None = None,

@@ -41,7 +41,7 @@ class Follower:
         self.ended = False
         self.fault = ""
 
-    def take(self, event: dict[str, Any], lags: list[float]) -> None:
+    def take(self, event: dict[str, Any], lags: list[tuple[float, float]]) -> None:
         """Take one publication; those of other runs and of users are ignored."""
         if event.get("runId") != self.run_id or self.ended:
             return
@@ -58,7 +58,7 @@ class Follower:
             if not self.first_at:
                 self.first_at, self.first_deltas = self.last_at, self.deltas
             made_ns = int(event["delta"].split(" ", 1)[0])  # of the oldest delta in it
-            lags.append((time.monotonic_ns() - made_ns) / 1e9)
+            lags.append((made_ns / 1e9, (time.monotonic_ns() - made_ns) / 1e9))
         elif event["type"] in ("RUN_FINISHED", "RUN_ERROR"):
             self.ended = True
             if event["type"] == "RUN_ERROR":
@@ -81,7 +81,7 @@ def runs(target: BenchTarget, *, count: int, rate: int, seconds: int) -> Figure:
         for client in crowd.clients.values():
             by_user.setdefault(client.subject, []).append(client)
         pairs = [tuple(map(Follower, clients)) for clients in by_user.values() if len(clients) == 2]
-        lags: list[float] = []
+        lags: list[tuple[float, float]] = []
         with Measurement(target.pids) as measurement:
             delivered = _follow(crowd, pairs, f"rate={rate} seconds={seconds}", seconds, lags)
         followers = [follower for pair in pairs for follower in pair]
@@ -122,7 +122,9 @@ def _proven(follower: Follower) -> bool:
     return follower.ended and not follower.fault
 
 
-def _follow(crowd: ClientPool, pairs: list[_Pair], text: str, seconds: int, lags: list[float]) -> int:
+def _follow(
+    crowd: ClientPool, pairs: list[_Pair], text: str, seconds: int, lags: list[tuple[float, float]]
+) -> int:
     """Start every run within the first second, read until all have ended or the time is up; returns deliveries."""
     of: dict[int, tuple[_Pair, Follower]] = {
         follower.client.fd: (pair, follower) for pair in pairs for follower in pair
@@ -162,7 +164,7 @@ def _start(pair: _Pair, text: str) -> None:
     pair[0].client.sock.send(command(9, "rpc", {"method": "run.start", "data": params}))
 
 
-def _read(pair: _Pair, follower: Follower, payload: bytes, lags: list[float]) -> int:
+def _read(pair: _Pair, follower: Follower, payload: bytes, lags: list[tuple[float, float]]) -> int:
     """Handle one text message: pings, replies and pushes."""
     delivered = 0
     for message in decode_messages(payload):
@@ -177,7 +179,7 @@ def _read(pair: _Pair, follower: Follower, payload: bytes, lags: list[float]) ->
     return delivered
 
 
-def _replied(pair: _Pair, follower: Follower, reply: Reply, lags: list[float]) -> int:
+def _replied(pair: _Pair, follower: Follower, reply: Reply, lags: list[tuple[float, float]]) -> int:
     """The run has started, or a socket has joined its thread and got the missed events; returns delivered events."""
     if reply.error is not None:
         for each in pair:

@@ -46,7 +46,7 @@ def handshakes(target: BenchTarget, *, count: int, in_flight: int) -> Figure:
         "handshakes",
         target.name,
         done,
-        latency=latencies(crowd.latencies),
+        latency=latencies(crowd.waits),
         failures=crowd.failures,
         values={"close_cpu_us": closing.server.total * 1e6 / max(1, done)},
         notes=crowd.why(),
@@ -76,7 +76,7 @@ def echo(target: BenchTarget, *, sockets: int, count: int, size: int) -> Figure:
         crowd.grow([f"{USER}-{i}" for i in range(sockets)])
         crowd.drain()
         _echoes(crowd, message, end, max(200, sockets), [])
-        times: list[float] = []
+        times: list[tuple[float, float]] = []
         with Measurement(target.pids) as measurement:
             done = _echoes(crowd, message, end, count, times)
         return measurement.figure(
@@ -89,7 +89,9 @@ def echo(target: BenchTarget, *, sockets: int, count: int, size: int) -> Figure:
         )
 
 
-def _echoes(crowd: ClientPool, message: bytes, end: bytes, count: int, times: list[float]) -> int:
+def _echoes(
+    crowd: ClientPool, message: bytes, end: bytes, count: int, times: list[tuple[float, float]]
+) -> int:
     sent_at: dict[int, float] = {}
     clock = time.perf_counter
     left = count
@@ -108,7 +110,7 @@ def _echoes(crowd: ClientPool, message: bytes, end: bytes, count: int, times: li
                 continue
             if not data.endswith(end):
                 continue
-            times.append(clock() - sent_at[fd])
+            times.append((sent_at[fd], clock() - sent_at[fd]))
             done += 1
             if left > 0:
                 left -= 1
@@ -132,7 +134,7 @@ def fanout(target: BenchTarget, *, subscribers: int, in_flight: int, publishes: 
         crowd.grow([USER] * subscribers)
         crowd.drain()
         reader = Reader(crowd)
-        times: list[float] = []
+        times: list[tuple[float, float]] = []
         publisher.burst(in_flight, size)
         reader.until(in_flight * len(crowd.clients), publisher)
         reader.received = 0
@@ -143,7 +145,7 @@ def fanout(target: BenchTarget, *, subscribers: int, in_flight: int, publishes: 
                 publisher.burst(in_flight, size)
                 if not reader.until((burst + 1) * in_flight * len(crowd.clients), publisher):
                     break
-                times.append(time.perf_counter() - began)
+                times.append((began, time.perf_counter() - began))
         expected = bursts * in_flight * len(crowd.clients)
         publishing_us = _publish_only(target, publisher, size)
         delivering_us = (measurement.server.total * 1e6 - publishing_us * len(times) * in_flight) / max(
@@ -180,7 +182,7 @@ def publish(target: BenchTarget, *, publishes: int, size: int) -> Figure:
     """Publications over the server API's HTTP, one after the other, to a channel without subscribers."""
     dialect = ServerDialect(target)
     channel = "user:nobody" if dialect.serverside else "nobody"
-    times: list[float] = []
+    times: list[tuple[float, float]] = []
     with contextlib.closing(Publisher(dialect, channel, 1, over_http=True)) as publisher:
         publisher.burst(1, size)
         publisher.settle()
@@ -189,7 +191,7 @@ def publish(target: BenchTarget, *, publishes: int, size: int) -> Figure:
                 began = time.perf_counter()
                 publisher.burst(1, size)
                 publisher.settle()
-                times.append(time.perf_counter() - began)
+                times.append((began, time.perf_counter() - began))
         return measurement.figure("publish", target.name, publishes, latency=latencies(times))
 
 
@@ -286,7 +288,7 @@ class Probe:
     passed meanwhile counts with the time from it to the answer. An answer that never came is a failure for every one.
 
     Attributes:
-        waits: seconds, one a moment that was answered.
+        waits: one a moment that was answered: the moment, and the seconds until the answer.
         answered: echoes that came back.
         unanswered: moments whose answer never came.
     """
@@ -299,7 +301,7 @@ class Probe:
         self._client: ClientSocket | None = None
         self._sent: float | None = None
         self._lost = 0
-        self.waits: list[float] = []
+        self.waits: list[tuple[float, float]] = []
         self.answered = 0
         self.unanswered = 0
 
@@ -353,7 +355,7 @@ class Probe:
         self.answered += 1
         wait = now - self._sent
         while wait > 0:
-            self.waits.append(wait)
+            self.waits.append((now - wait, wait))
             wait -= PROBE_EVERY_S
         self._sent = None
 
@@ -386,7 +388,7 @@ def storm(target: BenchTarget, *, sockets: int, in_flight: int) -> Figure:
             f"storm-{sockets}",
             target.name,
             done,
-            latency=latencies(crowd.latencies),
+            latency=latencies(crowd.waits),
             failures=crowd.failures + before.failures,
             values={"all_back_s": measurement.wall_s, "asked_for_recovery": asked},
             notes=notes,

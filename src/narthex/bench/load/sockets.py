@@ -85,7 +85,8 @@ class ClientPool:
         self.channel = channel
         self.clients: dict[int, ClientSocket] = {}
         self.poll = select.epoll()
-        self.latencies: list[float] = []
+        self.waits: list[tuple[float, float]] = []
+        """When each handshake began and how long it took."""
         self.failures = 0
         self.refused: dict[str, int] = {}
         self.results: dict[str, dict[str, Any]] = {}
@@ -105,7 +106,7 @@ class ClientPool:
         recover: Callable[[str], dict[str, StreamPosition] | None] = lambda _: None,
         position: Callable[[str], StreamPosition | None] = lambda _: None,
     ) -> None:
-        """Connect one client per subject, `in_flight` at a time; `latencies` gets each one's time.
+        """Connect one client per subject, `in_flight` at a time; `waits` gets each one's time.
 
         A raw client is done with the 101, others with the reply to `connect`, and with `channel` with the reply
         to `subscribe`. Each client has a token of its own, also where two have one subject.
@@ -164,7 +165,7 @@ class ClientPool:
                 if done is not None:
                     del pending[fd]
                 if done:
-                    self.latencies.append(time.perf_counter() - waiting.began)
+                    self.waits.append((waiting.began, time.perf_counter() - waiting.began))
                     self.clients[fd] = waiting
 
     def _advance(self, client: ClientSocket) -> bool | None:

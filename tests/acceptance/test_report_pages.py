@@ -1,0 +1,86 @@
+"""Reports of bench and probe in real Chromium: plots in light, in dark, on a phone, and by keyboard."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from narthex.bench import baseline, html_report
+from narthex.doctor import canary_report
+from tests.acceptance.dashboard_page import IMAGES, NARROW_JS, serious_findings
+from tests.reports.samples import bench_report, rounds
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
+
+INVISIBLE_JS = """() => [...document.querySelectorAll("svg :is(path.line, rect, circle, text)")]
+    .filter(one => { const style = getComputedStyle(one), box = one.getBoundingClientRect();
+        const paint = one.tagName === "path" ? style.stroke : style.fill;
+        return paint === "none" || !(box.width || box.height); })
+    .map(one => one.outerHTML.slice(0, 120))"""
+OUTSIDE_JS = """() => [...document.querySelectorAll("svg text")].filter(one => {
+        const box = one.getBoundingClientRect(), image = one.ownerSVGElement.getBoundingClientRect();
+        return box.left < image.left - 1 || box.right > image.right + 1 || box.top < image.top - 1
+            || box.bottom > image.bottom + 1; })
+    .map(one => one.outerHTML.slice(0, 120))"""
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A benchmark beside its baseline, and a prober's day with an outage."""
+    directory = tmp_path_factory.mktemp("reports")
+    then, now = bench_report(rounds=2), bench_report(rounds=2, slower=1.5, seed=9)
+    for report in (then, now):
+        report.figures = report.figures[:1]  # axe-core takes seconds for each thousand cells
+    texts = {
+        "bench": html_report.as_html(now, then=then, changes=baseline.compare(then, now)),
+        "probe": canary_report.as_html(rounds(120, failing=range(40, 44)), "wss://chat.example.com/ws"),
+    }
+    for name, text in texts.items():
+        (directory / f"{name}.html").write_text(text, encoding="utf-8")
+    return {name: directory / f"{name}.html" for name in texts}
+
+
+@pytest.mark.parametrize("name", ["bench", "probe"])
+@pytest.mark.parametrize(("width", "dark"), [(1100, False), (1100, True), (360, False)])
+async def test_plots_are_seen_and_accessible(
+    pages: dict[str, Path], browser: Browser, name: str, width: int, *, dark: bool
+) -> None:
+    """axe-core has no serious finding, the policy lets the style through, each part is painted, and no text is cut."""
+    page = await browser.new_page(
+        viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
+    )
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    try:
+        await page.goto(pages[name].as_uri())
+        for summary in await page.locator("summary").all():
+            await summary.press("Enter")
+        await expect(page.locator("details[open]")).to_have_count(await page.locator("details").count())
+        assert await serious_findings(page) == []
+        assert int(await page.evaluate(NARROW_JS)) <= 0, "wide plots scroll by themselves"
+        assert await page.evaluate(INVISIBLE_JS) == []
+        assert await page.evaluate(OUTSIDE_JS) == []
+        assert said == []
+        if os.environ.get("NARTHEX_TEST_DOCS_IMAGES") and width == 1100 and not dark:
+            await page.reload()
+            shown = page.locator("figure", has_text="by time and latency")
+            await shown.evaluate("one => one.previousElementSibling.scrollIntoView()")
+            await page.screenshot(path=str(IMAGES / f"{name}.png"))
+    finally:
+        await page.close()
+
+
+async def test_a_plot_that_is_too_wide_scrolls_by_keyboard(pages: dict[str, Path], browser: Browser) -> None:
+    """On a phone the arrow keys move it (WCAG 2.1.1)."""
+    page = await browser.new_page(viewport={"width": 360, "height": 740})
+    try:
+        await page.goto(pages["probe"].as_uri())
+        plot = page.get_by_role("region", name="Time of a whole round")
+        await plot.focus()
+        await page.keyboard.press("ArrowRight")
+        await page.wait_for_function("document.activeElement.scrollLeft > 0")
+    finally:
+        await page.close()
