@@ -203,6 +203,10 @@ async def test_results_are_cached() -> None:
     bench.probes["store"].fault = CheckFailed("no")
     assert await bench.status() == "healthy"
     assert bench.probes["store"].asked == 1
+    assert (await bench.health.report(fresh=True))["status"] == "unhealthy", (
+        "it was asked for a check made now"
+    )
+    assert bench.probes["store"].asked == 2
 
 
 async def test_who_goes_away_does_not_end_the_check_for_others() -> None:

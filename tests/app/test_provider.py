@@ -239,6 +239,31 @@ async def test_a_used_refresh_token_ends_the_whole_family() -> None:
     assert isinstance(await rig.provider.refresh(other.refresh_token, from_cookie=False), UserSession)
 
 
+async def test_sign_ins_and_refreshes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By way and result; what an engine prevented is apart from what the user did wrong."""
+    rig = await closed_provider()
+    session = await session_of(rig)
+    await denied(rig, "ada@example.com", "wrong")
+    await rig.provider.refresh(session.refresh_token, from_cookie=False)
+    await rig.provider.refresh("unknown", from_cookie=False)
+
+    async def away(*_: object, **__: object) -> None:
+        raise DependencyError("store", "It is away.", "Start it.")
+
+    monkeypatch.setattr(rig.store, "upsert_user", away)
+    monkeypatch.setattr(rig.store, "use_refresh", away)
+    with pytest.raises(DependencyError):
+        await session_of(rig)
+    with pytest.raises(DependencyError):
+        await rig.provider.refresh("unknown", from_cookie=False)
+    assert rig.provider.sign_ins == {
+        ("password", "ok"): 1,
+        ("password", "login_failed"): 1,
+        ("password", "unavailable"): 1,
+    }
+    assert rig.provider.refreshes == {"ok": 1, "refresh_invalid": 1, "unavailable": 1}
+
+
 async def test_of_parallel_refreshes_one_wins() -> None:
     """Twenty at once: at most one new chain, and then reuse is detected."""
     rig = await open_provider()

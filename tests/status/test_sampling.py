@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -29,9 +30,16 @@ class Checks:
         self.checks: dict[str, Any] = (
             dict.fromkeys(("handshake", "auth", "broker", "store", "agents"), GOOD) | checks
         )
+        self.known = list(self.checks)
 
-    async def report(self) -> dict[str, Any]:
+    @property
+    def names(self) -> Collection[str]:
         """See `Health`."""
+        return self.known
+
+    async def report(self, *, fresh: bool = False) -> dict[str, Any]:
+        """See `Health`."""
+        assert fresh, "a cached result is up to 2 s old"
         return {"checks": self.checks}
 
 
@@ -67,7 +75,11 @@ async def test_a_guard_samples_what_it_has() -> None:
     """Without a broker and agents it says nothing of sending and receiving."""
     checks = Checks()
     del checks.checks["broker"], checks.checks["agents"]
+    checks.known = list(checks.checks)
     assert set(shown(await sampler(checks).round(), "health")) == {"connect", "sign_in"}
+    checks.checks = {}
+    cannot_start = sampler(checks, fault=("store", OSError()))
+    assert set(shown(await cannot_start.round(), "health")) == {"connect", "sign_in"}
 
 
 async def test_an_instance_that_starts_or_drains_says_nothing() -> None:
@@ -115,6 +127,74 @@ async def test_a_cancelled_run_did_not_fail() -> None:
     ):
         meter.count("runs", state=state, error=error)
     assert shown(await one.round(), "traffic") == {"stream": (2, 0, 2)}
+
+
+async def test_commands_that_send_are_traffic_of_send() -> None:
+    """An engine that is away or a bug is a failure; a bad request, a full quota and other commands are not."""
+    meter = PrometheusMeter()
+    one = sampler(Checks(), meter)
+    for method, result, times in (
+        ("rpc:run.start", "ok", 4),
+        ("rpc:run.start", "429", 2),
+        ("rpc:run.start", "404", 1),
+        ("rpc:run.start", "503", 3),
+        ("publish", "100", 2),
+        ("publish", "108", 1),
+        ("rpc:run.resume", "ok", 1),
+        ("rpc:thread.list", "503", 50),
+        ("connect", "ok", 50),
+    ):
+        for _ in range(times):
+            meter.count("commands", method=method, result=result)
+    assert shown(await one.round(), "traffic") == {"send": (9, 0, 5)}
+
+
+async def test_sign_ins_and_refreshes_are_traffic_of_sign_in() -> None:
+    """A wrong password is a sign-in that went well; a store or an issuer that is away is a failure."""
+    meter = PrometheusMeter()
+    one = sampler(Checks(), meter)
+    for method, result in (
+        ("password", "ok"),
+        ("password", "login_failed"),
+        ("oidc", "unavailable"),
+        ("open", "rate_limited"),
+    ):
+        meter.count("sign_ins", method=method, result=result)
+    for surface, result in (
+        ("session", "ok"),
+        ("session", "refresh_invalid"),
+        ("session", "unavailable"),
+        ("connection", "token_expired"),
+        ("connection", "auth_unavailable"),
+    ):
+        meter.count("token_refreshes", surface=surface, result=result)
+    assert shown(await one.round(), "traffic") == {"sign_in": (6, 0, 3)}
+
+
+async def test_a_check_that_hangs_does_not_delay_the_next_round() -> None:
+    """Rounds begin at a steady pace: a check's time-out must not add to the time in which an outage is seen."""
+    checks, taken = Checks(broker=BAD), asyncio.Event()
+    begins: list[float] = []
+    loop = asyncio.get_running_loop()
+    report = checks.report
+
+    async def slow(*, fresh: bool = False) -> dict[str, Any]:
+        begins.append(loop.time())
+        await asyncio.sleep(0.3)
+        if len(begins) == 3:
+            taken.set()
+        return await report(fresh=fresh)
+
+    async def record(_: Sequence[Sample]) -> None:
+        return
+
+    checks.report = slow  # type: ignore[method-assign]
+    one = Sampler(checks, lambda: None, PrometheusMeter(), "n", record, get_logger("test"), interval_s=0.4)
+    await one.start()
+    async with asyncio.timeout(within(10)):
+        await taken.wait()
+    await one.stop()
+    assert min(later - earlier for earlier, later in pairwise(begins)) < 0.6, "not 0.3 and 0.4 s"
 
 
 def test_every_code_of_a_failed_run_is_judged() -> None:

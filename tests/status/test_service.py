@@ -19,7 +19,13 @@ from narthex.domain.webhooks import Receiver
 from narthex.errors import ClientError, DependencyError
 from narthex.status.measurements import Sample
 from narthex.status.records import Change
-from narthex.status.service import OpenIncident, ScheduleMaintenance, StatusService, UpdateIncident
+from narthex.status.service import (
+    OUTDATED_S,
+    OpenIncident,
+    ScheduleMaintenance,
+    StatusService,
+    UpdateIncident,
+)
 from tests.status.filled import service
 from tests.timing import within
 
@@ -187,6 +193,21 @@ async def test_a_page_has_a_bounded_number_of_open_incidents(page: StatusService
         await page.open(OpenIncident(title=str(number), text="x"), "script")
     with pytest.raises(ClientError, match="100 are open"):
         await page.open(OpenIncident(title="more", text="x"), "script")
+
+
+async def test_a_sample_that_contradicts_the_page_outdates_it(page: StatusService, clock: Clock) -> None:
+    """An outage is not hidden for the time for which a document is kept, and a flood of such samples costs little."""
+    await sampled(page, good=1)
+    before = await page.document()
+    await sampled(page, good=1)
+    assert await page.document() is before
+    clock.now += 11
+    await sampled(page, failed=1)
+    page._read_at = asyncio.get_running_loop().time() - OUTDATED_S
+    after = await page.document()
+    assert after.components[0].state is ServiceState.OUTAGE
+    await sampled(page, good=1)
+    assert await page.document() is after, "not more often than each quarter of a second"
 
 
 async def test_a_database_that_fails_leaves_the_last_page(

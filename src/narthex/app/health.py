@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -139,6 +139,11 @@ class Health:
         self._cache_s = cache_s
         self._clock = clock
 
+    @property
+    def names(self) -> Collection[str]:
+        """The checks that this process has."""
+        return self._slots.keys()
+
     async def stop(self) -> None:
         """End the running checks."""
         running = [slot.task for slot in self._slots.values() if slot.task is not None]
@@ -147,11 +152,11 @@ class Health:
         if running:
             await asyncio.wait(running, timeout=self._timeout_s)
 
-    async def result(self, name: str) -> CheckResult:
-        """A check's result, at most `cache_s` old. Concurrent callers share one run of it."""
+    async def result(self, name: str, *, fresh: bool = False) -> CheckResult:
+        """A check's result, at most `cache_s` old, or made now (`fresh`). Concurrent callers share one run of it."""
         slot = self._slots[name]
         loop = asyncio.get_running_loop()
-        if slot.result is not None and loop.time() - slot.done_at < self._cache_s:
+        if not fresh and slot.result is not None and loop.time() - slot.done_at < self._cache_s:
             return slot.result
         if slot.task is None:
             slot.task = loop.create_task(self._run(name, slot), name=f"health-{name}")
@@ -201,15 +206,15 @@ class Health:
         results = await asyncio.gather(*(self.result(name) for name in names))
         return [name for name, result in zip(names, results, strict=True) if result.status == UNHEALTHY]
 
-    async def report(self) -> dict[str, object]:
-        """The body of `/ws/health` (docs/design.md#health)."""
+    async def report(self, *, fresh: bool = False) -> dict[str, object]:
+        """The body of `/ws/health` (docs/design.md#health); `fresh`: see `result`, for a caller that asks seldom."""
         policy = self._policy
         state = self._state()
         checks: dict[str, CheckResult] = {}
         errors: list[str] = []
         if state == "ready":
             names = sorted(self._slots, key=_rank)
-            results = await asyncio.gather(*(self.result(name) for name in names))
+            results = await asyncio.gather(*(self.result(name, fresh=fresh) for name in names))
             checks = dict(zip(names, results, strict=True))
             errors = [f"{name}: {r.detail or r.status}" for name, r in checks.items() if r.status != HEALTHY]
             status = max((r.status for r in checks.values()), key=_SEVERITY.__getitem__, default=UNHEALTHY)

@@ -13,7 +13,7 @@ import hashlib
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
@@ -44,6 +44,8 @@ OIDC_SESSION_S: Final = 12 * 3_600.0  # a working day; then the OpenID provider 
 
 # The authority that authenticated a session's user, as kept with its refresh tokens.
 BY_NOBODY: Final = "open"
+UNAVAILABLE: Final = "unavailable"
+"""The result of a sign-in or refresh that an engine or the issuer kept from its end."""
 BY_PASSWORD: Final = "password"  # noqa: S105 - the name of a source; with a fingerprint of the hash after `:`
 BY_OIDC: Final = "oidc"  # with the issuer after `:`
 
@@ -131,7 +133,9 @@ class Provider:
     ) -> None:
         self.mint = mint
         self.policy = policy
-        self.refreshes: Counter[str] = Counter()  # by `ok` or the code of the refusal
+        # By `ok`, the code of the refusal, or `UNAVAILABLE`; sign-ins also by `password`, `open` or `oidc`.
+        self.refreshes: Counter[str] = Counter()
+        self.sign_ins: Counter[tuple[str, str]] = Counter()
         self._credentials = credentials
         self._verifier = verifier
         self._passwords = passwords
@@ -184,6 +188,16 @@ class Provider:
         Raises:
             DependencyError: the store does not answer, or too many sign-ins wait.
         """
+        method = "open" if self.policy.open_login else "password"
+        return await self.count_sign_in(method, self._login(email, password, name, address))
+
+    async def count_sign_in(
+        self, method: str, signing_in: Awaitable[UserSession | Denied]
+    ) -> UserSession | Denied:
+        """Await a sign-in and count its outcome."""
+        return await _counted(signing_in, lambda result: self.sign_ins.update([(method, result)]))
+
+    async def _login(self, email: str, password: str, name: str, address: str) -> UserSession | Denied:
         email = email.strip().lower()
         if not 3 <= len(email) <= MAX_EMAIL_LENGTH or "@" not in email[1:-1] or not email.isprintable():
             return Denied(code="bad_request", detail="`email` is not an e-mail address.")
@@ -288,9 +302,8 @@ class Provider:
         self, refresh_token: str, *, from_cookie: bool, holder: Identity | None = None
     ) -> UserSession | Denied:
         """As `_refresh`, counted."""
-        outcome = await self._refresh(refresh_token, from_cookie=from_cookie, holder=holder)
-        self.refreshes[outcome.code if isinstance(outcome, Denied) else "ok"] += 1
-        return outcome
+        refreshing = self._refresh(refresh_token, from_cookie=from_cookie, holder=holder)
+        return await _counted(refreshing, lambda result: self.refreshes.update([result]))
 
     async def _refresh(
         self, refresh_token: str, *, from_cookie: bool, holder: Identity | None
@@ -463,6 +476,19 @@ def user_id_of(tenant: str, email: str) -> str:
 
 
 _SESSION_OVER: Final = Denied(code="refresh_invalid", detail="The session has ended; sign in again.")
+
+
+async def _counted(
+    work: Awaitable[UserSession | Denied], count: Callable[[str], None]
+) -> UserSession | Denied:
+    """Await a sign-in or refresh, and count its result: `ok`, the refusal's code, or `UNAVAILABLE`."""
+    try:
+        outcome = await work
+    except Exception:
+        count(UNAVAILABLE)
+        raise
+    count(outcome.code if isinstance(outcome, Denied) else "ok")
+    return outcome
 
 
 def _by_password(account: Account) -> str:

@@ -87,6 +87,14 @@ class SignIn:
     async def finish(
         self, attempt: SignInAttempt | None, *, state: str, code: str, issuer: str, redirect_uri: str
     ) -> UserSession | Denied:
+        """As `_finish`, counted."""
+        return await self.provider.count_sign_in(
+            "oidc", self._finish(attempt, state, code, issuer, redirect_uri)
+        )
+
+    async def _finish(
+        self, attempt: SignInAttempt | None, state: str, code: str, issuer: str, redirect_uri: str
+    ) -> UserSession | Denied:
         """Finish after the redirect back: check the state, redeem the code, begin a session here.
 
         Args:

@@ -7,7 +7,7 @@ count; `settings/groups.py` and this module describe each one, once.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 from cyclopts import Parameter, Token
 
 from narthex.settings import Settings, load
+from narthex.settings.requirements import ALL_PARTS, Part
 
 
 def any_case(type_: object, tokens: Sequence[Token]) -> str:
@@ -101,6 +102,8 @@ def serving_settings(
     flags: Mapping[str, Any],
     config: Path | None,
     default_port: int | None = None,
+    *,
+    parts: Collection[Part] = ALL_PARTS,
 ) -> Settings:
     """The settings of a command that serves, after its log was configured and its warnings were written.
 
@@ -108,13 +111,14 @@ def serving_settings(
         flags: as for `narthex.settings.load`.
         config: the settings file.
         default_port: the command's own, where nothing sets one; None: the settings' default.
+        parts: as for `narthex.settings.load`.
 
     Raises:
         ConfigError: with every problem.
     """
-    settings = load(flags, os.environ, config)
+    settings = load(flags, os.environ, config, parts=parts)
     if default_port is not None and settings.source("port") == "default":
-        settings = load({**flags, "port": default_port}, os.environ, config)
+        settings = load({**flags, "port": default_port}, os.environ, config, parts=parts)
     begin_log(settings)
     return settings
 

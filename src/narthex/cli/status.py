@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cyclopts import App
 
 from narthex.cli.arguments import usage
-from narthex.cli.flags import Config, DataDir, LogFormat, LogLevel, begin_log
+from narthex.cli.flags import Config, DataDir, LogFormat, LogLevel, serving_settings
 from narthex.errors import EXIT_FINDINGS, EXIT_OK, ClientError
 from narthex.settings import Settings, load
 
@@ -59,10 +59,7 @@ def serve(
         "log_format": log_format,
         "log_level": log_level,
     }
-    settings = load(flags, os.environ, config, parts=())
-    if settings.source("port") == "default":
-        settings = load({**flags, "port": DEFAULT_PORT}, os.environ, config, parts=())
-    begin_log(settings)
+    settings = serving_settings(flags, config, DEFAULT_PORT, parts=())
     from narthex.status.process import serve as serve_status
     from narthex.wiring.start_checks import check_start
 

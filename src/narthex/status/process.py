@@ -2,8 +2,9 @@
 
     gateways, probers ──samples──▶ POST /api/v1/status/samples ──▶ status.db ──▶ /status, webhooks
 
-Not here: the page (`service`, `routes`). Rules: it uses neither broker nor store, and verifies no users' tokens:
-operators bring the admin key, gateways and probers NARTHEX_STATUS_TOKEN.
+Not here: the page (`service`, `routes`). Rules: it uses neither broker nor store: operators bring the admin key or a
+token of a configured issuer, whose revocations it does not know; gateways and probers bring NARTHEX_STATUS_TOKEN. An
+issuer that is away takes nothing from the page.
 """
 
 from __future__ import annotations
@@ -12,45 +13,61 @@ import socket
 import time
 from collections.abc import Callable
 
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from narthex._version import __version__
 from narthex.adapters.edge.listeners import url_of_listener
-from narthex.adapters.edge.rules import HeadRules
 from narthex.adapters.edge.server import run
-from narthex.adapters.machine import raise_descriptor_limit
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.adapters.telemetry.metrics import PrometheusMeter
 from narthex.app.lifecycle import Component, Lifecycle
-from narthex.domain.descriptors import capacity
+from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
+from narthex.domain.verdict import Unavailable, Valid, Verdict
+from narthex.ports.later import settled
+from narthex.ports.tokens import TokenVerifier
 from narthex.settings import Settings
 from narthex.status.embedded import make_routes, make_service
 from narthex.status.page import SERVED
-from narthex.web import problem_pages
 from narthex.web.access import Access
+from narthex.web.fields import bearer
 from narthex.web.paths import root_path
-from narthex.web.problems import exception_handlers
 from narthex.web.request_rules import RequestRules
-from narthex.wiring.capacity_log import Evictions
-from narthex.wiring.server_process import (
-    NoUpgrades,
-    ServerProcess,
-    edge_limits,
-    make_edge,
-    make_health,
-    open_listeners,
-    probe_pages,
-)
+from narthex.wiring.http_service import make_http_service
+from narthex.wiring.server_process import ServerProcess, make_health, open_listeners
+from narthex.wiring.tokens import make_issuers
 
 log = get_logger("narthex.status")
 
 
-async def _no_users(_: Request) -> Refusal:
-    return Refusal(code="auth_required", detail="This service takes NARTHEX_ADMIN_KEY as a Bearer token.")
+class TokenUsers:
+    """Fits `web.access.Authenticate`: the user of a Bearer token of a configured issuer.
+
+    Args:
+        verifier: of these issuers.
+        now: seconds since the epoch.
+    """
+
+    def __init__(self, verifier: TokenVerifier, now: Callable[[], float] = time.time) -> None:
+        self._verifier = verifier
+        self._now = now
+
+    async def __call__(self, request: Request) -> Identity | Refusal:
+        """The user, or the reason why there is none."""
+        token = bearer(request)
+        if not token:
+            detail = (
+                "This service takes NARTHEX_ADMIN_KEY, or a token of a configured issuer, as a Bearer token."
+            )
+            return Refusal(code="auth_required", detail=detail, carriers_checked=("authorization",))
+        verdict: Verdict = await settled(self._verifier.verify(token, now=self._now(), traffic="user"))
+        if isinstance(verdict, Unavailable):
+            return Refusal(code="auth_unavailable", retry_after_s=verdict.retry_after_s)
+        if isinstance(verdict, Valid):
+            return verdict.identity
+        return Refusal(code=verdict.code, detail=verdict.detail, carriers_checked=("authorization",))
 
 
 async def _to_page(request: Request) -> Response:
@@ -67,13 +84,18 @@ def make_process(
         listeners: bound, not yet listening.
         on_ready: called with the page's URL once it answers.
     """
-    fitted = capacity(settings.limits(), raise_descriptor_limit())
     meter = PrometheusMeter(version=__version__, environment=settings.environment)
     rules = RequestRules(settings.proxies, settings.origins, settings.public_url)
-    access = Access(settings.admin_keys(), _no_users, rules.address, time.time, origin=rules.origin_refusal)
+    verifier, fetcher = make_issuers(settings, meter)
+    users = TokenUsers(verifier)
+    access = Access(settings.admin_keys(), users, rules.address, time.time, origin=rules.origin_refusal)
     service = make_service(settings, log)
     lifecycle = Lifecycle(
-        [Component("status", service.start, service.stop)],
+        [
+            Component("status", service.start, service.stop),
+            Component("fetcher", close=fetcher.stop),
+            Component("tokens", verifier.start, verifier.stop),
+        ],
         grace_s=settings.drain_grace_s,
         on_state=lambda state: log.info("state", state=state.value),
     )
@@ -84,34 +106,21 @@ def make_process(
 
     health = make_health(settings, {"status": readable}, lifecycle, meter, log, critical=("status",))
 
-    def report_bug(fault: BaseException, trace_id: str) -> None:
-        meter.count("bugs", where="status")
-        log.error("bug", exc_info=fault, trace_id=trace_id)
-
-    app = Starlette(
-        routes=[
-            Route("/", _to_page, methods=["GET", "HEAD"]),
-            *make_routes(settings, service, access, rules).routes(),
-            *probe_pages(settings, health, meter).routes(),
-            *problem_pages.routes(),
-        ],
-        exception_handlers=exception_handlers(report_bug),
-    )
     url = settings.base_url or url_of_listener(listeners[0])
-    return ServerProcess(
-        app,
-        make_edge(
-            settings,
-            edge_limits(settings, fitted),
-            NoUpgrades(log),
-            HeadRules(allowed_host=settings.hosts.allows, websocket_paths=frozenset()),
-            Evictions(meter).counted,
-        ),
-        lifecycle,
+    routes = [
+        Route("/", _to_page, methods=["GET", "HEAD"]),
+        *make_routes(settings, service, access, rules).routes(),
+    ]
+    return make_http_service(
+        settings,
         listeners,
-        grace_s=settings.drain_grace_s,
-        log=log,
-        on_ready=lambda _urls: on_ready(url + SERVED.page),
+        routes,
+        lifecycle,
+        health,
+        meter,
+        log,
+        name="status",
+        on_ready=lambda: on_ready(url + SERVED.page),
     )
 
 

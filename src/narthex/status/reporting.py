@@ -65,11 +65,11 @@ class SampleReporter:
         import httpx2
 
         if self._client is None:
-            headers = {"Authorization": f"Bearer {self._tokens[0]}", "Content-Type": "application/json"}
-            self._client = httpx2.AsyncClient(headers=headers, timeout=TIMEOUT_S, follow_redirects=False)
+            self._client = httpx2.AsyncClient(timeout=TIMEOUT_S, follow_redirects=False)
+        headers = {"Authorization": f"Bearer {self._tokens[0]}", "Content-Type": "application/json"}
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                answer = await self._client.post(self._url, content=body)
+                answer = await self._client.post(self._url, content=body, headers=headers)
         except (TimeoutError, httpx2.HTTPError, httpx2.InvalidURL, OSError) as fault:
             raise DependencyError(
                 "status",

@@ -13,16 +13,18 @@ engine keeps it from starting.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from narthex.app.periodic import BackgroundTask
-from narthex.domain.availability import JOURNEYS
+from narthex.app.provider import UNAVAILABLE
 from narthex.domain.refusals import TABLE
 from narthex.errors import ConfigError, DependencyError
+from narthex.protocol.codes import INTERNAL
 from narthex.status.measurements import Sample
 
-INTERVAL_S: Final = 3.0  # with a second for which a document is kept: a change is seen within 5 s
+INTERVAL_S: Final = 2.5  # with the time-out of a check, 2 s, a change is seen within 5 s
 DEPENDS_ON: Final[Mapping[str, tuple[str, ...]]] = {
     "connect": ("handshake",),
     "send": ("broker", "store"),
@@ -42,6 +44,50 @@ RUN_FAULTS: Final = frozenset(
 )
 """Codes of failed runs that are the service's fault, from `domain.runs.RUN_ERRORS`."""
 
+SENDING: Final = frozenset({"publish", "rpc:run.start", "rpc:run.steer", "rpc:run.resume"})
+"""Commands with which a user sends something."""
+
+Judge = Callable[[tuple[str, ...]], bool | None]
+"""Whether a request with these labels went well; None: it does not count."""
+
+
+def _handshake(labels: tuple[str, ...]) -> bool | None:
+    _, code, traffic = labels
+    if traffic not in ("user", "guest") or code in NOT_OURS:
+        return None
+    return not _at_fault(code)
+
+
+def _at_fault(code: str) -> bool:
+    """Whether a refusal is the service's fault."""
+    return code in TABLE and (TABLE[code].http or 0) >= 500
+
+
+def _run(labels: tuple[str, ...]) -> bool:
+    _, error = labels
+    return error not in RUN_FAULTS
+
+
+def _command(labels: tuple[str, ...]) -> bool | None:
+    method, result = labels
+    if method not in SENDING:
+        return None
+    return result != str(INTERNAL.code) and not result.startswith("5")  # as HTTP's; 5xx are an engine's
+
+
+def _sign_in(labels: tuple[str, ...]) -> bool:
+    return labels[-1] != UNAVAILABLE and not _at_fault(labels[-1])
+
+
+TRAFFIC: Final[Sequence[tuple[str, str, Judge]]] = (
+    ("connect", "handshakes", _handshake),
+    ("send", "commands", _command),
+    ("stream", "runs", _run),
+    ("sign_in", "sign_ins", _sign_in),
+    ("sign_in", "token_refreshes", _sign_in),
+)
+"""By journey the counters that show it, and which of their requests failed."""
+
 Record = Callable[[Sequence[Sample]], Awaitable[object]]
 """Keeps samples. Raises DependencyError or ConfigError when it cannot now."""
 
@@ -49,8 +95,12 @@ Record = Callable[[Sequence[Sample]], Awaitable[object]]
 class HealthReport(Protocol):
     """`app.health.Health`, as far as it is asked."""
 
-    async def report(self) -> dict[str, Any]:
-        """The body of `/ws/health`."""
+    @property
+    def names(self) -> Collection[str]:
+        """The checks that this process has."""
+
+    async def report(self, *, fresh: bool = False) -> dict[str, Any]:
+        """The body of `/ws/health`; `fresh`: of checks made now."""
 
 
 class Counters(Protocol):
@@ -92,8 +142,7 @@ class Sampler:
         self._log = log
         self._logged = ""
         self._interval_s = interval_s
-        self._handshakes: dict[tuple[str, ...], float] = {}
-        self._runs: dict[tuple[str, ...], float] = {}
+        self._seen: dict[str, dict[tuple[str, ...], float]] = {}
         self._task = BackgroundTask(self._repeat, "narthex status samples")
 
     async def start(self) -> None:
@@ -105,7 +154,9 @@ class Sampler:
         await self._task.stop()
 
     async def _repeat(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
+            next_at = loop.time() + self._interval_s  # also where a check takes its time-out
             samples = await self.round()
             if samples:
                 try:
@@ -113,7 +164,7 @@ class Sampler:
                     self._fault_seen("")
                 except (DependencyError, ConfigError) as fault:  # the time stays unknown
                     self._fault_seen(f"{fault.message} {fault.remedy}")
-            await asyncio.sleep(self._interval_s)
+            await asyncio.sleep(max(0.0, next_at - loop.time()))
 
     def _fault_seen(self, fault: str) -> None:
         """Log once why samples are not kept, and once that they are again."""
@@ -126,18 +177,16 @@ class Sampler:
 
     async def round(self) -> list[Sample]:
         """The samples of one round."""
-        checks: Mapping[str, Any] = (await self._health.report())["checks"]
+        checks: Mapping[str, Any] = (await self._health.report(fresh=True))["checks"]
         found = [*self._of_health(checks), *self._of_traffic()]
         if not checks and self._fault() is not None:
-            found += [self._sample(journey, "health", failed=1) for journey in JOURNEYS]
+            found += [self._sample(journey, "health", failed=1) for journey in self._journeys()]
         return found
 
     def _of_health(self, checks: Mapping[str, Any]) -> list[Sample]:
         found = []
-        for journey, names in DEPENDS_ON.items():
-            if not all(name in checks for name in names):
-                continue
-            results = [checks[name] for name in names]
+        for journey in self._journeys() if checks else ():
+            results = [checks[name] for name in DEPENDS_ON[journey]]
             statuses = {result["status"] for result in results}
             good = statuses == {"healthy"}
             found.append(
@@ -152,22 +201,28 @@ class Sampler:
             )
         return found
 
+    def _journeys(self) -> list[str]:
+        """The journeys whose checks this process has."""
+        return [
+            journey
+            for journey, names in DEPENDS_ON.items()
+            if all(name in self._health.names for name in names)
+        ]
+
     def _of_traffic(self) -> list[Sample]:
         """The requests since the last round, from the counters."""
-        handshakes, self._handshakes = _since(self._counters.counts("handshakes"), self._handshakes)
-        runs, self._runs = _since(self._counters.counts("runs"), self._runs)
-        good = failed = 0
-        for (_, code, traffic), count in handshakes.items():
-            if traffic in ("user", "guest") and code not in NOT_OURS:
-                fault = code in TABLE and (TABLE[code].http or 0) >= 500
-                failed, good = (failed + count, good) if fault else (failed, good + count)
-        found = [self._sample("connect", "traffic", good=good, failed=failed)] if good or failed else []
-        ended = dict.fromkeys(("good", "failed"), 0)
-        for (_, error), count in runs.items():
-            ended["failed" if error in RUN_FAULTS else "good"] += count
-        if any(ended.values()):
-            found.append(self._sample("stream", "traffic", good=ended["good"], failed=ended["failed"]))
-        return found
+        found: dict[str, Counter[bool]] = {}
+        for journey, name, judge in TRAFFIC:
+            now, before = self._counters.counts(name), self._seen.get(name, {})
+            self._seen[name] = now
+            for labels, value in now.items():
+                good = judge(labels)
+                if good is not None and (count := int(value - before.get(labels, 0))):
+                    found.setdefault(journey, Counter())[good] += count
+        return [
+            self._sample(journey, "traffic", good=counts[True], failed=counts[False])
+            for journey, counts in found.items()
+        ]
 
     def _sample(
         self,
@@ -189,10 +244,3 @@ class Sampler:
             latency_ms=latency_ms,
             every_s=max(1.0, self._interval_s),
         )
-
-
-def _since(
-    now: dict[tuple[str, ...], float], before: Mapping[tuple[str, ...], float]
-) -> tuple[dict[tuple[str, ...], int], dict[tuple[str, ...], float]]:
-    """By labels the difference to the last reading; and this reading, for the next."""
-    return {labels: int(value - before.get(labels, 0)) for labels, value in now.items()}, now

@@ -57,6 +57,7 @@ ROLL_UP_S: Final = 30.0
 PRUNE_S: Final = 3_600.0
 SETTLE_S: Final = 60.0  # a component's state is announced once it has lasted so long: a flapping one is not
 CACHE_S: Final = 1.0  # a flood of visitors costs one reading of the database a second
+OUTDATED_S: Final = 0.25  # the same where samples contradict the document: a change is seen sooner
 
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 Title = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TITLE)]
@@ -146,6 +147,7 @@ class StatusService:
         self._reading: asyncio.Task[StatusDocument] | None = None
         self._document: StatusDocument | None = None
         self._read_at = float("-inf")
+        self._outdated = False
         self._fault = ""
 
     async def start(self) -> None:
@@ -165,7 +167,18 @@ class StatusService:
     async def record(self, samples: Sequence[Sample]) -> int:
         """Keep samples of known components; returns how many were kept. Raises DependencyError."""
         found = [one for one in samples if one.component in self._known]
-        return await self._database.run(lambda connection: measurements.add(connection, found, self._now()))
+        kept = await self._database.run(lambda connection: measurements.add(connection, found, self._now()))
+        if any(self._differs(one) for one in found):
+            self._outdated = True
+        return kept
+
+    def _differs(self, sample: Sample) -> bool:
+        """Whether a sample contradicts the document that is kept."""
+        if self._document is None:
+            return False
+        shown = {one.id: one.state for one in self._document.components}
+        well = sample.good > 0 and not sample.failed and not sample.degraded
+        return well is not (shown.get(sample.component) is ServiceState.OPERATIONAL)
 
     # -- the page ------------------------------------------------------------------------------------------
 
@@ -176,13 +189,15 @@ class StatusService:
             DependencyError, ConfigError: it cannot be read, and never was.
         """
         loop = asyncio.get_running_loop()
-        if self._document is not None and loop.time() - self._read_at < CACHE_S:
+        age_s = loop.time() - self._read_at
+        if self._document is not None and age_s < (OUTDATED_S if self._outdated else CACHE_S):
             return self._document
         if self._reading is None:
             self._reading = loop.create_task(self._read(), name="narthex status document")
         return await asyncio.shield(self._reading)
 
     async def _read(self) -> StatusDocument:
+        self._outdated = False
         try:
             self._document = await self._database.run(self._build)
             self._said("")

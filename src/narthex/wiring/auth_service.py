@@ -7,18 +7,16 @@ poll, and others by introspection or when the token ends.
 
 from __future__ import annotations
 
+import secrets
 import socket
 from collections.abc import Callable
 
-from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from narthex._version import __version__
 from narthex.adapters.edge.listeners import url_of_listener
-from narthex.adapters.edge.rules import HeadRules
 from narthex.adapters.edge.server import run
-from narthex.adapters.machine import raise_descriptor_limit
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.adapters.telemetry.metrics import PrometheusMeter
 from narthex.adapters.tokens.router import PROVIDER_ISSUER, TokenRouter
@@ -27,28 +25,20 @@ from narthex.app.expiry import CredentialExpiry
 from narthex.app.health import HEALTHY, CheckFailed, ping_check
 from narthex.app.lifecycle import Component, Lifecycle, LifecycleState
 from narthex.app.revocations import Revocations
-from narthex.domain.descriptors import capacity
 from narthex.domain.refusals import Refusal
 from narthex.settings import Settings
 from narthex.settings.trust import trust_of
-from narthex.web import problem_pages
+from narthex.status.embedded import reporting
 from narthex.web.auth import AuthRoutes
 from narthex.web.health import PROBE_PATHS
 from narthex.web.paths import route_path
-from narthex.web.problems import exception_handlers, problem
+from narthex.web.problems import problem
 from narthex.web.request_rules import RequestRules
-from narthex.wiring.capacity_log import Evictions
 from narthex.wiring.engines import make_store
+from narthex.wiring.gauges import provider_counts
+from narthex.wiring.http_service import make_http_service
 from narthex.wiring.provider import make_provider
-from narthex.wiring.server_process import (
-    NoUpgrades,
-    ServerProcess,
-    edge_limits,
-    make_edge,
-    make_health,
-    open_listeners,
-    probe_pages,
-)
+from narthex.wiring.server_process import ServerProcess, make_health, open_listeners
 from narthex.wiring.tokens import provider_rules
 
 log = get_logger("narthex.auth")
@@ -80,7 +70,6 @@ def make_auth_service(
         listeners: bound, not yet listening.
         on_ready: called with `issuer` once the service answers.
     """
-    fitted = capacity(settings.limits(), raise_descriptor_limit())
     store = make_store(settings)
     credentials = store.credentials
     meter = PrometheusMeter(version=__version__, environment=settings.environment)
@@ -104,6 +93,7 @@ def make_auth_service(
     provider = make_provider(
         settings, credentials=credentials, mint=ring, verifier=verifier, revocations=revocations
     )
+    meter.read_from(provider_counts(provider))
     lifecycle = Lifecycle(
         [
             Component("store", store.start, store.stop),
@@ -124,6 +114,8 @@ def make_auth_service(
 
     checks = {"store": ping_check(store.ping), "auth": minting}
     health = make_health(settings, checks, lifecycle, meter, log, critical=("auth",))
+    node = f"auth-{secrets.token_hex(6)}"
+    lifecycle.add(reporting(settings, health, lambda: lifecycle.fault, meter, node, log), first=True)
     keys = settings.admin_keys()
     site = AuthRoutes(
         provider=provider,
@@ -134,32 +126,20 @@ def make_auth_service(
         open_introspection=not keys and not settings.policy.environment.remote,
     )
 
-    def report_bug(fault: BaseException, trace_id: str) -> None:
-        meter.count("bugs", where="auth")
-        log.error("bug", exc_info=fault, trace_id=trace_id)
-
     def starting() -> bool:
         return lifecycle.state is LifecycleState.STARTING
 
-    app = Starlette(
-        routes=[*site.routes(), *probe_pages(settings, health, meter).routes(), *problem_pages.routes()],
-        middleware=[Middleware(StartCheck, starting)],
-        exception_handlers=exception_handlers(report_bug),
-    )
-    return ServerProcess(
-        app,
-        make_edge(
-            settings,
-            edge_limits(settings, fitted),
-            NoUpgrades(log),
-            HeadRules(allowed_host=settings.hosts.allows, websocket_paths=frozenset()),
-            Evictions(meter).counted,
-        ),
-        lifecycle,
+    return make_http_service(
+        settings,
         listeners,
-        grace_s=settings.drain_grace_s,
-        log=log,
-        on_ready=lambda _urls: on_ready(issuer),
+        site.routes(),
+        lifecycle,
+        health,
+        meter,
+        log,
+        name="auth",
+        on_ready=lambda: on_ready(issuer),
+        middleware=[Middleware(StartCheck, starting)],
     )
 
 

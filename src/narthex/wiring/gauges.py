@@ -77,11 +77,13 @@ class Gauges:
             yield "buffer_limit", (name,), limit
 
 
-def session_refreshes(provider: Provider) -> Callable[[], Iterable[Reading]]:
-    """The refreshes of the embedded provider's sessions."""
+def provider_counts(provider: Provider) -> Callable[[], Iterable[Reading]]:
+    """The embedded provider's sign-ins and the refreshes of its sessions."""
 
     def readings() -> Iterable[Reading]:
         for result, count in provider.refreshes.items():
             yield "token_refreshes", ("session", result), count
+        for labels, count in provider.sign_ins.items():
+            yield "sign_ins", labels, count
 
     return readings

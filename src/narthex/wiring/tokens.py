@@ -189,8 +189,23 @@ def _fetch_failed(issuer: str, fault: NarthexError) -> None:
 
 def make_issuer(settings: Settings, issuer: IssuerSettings, meter: Meter) -> tuple[TokenRouter, Fetcher]:
     """One configured issuer alone, and its fetcher (`narthex check --connect`). Raises ConfigError."""
+    return _without_store(settings, [_spec(issuer, Binding())], meter)
+
+
+def make_issuers(settings: Settings, meter: Meter) -> tuple[TokenRouter, Fetcher]:
+    """Every configured issuer as a gateway trusts it, and their fetcher, for a process without a store.
+
+    Raises ConfigError. Not among them: the embedded provider and test identities, whose keys are in the store.
+    """
+    trust = trust_of(settings, remote=settings.policy.environment.remote)
+    issuers = zip(settings.all_issuers(), trust.issuers, strict=True)
+    return _without_store(settings, [_spec(issuer, binding) for issuer, binding in issuers], meter)
+
+
+def _without_store(settings: Settings, specs: list[IssuerSpec], meter: Meter) -> tuple[TokenRouter, Fetcher]:
     fetcher = Fetcher()
     defaults = ClaimDefaults(leeway_s=settings.jwt_leeway_s, plans=frozenset(settings.plan_table()))
-    return build_router(
-        [_spec(issuer, Binding())], defaults, Outside(fetcher, BreakerBoard(meter, _breaker_changed))
-    ), fetcher
+    withheld = Lookalikes((*settings.admin_keys(), *settings.metrics_tokens(), *settings.status_tokens()))
+    breakers = BreakerBoard(meter, _breaker_changed)
+    outside = Outside(fetcher, breakers, _fetch_failed, withheld, meter.read_from)
+    return build_router(specs, defaults, outside), fetcher

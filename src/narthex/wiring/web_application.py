@@ -50,7 +50,7 @@ from narthex.web.paths import root_path
 from narthex.web.problems import exception_handlers
 from narthex.web.rates import ADDRESS_SHARE, AddressRates
 from narthex.web.request_rules import RequestAuthenticator
-from narthex.wiring.gauges import session_refreshes
+from narthex.wiring.gauges import provider_counts
 from narthex.wiring.parts import Parts
 from narthex.wiring.provider import make_code_flow, make_provider
 from narthex.wiring.server_process import make_health, trusted_scraper
@@ -98,7 +98,7 @@ class WebApplication:
         )
         self.provider = self._make_provider()
         if self.provider is not None:
-            parts.meter.read_from(session_refreshes(self.provider))
+            parts.meter.read_from(provider_counts(self.provider))
         self.code_flow = make_code_flow(parts.settings, parts.tokens.outside)
         self.health = self._make_health(address)
         self.status = EmbeddedStatus(

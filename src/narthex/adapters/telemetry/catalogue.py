@@ -126,6 +126,7 @@ CATALOGUE: Final = (
         "method",
         buckets=ENGINE_BUCKETS,
     ),
+    _counter("sign_ins", "Sign-ins at the embedded provider, by way and result.", "method", "result"),
     _counter("token_refreshes", "Refreshes of tokens and sessions.", "surface", "result"),
     _counter("revocations", "Revocations of tokens, sessions and users that this node stored.", "kind"),
     _gauge("revocations_active", "Revocations that have not expired.", mode="livemax"),

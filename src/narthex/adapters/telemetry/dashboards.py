@@ -24,6 +24,7 @@ GROUPS: Final[dict[Group, tuple[str, ...]]] = {
         "keys_fetched_timestamp_seconds",
         "key_fetches",
         "key_expiry_timestamp_seconds",
+        "sign_ins",
         "token_refreshes",
         "revocations",
         "revocations_active",
