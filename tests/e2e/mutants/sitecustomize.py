@@ -111,8 +111,8 @@ def health_that_lies() -> None:
 
     report = Health.report
 
-    async def lying(self: Health) -> dict[str, object]:
-        body = await report(self)
+    async def lying(self: Health, *, fresh: bool = False) -> dict[str, object]:
+        body = await report(self, fresh=fresh)
         e2e: Any = body["e2e_testing"]
         return body | {"e2e_testing": e2e | {"auth_bypass_active": False}}
 
@@ -126,8 +126,8 @@ def health_over_a_dead_store() -> None:
 
     report = Health.report
 
-    async def lying(self: Health) -> dict[str, object]:
-        body = await report(self)
+    async def lying(self: Health, *, fresh: bool = False) -> dict[str, object]:
+        body = await report(self, fresh=fresh)
         checks: Any = body["checks"]
         broken = checks | {"store": checks["store"] | {"status": "unhealthy", "detail": "it is away"}}
         return body | {"checks": broken}
