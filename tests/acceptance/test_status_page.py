@@ -11,7 +11,7 @@ from typing import Final
 
 import httpx2
 import pytest
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Route, expect
 
 from tests.acceptance.chat_page import ChatPage, visitor
 from tests.acceptance.dashboard_page import IMAGES, NARROW_JS, serious_findings
@@ -152,6 +152,51 @@ async def test_page_says_the_same_without_javascript(service: Program, browser: 
     assert (
         texts[0].splitlines()[2:] == texts[1].splitlines()[2:]
     )  # between two minutes the headline's time may change
+
+
+async def test_page_keeps_itself_up_to_date(service: Program, browser: Browser) -> None:
+    """What changed appears, is announced once, and takes neither the focus nor an opened list; a failure is said."""
+    async with visitor(browser, service.http, "status-live") as visit:
+        page, answers = visit.page, ["good"]
+
+        async def answer(route: Route) -> None:
+            if answers[0] == "away":
+                await route.abort()
+                return
+            found = await route.fetch()
+            text = await found.text()
+            if answers[0] == "outage":
+                text = text.replace("Some systems are degraded", "There is an outage")
+            await route.fulfill(response=found, body=text)
+
+        await page.clock.install()
+        await page.route("**/status", answer)
+        await visit.open("/status")
+        summary = page.locator("summary").first
+        await summary.press("Enter")
+        title = page.get_by_role("heading", level=1)
+        await expect(title).to_have_text("Some systems are degraded")
+        answers[0] = "outage"
+        async with page.expect_response("**/status"):
+            await page.clock.run_for(12_000)
+        await expect(title).to_have_text("There is an outage")
+        await expect(page.get_by_role("status")).to_have_text("There is an outage")
+        await expect(summary).to_be_focused()
+        await expect(page.locator("details[open]")).to_have_count(1)
+        assert "There is an outage" in await page.title()
+        answers[0] = "away"
+        stale = page.get_by_text("This page could not be updated.")
+        for _ in range(2):
+            await expect(stale).to_be_hidden()
+            async with page.expect_event("requestfailed"):
+                await page.clock.run_for(12_000)
+        await expect(stale).to_be_visible()
+        await expect(title).to_have_text("There is an outage")
+        answers[0] = "good"
+        async with page.expect_response("**/status"):
+            await page.clock.run_for(12_000)
+        await expect(title).to_have_text("Some systems are degraded")
+        await expect(stale).to_be_hidden()
 
 
 async def test_ninety_days_render_in_a_second(service: Program, browser: Browser) -> None:

@@ -76,8 +76,11 @@ class Stack:
         targets: `host:port` of each scraped process, by job; `retarget` makes a change known.
     """
 
-    def __init__(self, directory: Path, rules: str, targets: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self, directory: Path, rules: str, targets: Mapping[str, Sequence[str]], scrape_ms: int = SCRAPE_MS
+    ) -> None:
         self.directory = directory
+        self._scrape_ms = scrape_ms
         self.webhook = Webhook()
         self.targets = {job: list(found) for job, found in targets.items()}
         self.port, self.alertmanager_port = free_port(), free_port()
@@ -99,6 +102,7 @@ class Stack:
             if shutil.which(program) is None:
                 missing(program, f"apt-get install {program}")
         self.retarget()
+        scrape = f"{self._scrape_ms}ms"
         (self.directory / "rules.yml").write_text(self._rules)
         jobs = "".join(
             f"""
@@ -108,7 +112,7 @@ class Stack:
         )
         (self.directory / "prometheus.yml").write_text(
             f"""
-global: {{scrape_interval: {SCRAPE_MS}ms, scrape_timeout: {SCRAPE_MS}ms, evaluation_interval: {SCRAPE_MS}ms}}
+global: {{scrape_interval: {scrape}, scrape_timeout: {scrape}, evaluation_interval: {scrape}}}
 rule_files: ["{self.directory / "rules.yml"}"]
 alerting: {{alertmanagers: [{{static_configs: [{{targets: ["127.0.0.1:{self.alertmanager_port}"]}}]}}]}}
 scrape_configs:{jobs}
@@ -202,11 +206,12 @@ async def stack(
     chosen: Mapping[str, str] | None = None,
     *,
     scale: float = SCALE,
+    scrape_ms: int = SCRAPE_MS,
 ) -> AsyncIterator[Stack]:
     """A running stack. `chosen` are thresholds of the rules."""
     directory.mkdir()  # noqa: ASYNC240 - a system call of microseconds
     rules = alert_rules.rules(alert_rules.thresholds(chosen or {}), scale=scale)
-    found = Stack(directory, rules, targets)
+    found = Stack(directory, rules, targets, scrape_ms)
     server = await asyncio.start_server(found.webhook.answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     try:

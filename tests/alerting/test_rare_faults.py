@@ -196,7 +196,11 @@ async def ignore_the_answers(program: Program) -> None:
 
 
 async def test_nothing_fires_in_an_hour_of_healthy_load_with_a_rolling_deploy(tmp_path: Path) -> None:
-    """Two nodes on NATS and PostgreSQL at the default thresholds; each is replaced once. An hour is 72 s here."""
+    """Two nodes on NATS and PostgreSQL at the default thresholds; each is replaced once. An hour is six minutes here.
+
+    Not shorter: percentiles need samples. In 6 s, a fiftieth of five minutes, an event loop's lag has 60 of them, so
+    that its 99th percentile is the worst one, and a neighbour that takes the CPU for 0.1 s is an alert.
+    """
     async with engines() as (broker, _, store_url), Load() as load:
         env = shared(broker.url, store_url)
 
@@ -209,7 +213,9 @@ async def test_nothing_fires_in_an_hour_of_healthy_load_with_a_rolling_deploy(tm
         try:
             await asyncio.gather(*(node.start() for node in nodes))
             targets = [f"127.0.0.1:{node.port}" for node in nodes]
-            async with stack(tmp_path / "prometheus", {"narthex": targets}, scale=0.02) as prometheus:
+            async with stack(
+                tmp_path / "prometheus", {"narthex": targets}, scale=0.1, scrape_ms=1000
+            ) as prometheus:
                 token = nodes[0].token("ada")
 
                 async def mixed() -> None:
@@ -224,7 +230,7 @@ async def test_nothing_fires_in_an_hour_of_healthy_load_with_a_rolling_deploy(tm
 
                 faults.keep(mixed, 0.5)  # a healthy load leaves the machine room
                 for at, name in enumerate(("c", "d")):
-                    await asyncio.sleep(24)
+                    await asyncio.sleep(120)
                     fresh = program(name)
                     await fresh.start()
                     old, nodes[at] = nodes[at], fresh
@@ -234,8 +240,8 @@ async def test_nothing_fires_in_an_hour_of_healthy_load_with_a_rolling_deploy(tm
                     gone = f'count(up{{instance="127.0.0.1:{old.port}"}}) or vector(0)'
                     await prometheus.until(partial(prometheus.number, gone), 0)
                     await asyncio.to_thread(old.end)
-                await asyncio.sleep(24)
-                fired = await prometheus.query('count_over_time(ALERTS{alertstate="firing"}[2m])')
+                await asyncio.sleep(120)
+                fired = await prometheus.query('count_over_time(ALERTS{alertstate="firing"}[10m])')
                 assert sorted({" ".join(found["metric"].values()) for found in fired}) == []
                 assert prometheus.webhook.fired == {}
                 assert (await prometheus.number("sum(narthex_runs_total)") or 0) > 5

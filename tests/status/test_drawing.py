@@ -20,7 +20,7 @@ from narthex.domain.incidents import IncidentUpdate
 from narthex.status.badge import badge, icon
 from narthex.status.document import Component, StatusDocument
 from narthex.status.feed import feed
-from narthex.status.page import SERVED, STYLE, Look, incident_page, status_page
+from narthex.status.page import SCRIPT, SERVED, STYLE, Look, incident_page, status_page
 from narthex.status.service import OpenIncident, StatusService
 from narthex.status.words import LANGUAGES, Words
 from tests.status.filled import COMPONENTS, fill, service
@@ -28,6 +28,7 @@ from tests.timing import within
 
 ROOT = Path(__file__).parents[2]
 BASE = "https://status.example.com"
+KEEPS_FRESH = f"<script>{SCRIPT}</script>"  # the page is judged without it
 NASTY = "<script>alert(1)</script> & \"q\" 'a' ]]> --> {when} {0} %s"
 
 
@@ -47,6 +48,8 @@ class Outline(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
+        assert text.count(KEEPS_FRESH) == 1
+        text = text.replace(KEEPS_FRESH, "")
         self.open: list[str] = []
         self.names: list[str] = []
         self.attributes: list[tuple[str, str, str]] = []

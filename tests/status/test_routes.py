@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from websockets.exceptions import WebSocketException
 import narthex.testing
 from narthex.e2e.children import free_port
 from narthex.status.measurements import Sample
+from narthex.status.page import SCRIPT, _hash
 from narthex.testing.running import Running
 from tests.timing import within
 
@@ -107,14 +109,15 @@ async def test_an_unchanged_page_is_not_sent_again(http: httpx2.AsyncClient) -> 
     assert answer.headers["content-encoding"] == "gzip"
 
 
-async def test_a_page_is_one_file_without_a_script(http: httpx2.AsyncClient) -> None:
+async def test_a_page_is_one_file_with_its_own_script(http: httpx2.AsyncClient) -> None:
     """Nothing is loaded but the feed, the icon and images of this host; the policy forbids the rest."""
     answer = await http.get("/status")
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy
-    assert "script" not in policy
     assert "unsafe" not in policy
-    assert "<script" not in answer.text
+    assert re.findall(r"(?:script|connect)-src ([^;]*)", policy) == [_hash(SCRIPT), "'self'"]
+    assert answer.text.count("<script") == 1
+    assert '<noscript><meta http-equiv="refresh" content="60"></noscript>' in answer.text
     assert "Ac&lt;me&gt; &amp; &quot;Co&quot;" in answer.text
     assert "Public &lt;API&gt;" in answer.text
 

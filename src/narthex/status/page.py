@@ -1,8 +1,9 @@
-"""Draws the status page and the page of one incident as HTML, complete on the server and without any script.
+"""Draws the status page and the page of one incident as HTML, complete on the server.
 
 Not here: the content (`document`), the texts (`words`), the routes. Rules: everything that comes from an operator or
-a setting is escaped; the style is inline and allowed by its hash, so that a page is one file that also works from a
-bucket; a colour is never the only sign: icons, shapes of the bars and texts say the same.
+a setting is escaped; style and script are inline and allowed by their hashes, so that a page is one file that also
+works from a bucket; the script only keeps the page up to date, and without JavaScript the browser loads it anew each
+minute; a colour is never the only sign: icons, shapes of the bars and texts say the same.
 """
 
 from __future__ import annotations
@@ -21,11 +22,21 @@ from narthex.status.document import ComponentStatus, Day, IncidentStatus, Status
 from narthex.status.words import Words
 
 STYLE: Final = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
-_STYLE_HASH: Final = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+SCRIPT: Final = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
+REFRESH_S: Final = 60  # without JavaScript
+
+
+def _hash(text: str) -> str:
+    """As a Content-Security-Policy names an inline style or script."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
 META_POLICY: Final = "; ".join(
     (
         "default-src 'none'",
-        f"style-src 'sha256-{_STYLE_HASH}'",
+        f"style-src {_hash(STYLE)}",
+        f"script-src {_hash(SCRIPT)}",
+        "connect-src 'self'",
         "img-src 'self'",
         "base-uri 'none'",
         "form-action 'none'",
@@ -145,14 +156,16 @@ def _whole(document: StatusDocument, look: Look, paths: Paths, title: str, body:
         '<meta name="color-scheme" content="light dark"><meta name="referrer" content="no-referrer">'
         f"<title>{name}: {escape(title)}</title>"
         f'<link rel="alternate" type="application/atom+xml" title="{name}" href="{escape(paths.atom)}">'
-        f'<link rel="icon" type="image/svg+xml" href="{escape(paths.icon)}"><style>{STYLE}</style></head>'
+        f'<link rel="icon" type="image/svg+xml" href="{escape(paths.icon)}"><style>{STYLE}</style>'
+        f'<noscript><meta http-equiv="refresh" content="{REFRESH_S}"></noscript></head>'
         f'<body><a class="skip" href="#main">{escape(words.skip)}</a><header class="top">'
         f'<a class="name" href="{escape(paths.page)}">{logo}<span>{name}</span></a>{nav}</header>'
+        f'<p id="live" class="unseen" role="status" data-stale="{escape(words.stale)}"></p>'
         f'<main id="main">{body}</main><footer>'
         f'<p class="follow"><span>{escape(words.subscribe)}:</span>'
         f'<a href="{escape(paths.atom)}">{escape(words.feed)}</a>'
         f'<a href="{escape(paths.json)}">{escape(words.data)}</a></p>'
-        f'<p class="quiet">{escape(words.how)}</p></footer></body></html>\n'
+        f'<p class="quiet">{escape(words.how)}</p></footer><script>{SCRIPT}</script></body></html>\n'
     )
 
 

@@ -63,6 +63,7 @@ class Words(NamedTuple):
     legend: str
     elsewhere: str
     skip: str
+    stale: str
 
     def when(self, at: float, zone: tzinfo) -> str:
         """Date and time: "30 November 2026, 14:05 UTC"."""
@@ -161,6 +162,7 @@ _EN: Final = Words(
     legend="Colours of the days",
     elsewhere="Links",
     skip="Skip to content",
+    stale="This page could not be updated. It shows the state as of the time below.",
 )
 
 _DE: Final = Words(
@@ -242,6 +244,7 @@ _DE: Final = Words(
     legend="Farben der Tage",
     elsewhere="Links",
     skip="Zum Inhalt",
+    stale="Diese Seite konnte nicht aktualisiert werden. Sie zeigt den Stand der Zeit unten.",
 )
 
 LANGUAGES: Final = {"en": _EN, "de": _DE}
