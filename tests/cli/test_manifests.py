@@ -57,6 +57,30 @@ def test_render_takes_the_settings_of_the_shell(
     assert "host: chat.acme.com" in text
 
 
+@pytest.mark.parametrize(
+    ("variables", "words", "upstream"),
+    [
+        ({}, [], "127.0.0.1:8000"),
+        ({"NARTHEX_PORT": "9300"}, [], "127.0.0.1:9300"),
+        ({}, ["--port", "9301"], "127.0.0.1:9301"),
+        ({"NARTHEX_PORT": "9300"}, ["--upstream", "10.0.0.7:8000"], "10.0.0.7:8000"),
+        ({"NARTHEX_PORT": "0"}, [], "127.0.0.1:8000"),
+    ],
+)
+def test_a_proxy_finds_the_gateway_at_the_port_of_the_settings(
+    variables: dict[str, str],
+    words: list[str],
+    upstream: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Unless --upstream names it."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert run(["deploy", "render", "--platform", "nginx", *words]) == EXIT_OK
+    assert f"server {upstream};" in capsys.readouterr().out
+
+
 def test_a_finding_has_its_file_line_and_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """For people as `file:line: …`, for machines as JSON; the exit code is 1."""
     script = tmp_path / "deploy.sh"

@@ -18,6 +18,7 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -46,6 +47,7 @@ class Walkthrough:
         ports: documented port → the port that stands for it here.
         printed: the output of each command block so far, in order.
         patience_s: how long one block of commands may take.
+        fresh_terminals: each block is typed in a new terminal, because a reader follows one of them.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Walkthrough:
         self._names = dict(names or {})
         self._programs = folder.parent / f"{folder.name}-programs"
         self.patience_s = within(90)
+        self.fresh_terminals = False
         self._terminals = 0
         self._servers: list[asyncio.subprocess.Process] = []
         self._groups: list[int] = []
@@ -103,6 +106,24 @@ class Walkthrough:
                 else:
                     target.write_bytes(path.read_bytes())
 
+    def program(self, name: str, script: str) -> None:
+        """Put a shell script before the machine's own program of that name."""
+        self._state()
+        (self._programs / name).write_text(f"#!/bin/sh\n{script}\n")
+        (self._programs / name).chmod(0o755)
+
+    def token(self, place: str, *words: str) -> str:
+        """The output of `narthex token` with these words in a directory below `folder`."""
+        done = subprocess.run(
+            [sys.executable, "-m", "narthex", "token", *words],
+            cwd=self.folder / place,
+            env=clean_environment({}),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.strip()
+
     async def follow(self) -> None:
         """Go through the page from its beginning to its end."""
         self._state().touch()
@@ -111,11 +132,14 @@ class Walkthrough:
             if block.fate in NOT_RUN:
                 continue
             if block.language in SHELLS:
+                if self.fresh_terminals:
+                    self._terminals += 1
+                    self._state().touch()
                 await self._typed(block)
                 continue
             named = _FILE.match(block.text)
             if block.fate == "file" or named:
-                name = named["name"] if named else block.reason
+                name = named["name"] if named and block.fate != "file" else block.reason
                 (Path(self._place().read_text().strip()) / name).write_text(self.here(block.text))
 
     async def end(self) -> None:
@@ -228,9 +252,7 @@ class Walkthrough:
         if not self._programs.exists():
             self._programs.mkdir()
             if not self._install:
-                pip = self._programs / "pip"
-                pip.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{ROOT}/tests/docs/pip.py" "$@"\n')
-                pip.chmod(0o755)
+                self.program("pip", f'exec "{sys.executable}" "{ROOT}/tests/docs/pip.py" "$@"')
         return self._programs / f"terminal-{self._terminals}"
 
     def _place(self) -> Path:

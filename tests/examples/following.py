@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import re
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
 from narthex import client
-from tests.acceptance.program import clean_environment
 from tests.docs.blocks import ROOT
 from tests.docs.walkthrough import Walkthrough, followed
 from tests.timing import within
@@ -48,20 +45,7 @@ def rows(walk: Walkthrough) -> dict[str, str]:
 
 def connected(walk: Walkthrough, name: str, subject: str) -> client.Gateway:
     """A user of the example's gateway."""
-    return client.connect(walk.ws, get_token=lambda: token(walk, name, subject))
-
-
-def token(walk: Walkthrough, name: str, subject: str) -> str:
-    """`narthex token` in the example's directory."""
-    done = subprocess.run(
-        [sys.executable, "-m", "narthex", "token", "--sub", subject],
-        cwd=walk.folder / "examples" / name,
-        env=clean_environment({}),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout.strip()
+    return client.connect(walk.ws, get_token=lambda: walk.token(f"examples/{name}", "--sub", subject))
 
 
 async def answered(gateway: client.Gateway, text: str, thread_id: str | None = None) -> client.Run:

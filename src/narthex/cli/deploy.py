@@ -64,7 +64,7 @@ def render(
         project: of Google Cloud.
         project_number: of Google Cloud, which is in the hosts of revision tags.
         region: of Google Cloud.
-        upstream: host:port of the gateway, for a proxy; default 127.0.0.1:8000.
+        upstream: host:port of the gateway, for a proxy; default: this machine, and the port of the settings.
         program: path of narthex, for systemd.
         min_instances: instances that always run.
         max_instances: most instances; 1 lets the embedded engines serve.
@@ -78,7 +78,7 @@ def render(
         "project": project,
         "project_number": project_number,
         "region": region,
-        "upstream": upstream,
+        "upstream": upstream or (f"127.0.0.1:{settings.port}" if settings.port else ""),
         "program": program,
     }
     target = rendering.Target(
