@@ -103,6 +103,24 @@ async def test_a_connection_that_follows_gets_runs_of_other_devices(
     assert told.text == "again 1again 1 again 2again 2 "
 
 
+async def test_a_connection_that_follows_waits_for_a_thread_that_is_not_there(
+    running: Running, http: httpx2.AsyncClient
+) -> None:
+    """A page that opened a new thread sees the first message that another device sends in it."""
+    mine = bearer(running)
+    told = Told()
+    body = connecting(follow=True)
+    async with http.stream("POST", "/agui/words/connect", json=body, headers=mine) as response:
+        reading = asyncio.ensure_future(stream(response, told))
+        await until(lambda: len(told.events) >= 3)
+        assert told.kinds == ["RUN_STARTED", "MESSAGES_SNAPSHOT", "RUN_FINISHED"]
+        await ask(http, "/agui/words", said("hello", message="m-1"), mine)
+        await until(lambda: told.kinds.count("RUN_FINISHED") == 2)
+        reading.cancel()
+    assert told.text == "hellohello "
+    assert proven([event for event in told.events[3:] if "between" not in str(event.get("metadata"))])
+
+
 async def test_a_reload_shows_open_questions_and_an_unknown_thread_is_empty(
     running: Running, http: httpx2.AsyncClient
 ) -> None:

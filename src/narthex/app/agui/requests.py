@@ -129,6 +129,11 @@ class AguiRequests:
             return shared, False
         return _derived(identity.tenant, identity.subject, name), True
 
+    async def existing(self, identity: Identity, name: str) -> str:
+        """The id of the user's thread of this name; empty: they have none (yet)."""
+        thread_id, _ = await self.thread(identity, name)
+        return thread_id if await self._chat.role(identity, thread_id) is not None else ""
+
     async def named(self, identity: Identity, name: str) -> Run:
         """The run with an id, or the newest one that a client gave this name; the user's own ones first.
 

@@ -379,7 +379,10 @@ class AguiRoutes:
             active = await self._store.runs.active_in_thread(identity.tenant, thread.real_id)
             return all(run.run_id in ended for run in active)
 
-        blocks = thread_blocks(stream, thread, ThreadFeed(thread, names), is_idle)
+        async def appears() -> str:
+            return await self._requests.existing(identity, thread.thread_id)
+
+        blocks = thread_blocks(stream, thread, ThreadFeed(thread, names), is_idle, appears)
         headers = self._stream_headers(request, thread.real_id)
         return StreamedAnswer(blocks, "text/event-stream", headers, stream.close)
 

@@ -12,7 +12,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
 from narthex.app.agui.connected import Connected
 from narthex.app.agui.names import Names, pure
+from narthex.domain.channels import thread_channel
 from narthex.domain.events import RUN_STARTED, TERMINAL, Event
+from narthex.errors import ClientError
+from narthex.ports.broker import Position
 from narthex.protocol.replies import encode_json
 from narthex.web.agui.stream import HEART_BEAT, Ended, RunStream, event_id
 
@@ -95,6 +98,7 @@ async def thread_blocks(
     thread: Connected,
     feed: ThreadFeed,
     is_idle: Callable[[Collection[str]], Awaitable[bool]],
+    appears: Callable[[], Awaitable[str]],
 ) -> AsyncIterator[bytes]:
     """The thread as SSE text.
 
@@ -103,6 +107,7 @@ async def thread_blocks(
         thread: as it was.
         feed: makes the events.
         is_idle: whether no run of the thread is queued or running, but for those whose end was streamed.
+        appears: the thread's id, once the user has a thread of this name; empty before.
     """
 
     async def over() -> bool:
@@ -111,7 +116,13 @@ async def thread_blocks(
     if thread.preamble:
         yield preamble(thread)
     if not thread.real_id:
-        return
+        if not thread.follow:
+            return
+        try:
+            async for beat in _awaited(stream, appears):
+                yield beat
+        except (Ended, ClientError):
+            return
     done, was_over = await over(), False
     while stream.pending or not done:
         try:
@@ -129,3 +140,13 @@ async def thread_blocks(
                 yield block(position if out is events[-1] else b"", out)
             if events and events[-1]["type"] in TERMINAL:
                 done = await over()
+
+
+async def _awaited(stream: RunStream, appears: Callable[[], Awaitable[str]]) -> AsyncIterator[bytes]:
+    """Wait for a thread that the user does not have yet, and join it from its beginning on. The user's notices, one of
+    which says that a run began, come on the same connection.
+    """
+    while not (real_id := await appears()):
+        if await stream.publication() is None:
+            yield HEART_BEAT
+    await stream.join(thread_channel(real_id), Position(0, ""))

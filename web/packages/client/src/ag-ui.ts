@@ -4,14 +4,17 @@
  * and each run is proved by its digest.
  *
  * Rules: nothing is made up and nothing comes twice: the events are the gateway's, in its order; a stream goes on after
- * the last event that arrived (`Last-Event-ID`), or fails with the gateway's reason. Leaving does not cancel a run;
+ * the last event that arrived, over HTTP and over the WebSocket alike, or fails with the gateway's reason. Leaving does not cancel a run;
  * `abortRun()` does.
  */
 
 import { HttpAgent, type HttpAgentConfig } from "@ag-ui/client";
 import { Observable, type Subscriber } from "rxjs";
 
+import { AguiSocket } from "./agui-socket.ts";
 import { DEFAULT_RETRIES, metaOf, Proofs, readEvents, refusalOf, type RunProof, type StreamRequest, type Wire } from "./agui-stream.ts";
+
+import type { WebSocketConstructor } from "./websocket.ts";
 
 export { AguiRefusal, Unreachable, type RunProof } from "./agui-stream.ts";
 
@@ -29,6 +32,12 @@ export interface NarthexAgentConfig extends HttpAgentConfig {
   busy?: "enqueue" | "reject" | "interrupt" | "steer";
   /** Attempts to go on after a cut, without an event in between. Default 8, which take half a minute. */
   retries?: number;
+  /** `websocket`: runs and threads come over the gateway's WebSocket, all over one connection. Default `http`. */
+  transport?: "http" | "websocket";
+  /** With `websocket`. Default: `/ws` beside `/agui` of `url`. */
+  socketUrl?: string;
+  /** With `websocket`. Default: the global one. Node before 22 has none: pass the one of package `ws`. */
+  WebSocket?: WebSocketConstructor;
 }
 
 const END_AFTER_CANCEL_MS = 5_000;
@@ -36,11 +45,15 @@ const END_AFTER_CANCEL_MS = 5_000;
 /** See the module. `url` is the agent's, as `https://chat.example.org/agui/concierge`. */
 export class NarthexAgent extends HttpAgent {
   readonly #config: NarthexAgentConfig;
+  #socket: AguiSocket | null = null;
   #running = "";
 
   constructor(config: NarthexAgentConfig) {
     super(config);
     this.#config = config;
+    if (config.transport !== "websocket") return;
+    const url = config.socketUrl ?? socketUrl(this.url);
+    this.#socket = new AguiSocket({ url, getToken: config.getToken, WebSocket: config.WebSocket });
   }
 
   /** The run in the AG-UI client's pipeline: begins it, and goes on after a cut. */
@@ -66,6 +79,7 @@ export class NarthexAgent extends HttpAgent {
 
   /** Cancel a run by the gateway's id or the client's; resolves to its state. */
   async cancel(runId: string): Promise<string> {
+    if (this.#socket !== null) return this.#socket.cancel(runId, this.#config.retries ?? DEFAULT_RETRIES);
     const path = `/runs/${encodeURIComponent(runId)}/cancel`;
     const response = await this.fetch(`${this.url}${path}`, { method: "POST", headers: await this.#headers() });
     if (!response.ok) throw await refusalOf(response);
@@ -94,7 +108,13 @@ export class NarthexAgent extends HttpAgent {
     cloned.agentId = this.agentId as string;
     cloned.setMessages(structuredClone(this.messages));
     cloned.setState(structuredClone(this.state));
+    cloned.#socket = this.#socket; // one connection serves both
     return cloned;
+  }
+
+  /** Close the connection of `transport: "websocket"` now; by itself it closes a moment after its last stream. */
+  close(): void {
+    this.#socket?.close();
   }
 
   // -- inside ----------------------------------------------------------------------------------------------
@@ -135,13 +155,16 @@ export class NarthexAgent extends HttpAgent {
 
   #pump(path: string, input: RunAgentInput, connects: boolean, signal: AbortSignal, emit: (event: Wire) => void): Promise<void> {
     const follows = followed(input);
+    const until = !connects ? "run" : follows ? "never" : "idle";
+    const retries = follows ? Infinity : (this.#config.retries ?? DEFAULT_RETRIES); // a device may sleep for hours
+    if (this.#socket !== null) return this.#socket.read({ agent: agentOf(this.url), input: { ...input }, until, retries }, signal, emit);
     const request: StreamRequest = {
       url: `${this.url}${path}`,
       body: JSON.stringify(input),
       headers: () => this.#headers(),
       fetch: this.fetch,
-      until: !connects ? "run" : follows ? "never" : "idle",
-      retries: follows ? Infinity : (this.#config.retries ?? DEFAULT_RETRIES), // a device may sleep for hours
+      until,
+      retries,
     };
     return readEvents(request, signal, emit);
   }
@@ -160,6 +183,22 @@ class Subscription {
     this.#tail = this.#tail.then(() => this.#handler(event)).catch(() => undefined);
   }
 }
+
+/** `https://host/base/agui/bot` → `bot`. */
+function agentOf(url: string): string {
+  return decodeURIComponent(new URL(url, base()).pathname.replace(/\/$/, "").split("/").at(-1) ?? "");
+}
+
+/** `https://host/base/agui/bot` → `wss://host/base/ws`. */
+function socketUrl(agent: string): string {
+  const url = new URL(agent, base());
+  url.protocol = url.protocol.replace("http", "ws");
+  url.pathname = url.pathname.replace(/\/agui\/[^/]*\/?$/, "/ws");
+  url.search = "";
+  return url.href;
+}
+
+const base = (): string | undefined => globalThis.location?.href;
 
 function followed(input: RunAgentInput): boolean {
   const props = (input.forwardedProps ?? {}) as { narthex?: { follow?: boolean } };
