@@ -425,6 +425,34 @@ async def beside_version_2(store: Store, write: Callable[[str, tuple[object, ...
     [seen] = [lease for lease in await store.runs.leases() if lease.run_id == "r4"]
     [taken] = await store.runs.take_over("n1", [seen], 1.0, 5.0)
     assert (taken.attempt, taken.start_epoch) == (2, "")
+    await deleted_by_version_2(store, write)
+
+
+async def deleted_by_version_2(
+    store: Store, write: Callable[[str, tuple[object, ...]], Awaitable[None]]
+) -> None:
+    """What a program of schema 2 leaves behind a run and a thread is neither given to the next one nor kept."""
+    state = "INSERT INTO agent_states (thread_id, agent, tenant, state) VALUES (?, 'bot', 'a', '{}')"
+    for name in ("gone", "anew", "kept"):
+        await store.threads.create(thread(name))
+        await store.runs.start(run(f"run-{name}", name), queue_limit=9, run_input="{}")
+        await store.runs.start(run(f"ended-{name}", name, at=2.0), queue_limit=9, run_input="{}")
+        await write("UPDATE runs SET state = 'finished' WHERE run_id = ?", (f"ended-{name}",))
+        await write(state, (name,))
+    for table in ("runs", "messages", "members", "threads"):
+        for name in ("gone", "anew"):
+            await write(f"DELETE FROM {table} WHERE thread_id = ?", (name,))
+    assert await store.runs.given(run("run-gone", "gone")) == ("{}", "")
+    await store.threads.create(thread("anew"))
+    assert await store.runs.given(run("run-anew", "anew")) == ("", "")
+    assert await store.runs.agent_states("a", "anew") == {}
+    assert await store.runs.agent_states("a", "gone") == {"bot": "{}"}
+    await store.threads.purge({}, limit=10, now=3.0)
+    assert await store.runs.agent_states("a", "gone") == {}
+    assert await store.runs.agent_states("a", "kept") == {"bot": "{}"}
+    inputs = {name: (await store.runs.given(run(name, name[4:])))[0] for name in ("run-gone", "run-kept")}
+    assert inputs == {"run-gone": "", "run-kept": "{}"}
+    assert (await store.runs.given(run("ended-kept", "kept")))[0] == ""
 
 
 OLD_ROWS_2 = (

@@ -63,9 +63,37 @@ def delete_thread(dialect: Dialect, tenant: str, thread_id: str) -> Operation[st
     return "deleted"
 
 
-def renewed(thread: Thread) -> Statement:
-    """A new thread has the id of a deleted one whose log is not cut yet: limit the cut to what is older than it."""
-    return 'UPDATE log_cuts SET "before" = ? WHERE thread_id = ?', (thread.created_at, thread.thread_id)
+def renewed(thread: Thread) -> Operation[None]:
+    """A new thread may have the id of a deleted one: what is left of that one does not belong to it. A log that is not
+    cut yet is cut up to what is older than the new thread.
+    """
+    yield 'UPDATE log_cuts SET "before" = ? WHERE thread_id = ?', (thread.created_at, thread.thread_id)
+    for table in _UNKNOWN_TO_5:
+        yield f"DELETE FROM {table} WHERE thread_id = ?", (thread.thread_id,)
+
+
+_UNKNOWN_TO_5: Final = ("run_inputs", "agent_states")
+"""Tables of schema 6: programs of earlier versions, which may serve the same store, leave their rows when they delete
+a thread, and the inputs of the runs that they end."""
+_ORPHANS: Final = {
+    "run_inputs": "NOT EXISTS (SELECT 1 FROM runs r WHERE r.run_id = o.run_id AND r.state IN ('queued', 'running'))",
+    "agent_states": "NOT EXISTS (SELECT 1 FROM threads t WHERE t.thread_id = o.thread_id)",
+}
+
+
+def orphans(limit: int) -> Operation[list[tuple[str, str]]]:
+    """Table and thread id of rows that belong to nothing any more. Only a read: it looks at whole tables."""
+    found: list[tuple[str, str]] = []
+    for table, condition in _ORPHANS.items():
+        rows = yield f"SELECT DISTINCT thread_id FROM {table} o WHERE {condition} LIMIT ?", (limit,)
+        found += [(table, str(row[0])) for row in rows]
+    return found
+
+
+def delete_orphans(found: list[tuple[str, str]]) -> Operation[None]:
+    """Delete what `orphans` found, as far as it is still so."""
+    for table, thread_id in found:
+        yield f"DELETE FROM {table} AS o WHERE thread_id = ? AND {_ORPHANS[table]}", (thread_id,)
 
 
 def log_cuts(limit: int) -> Operation[list[LogCut]]:

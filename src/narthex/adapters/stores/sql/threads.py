@@ -28,12 +28,15 @@ from narthex.adapters.stores.sql.operation import (
     writes,
 )
 from narthex.adapters.stores.sql.retention import (
+    MAX_THREADS,
     cut_done,
+    delete_orphans,
     delete_thread,
     inherited,
     log_cuts,
     not_past,
     note_plan,
+    orphans,
     purge,
     renewed,
 )
@@ -94,7 +97,7 @@ class SqlThreads(Adapter):
         )
         if not rows:
             return False
-        yield renewed(thread)
+        yield from renewed(thread)
         yield from each(self._dialect.search_added("threads", rows[0][0]))
         owner = ThreadMember(user_id=thread.created_by, role="owner", joined_at=thread.created_at)
         yield _member_row(thread.tenant, thread.thread_id, owner)
@@ -360,10 +363,12 @@ class SqlThreads(Adapter):
         """See the port."""
         return note_plan(owner)
 
-    @writes
-    def purge(self, kept: Kept, *, limit: int, now: float) -> Operation[Purged]:
-        """See the port; at most `retention.MAX_BATCH` rows."""
-        return purge(self._dialect, kept, limit, now)
+    async def purge(self, kept: Kept, *, limit: int, now: float) -> Purged:
+        """See the port; at most `retention.MAX_BATCH` rows. The last batch also deletes what earlier versions left."""
+        purged = await self._engine.write(purge(self._dialect, kept, limit, now))
+        if not purged.more and (left := await self._engine.read(orphans(MAX_THREADS))):
+            await self._engine.write(delete_orphans(left))
+        return purged
 
     @reads
     def log_cuts(self, limit: int) -> Operation[list[LogCut]]:
