@@ -23,6 +23,7 @@ def guard(
     uds: Path | None = None,
     fd: int | None = None,
     root_path: str | None = None,
+    workers: int | None = None,
     data_dir: Path | None = None,
     log_format: LogFormat = None,
     log_level: LogLevel = None,
@@ -51,6 +52,7 @@ def guard(
         uds: Listen on a Unix socket at this path.
         fd: Listen on the socket that the parent process left open as this descriptor.
         root_path: Path under which clients reach this guard behind a proxy that removes it, such as /chat.
+        workers: Processes that share the port; each counts its own limits.
         data_dir: Directory of revocations, tickets and signing keys.
         log_format: json for machines, console for people.
         log_level: Least severe record that is written; handshake records are debug.
@@ -67,13 +69,14 @@ def guard(
         "uds": uds,
         "fd": fd,
         "root_path": root_path,
+        "workers": workers,
         "data_dir": data_dir,
         "log_format": log_format,
         "log_level": log_level,
         "allow_remote_development": allow_remote_development,
     }
     from narthex.guard.core import guard_settings
-    from narthex.guard.process import serve, upstream_of
+    from narthex.guard.process import GUARDS, serve, upstream_of
     from narthex.wiring.start_checks import check_start
 
     settings = guard_settings(flags, config)
@@ -93,4 +96,11 @@ def guard(
         sys.stdout.write("\n".join(lines) + "\n")
         sys.stdout.flush()
 
-    return EXIT_OK if serve(settings, ready) else EXIT_FINDINGS
+    if settings.workers > 1:
+        from narthex.wiring.supervisor import Supervisor
+
+        given = {name: value for name, value in flags.items() if value is not None}
+        orderly = Supervisor(settings, given, config, lambda one: ready([one]), GUARDS).run()
+    else:
+        orderly = serve(settings, ready)
+    return EXIT_OK if orderly else EXIT_FINDINGS

@@ -50,10 +50,11 @@ def serve(
     # The parent of several workers runs none of their code; each of them loads the agents itself.
     check_start(settings, agents=settings.workers == 1)
     if settings.workers > 1:
+        from narthex.wiring.gateway_worker import GATEWAYS
         from narthex.wiring.supervisor import Supervisor
 
         orderly = Supervisor(
-            settings, flags.given(), flags.config, lambda url: announce(settings, [url], None)
+            settings, flags.given(), flags.config, lambda url: announce(settings, [url], None), GATEWAYS
         ).run()
         return EXIT_OK if orderly else EXIT_FINDINGS
     from narthex.wiring.gateway import GatewayServer

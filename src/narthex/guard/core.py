@@ -43,7 +43,7 @@ from narthex.ports.tokens import TokenVerifier
 from narthex.settings import Settings, load
 from narthex.settings.requirements import Part, requirements
 from narthex.wiring.engines import make_shared_store
-from narthex.wiring.server_process import handshake_writer
+from narthex.wiring.server_process import handshake_writer, metrics_flush
 from narthex.wiring.tokens import make_tokens
 from narthex.wiring.tracing import handshake_tracer, make_tracer
 
@@ -190,6 +190,7 @@ class GuardCore:
         return Lifecycle(
             [
                 *self._traces,
+                *metrics_flush(self.meter),
                 Component("loop lag", lag.start, lag.stop),
                 Component("store", self.store.start, self.store.stop),
                 Component("tokens", self.verifier.start, self._stop_tokens),

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, cast
 
 from starlette.applications import Starlette
@@ -38,7 +39,7 @@ from narthex.domain.refusals import Refusal
 from narthex.domain.upstreams import UpstreamAddress, parse_upstream
 from narthex.errors import Bug, ConfigError
 from narthex.guard.cleaning import without_claims
-from narthex.guard.core import GuardCore
+from narthex.guard.core import GuardCore, guard_settings
 from narthex.guard.paths import PathPatterns
 from narthex.guard.relayed import Assertions, RelayedConnection, handed_on
 from narthex.guard.routes import PREFIX, GuardRoutes
@@ -49,6 +50,7 @@ from narthex.web.problems import exception_handlers, problem
 from narthex.web.request_rules import RequestRules
 from narthex.wiring.capacity_log import Evictions, log_capacity
 from narthex.wiring.server_process import ServerProcess, edge_limits, make_edge, open_listeners
+from narthex.wiring.supervisor import WorkerArguments, WorkerProgram
 
 JWKS_PATH: Final = "/.well-known/jwks.json"
 JWKS_MAX_AGE_S: Final = 30  # below the minute for which a new key is published before it signs
@@ -65,12 +67,22 @@ class GuardProcess:
     Args:
         settings: validated; `upstream` is set.
         on_ready: called with the listeners' URLs.
+        reuse_port: share the port with other processes.
+        on_drain: called when a command begins the drain.
 
     Raises:
         ConfigError: there is no upstream, a path is no pattern, or the address cannot be bound.
     """
 
-    def __init__(self, settings: Settings, on_ready: Callable[[list[str]], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        on_ready: Callable[[list[str]], None],
+        *,
+        reuse_port: bool = False,
+        on_drain: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._on_drain = on_drain
         self.settings = settings
         self.address, paths = upstream_of(settings)
         descriptors = raise_descriptor_limit()
@@ -112,13 +124,14 @@ class GuardProcess:
             app,
             edge,
             core.lifecycle,
-            open_listeners(settings, send_buffer_bytes=edge.limits.send_buffer_bytes),
+            open_listeners(settings, reuse_port=reuse_port, send_buffer_bytes=edge.limits.send_buffer_bytes),
             grace_s=settings.drain_grace_s,
             log=log,
             on_ready=on_ready,
         )
 
     def _drain(self) -> None:
+        self._on_drain()
         self.process.stop()
 
     def _make_relay(self, address: UpstreamAddress) -> RelayHandler:
@@ -252,3 +265,20 @@ def serve(settings: Settings, on_ready: Callable[[list[str]], None]) -> bool:
         return await GuardProcess(settings, on_ready).process.serve()
 
     return run(main())
+
+
+def _load(flags: Mapping[str, Any], config: Path | None) -> Settings:
+    return guard_settings(flags, config)
+
+
+def _make(
+    settings: Settings,
+    orders: WorkerArguments,  # noqa: ARG001 - it has no engines
+    on_ready: Callable[[], None],
+    on_drain: Callable[[], None],
+) -> ServerProcess:
+    return GuardProcess(settings, lambda _urls: on_ready(), reuse_port=True, on_drain=on_drain).process
+
+
+GUARDS: Final = WorkerProgram(_load, _make, engines=False)
+"""What the workers of `narthex guard --workers N` run."""

@@ -25,7 +25,6 @@ from narthex.app.in_band import InBandAdmission
 from narthex.app.lifecycle import Component, LifecycleState
 from narthex.app.loop_lag import LoopLag
 from narthex.app.loop_watch import LoopWatch
-from narthex.app.periodic import Periodic
 from narthex.domain.admission import AdmissionPolicy
 from narthex.domain.limits import Limits
 from narthex.ports.agents import Agent
@@ -36,11 +35,10 @@ from narthex.settings import Settings
 from narthex.wiring.agents import run_limits
 from narthex.wiring.fleet import Fleet
 from narthex.wiring.gauges import Gauges
-from narthex.wiring.server_process import handshake_writer
+from narthex.wiring.server_process import handshake_writer, metrics_flush
 from narthex.wiring.tokens import make_tokens
 from narthex.wiring.tracing import handshake_tracer, make_tracer
 
-FLUSH_EVERY_S = 1.0  # 60 gauges and what was counted: 0.1 ms
 EDGE_SHARE = 0.22  # of a drain's grace: the edge's own closes, and the exit
 
 log = get_logger("narthex.gateway")
@@ -154,7 +152,7 @@ class Parts:
         self.lifecycle = self.core.lifecycle(
             [
                 *traces,
-                *_flush(self.meter),
+                *metrics_flush(self.meter),
                 Component("loop lag", lag.start, lag.stop),
                 Component("loop watch", watch.start, watch.stop),
             ],
@@ -207,19 +205,3 @@ class Parts:
     async def _stop_tokens(self) -> None:
         await self.verifier.stop()
         await self.tokens.fetcher.stop()
-
-
-def _flush(meter: PrometheusMeter) -> list[Component]:
-    """With several processes on one port, writes what this one counted once a second, so that any answers for all."""
-    if not meter.shared:
-        return []
-
-    async def settle() -> None:
-        meter.settle()
-
-    async def stop() -> None:
-        await every_second.stop()
-        meter.settle()
-
-    every_second = Periodic(settle, every_s=FLUSH_EVERY_S)
-    return [Component("metrics", every_second.start, stop)]

@@ -38,6 +38,7 @@ from narthex.adapters.telemetry.metrics import PrometheusMeter
 from narthex.app.handshake_record import Record
 from narthex.app.health import CRITICAL, Check, CheckResult, Health
 from narthex.app.lifecycle import Component, Lifecycle
+from narthex.app.periodic import Periodic
 from narthex.domain.addresses import TrustedProxies, client_of
 from narthex.domain.descriptors import Capacity
 from narthex.domain.environment import EnvironmentPolicy
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGIApplication
 
 SCRAPERS: Final = 64  # connections of the metrics port: some Prometheus servers and probes
+FLUSH_EVERY_S: Final = 1.0  # 60 gauges and what was counted: 0.1 ms
 FIRST_S: Final = 0.25
 LAST_S: Final = 1.0
 """Bounds of the wait between two tries, with full jitter below: an engine that comes late is used within a second."""
@@ -349,6 +351,22 @@ def handshake_writer(settings: Settings, log: Any) -> Record | None:
 def trusted_scraper(settings: Settings, rules: RequestRules) -> Callable[[Request], bool]:
     """Whether a request needs no token for `/metrics`: `trusted_scrapers`, and this machine while no token is set."""
     return partial(rules.scraper, networks=settings.scrapers, loopback=not settings.metrics_tokens())
+
+
+def metrics_flush(meter: PrometheusMeter) -> list[Component]:
+    """With several processes on one port, writes what this one counted once a second, so that any answers for all."""
+    if not meter.shared:
+        return []
+
+    async def settle() -> None:
+        meter.settle()
+
+    async def stop() -> None:
+        await every_second.stop()
+        meter.settle()
+
+    every_second = Periodic(settle, every_s=FLUSH_EVERY_S)
+    return [Component("metrics", every_second.start, stop)]
 
 
 def metrics_port(settings: Settings, health: Health, meter: PrometheusMeter, log: Any) -> list[Component]:

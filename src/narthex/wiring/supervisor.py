@@ -1,12 +1,12 @@
-"""`narthex serve --workers N`: N gateways on one port, over a local NATS server that is started beside them.
+"""`--workers N`: N processes of a server on one port: gateways, or guards.
 
     parent ── holds the port and the store's file, starts NATS, replaces dead workers, passes signals on
-      ├─ nats-server          only where no broker is configured
-      ├─ worker 1 … N         each a whole gateway: SO_REUSEPORT, the same store, the same broker
+      ├─ nats-server          for gateways, where no broker is configured
+      ├─ worker 1 … N         each a whole server: SO_REUSEPORT, the same store, the same broker
 
-Not here: the gateway itself (`gateway`), detecting a hung worker (`heartbeat`). Rules: the parent serves nothing, so
-that no client can end it; a worker that dies, or whose event loop stands still, is replaced, slower each
-time; one SIGTERM, or `narthex drain` at any of them, drains all of them within one grace; no sticky
+Not here: the server itself (`gateway_worker`, `guard.process`), detecting a hung worker (`heartbeat`). Rules: the
+parent serves nothing, so that no client can end it; a worker that dies, or whose event loop stands still, is replaced,
+slower each time; one SIGTERM, or `narthex drain` at any of them, drains all of them within one grace; no sticky
 sessions: any worker serves any socket.
 """
 
@@ -26,18 +26,15 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from narthex.adapters.edge.listeners import listen, url_of
 from narthex.adapters.systemd import SystemdNotifier, activated_descriptor
 from narthex.adapters.telemetry import multiprocess
 from narthex.adapters.telemetry.logging import configure_logging, get_logger
 from narthex.errors import EXIT_CONFIG, ConfigError, DependencyError
-from narthex.settings import Settings, load
+from narthex.settings import Settings
 from narthex.wiring.heartbeat import Heartbeat, Watchdog
-
-if TYPE_CHECKING:
-    from narthex.wiring.gateway import GatewayServer
 
 READY_S: Final = 60.0
 FIRST_RESTART_S: Final = 0.2
@@ -49,9 +46,34 @@ COMMAND_S: Final = 0.2  # the time in which a command for all nodes reaches the 
 log = get_logger("narthex.workers")
 
 
+class WorkerServer(Protocol):
+    """The server of a worker, made inside its loop."""
+
+    async def serve(self) -> bool:
+        """Serve until a signal or `stop`, drain; returns whether the end was in order."""
+
+    def stop(self) -> None:
+        """Begin to drain, unless a drain has begun."""
+
+
+class WorkerProgram(NamedTuple):
+    """What the workers run. Every member is a function of a module, so that another process can import it.
+
+    Attributes:
+        load: reads the settings in a worker, from flags and the settings file.
+        make: makes the server: from settings, arguments, a call when it is ready, a call when a command drains it.
+        engines: whether the workers need a broker and a store's file, which the parent opens for all of them.
+    """
+
+    load: Callable[[Mapping[str, Any], Path | None], Settings]
+    make: Callable[[Settings, WorkerArguments, Callable[[], None], Callable[[], None]], WorkerServer]
+    engines: bool
+
+
 class WorkerArguments(NamedTuple):
     """The arguments of a worker; they must be picklable. `flags` as for `narthex.settings.load`."""
 
+    program: WorkerProgram
     flags: dict[str, Any]
     config: Path | None
     broker_url: str
@@ -106,6 +128,7 @@ class Supervisor:
         flags: of the command line.
         config: the settings file.
         on_ready: called with the URL once every worker answers.
+        program: of the workers.
     """
 
     def __init__(
@@ -114,7 +137,9 @@ class Supervisor:
         flags: Mapping[str, Any],
         config: Path | None,
         on_ready: Callable[[str], None],
+        program: WorkerProgram,
     ) -> None:
+        self._program = program
         self._settings = settings
         self._flags = dict(flags)
         self._config = config
@@ -149,7 +174,11 @@ class Supervisor:
             beside = self._hold_store(stack)
             nats = self._start_nats(stack)
             orders = WorkerArguments(
-                self._flags | {"port": port, "workers": 1}, self._config, nats.url if nats else "", beside
+                self._program,
+                self._flags | {"port": port, "workers": 1},
+                self._config,
+                nats.url if nats else "",
+                beside,
             )
             stack.callback(self._end_all)
             self._take_signals(stack)
@@ -169,7 +198,7 @@ class Supervisor:
 
     def _hold_store(self, stack: ExitStack) -> bool:
         """With SQLite, the parent owns the file and migrates it; the workers open it beside."""
-        if self._settings.store_url is not None:
+        if self._settings.store_url is not None or not self._program.engines:
             return False
         from narthex.wiring.engines import make_store
 
@@ -180,8 +209,8 @@ class Supervisor:
         return True
 
     def _start_nats(self, stack: ExitStack) -> Any:
-        """The local NATS server, or None where a broker is configured."""
-        if self._settings.broker_url is not None:
+        """The local NATS server, or None where a broker is configured, or none is needed."""
+        if self._settings.broker_url is not None or not self._program.engines:
             return None
         from narthex.adapters.brokers.nats.local_server import LocalNats
 
@@ -303,7 +332,7 @@ def _work(orders: WorkerArguments, ready: Event, drained: Event, heartbeat: Hear
     """Run a worker in a session of its own: the parent passes a terminal's Ctrl-C on, once."""
     os.setsid()
     try:
-        settings = load(orders.flags, os.environ, orders.config)
+        settings = orders.program.load(orders.flags, orders.config)
         configure_logging(
             log_format=settings.log_format, level=settings.log_level, secrets=settings.secret_values()
         )
@@ -318,18 +347,13 @@ def _serve(
     settings: Settings, orders: WorkerArguments, ready: Event, drained: Event, heartbeat: Heartbeat
 ) -> int:
     from narthex.adapters.edge.server import run
-    from narthex.wiring.engines import broker_at, make_broker, make_store
-    from narthex.wiring.gateway import GatewayServer
-
-    broker = broker_at(orders.broker_url) if orders.broker_url else make_broker(settings)
-    store = make_store(settings, beside=True) if orders.beside else None
-    gateway = GatewayServer(settings, broker=broker, store=store, on_drain=drained.set)
 
     async def serve() -> bool:
         loop = asyncio.get_running_loop()
-        tasks = [loop.create_task(_until_orphaned(gateway)), loop.create_task(heartbeat.beat())]
+        server = orders.program.make(settings, orders, ready.set, drained.set)
+        tasks = [loop.create_task(_until_orphaned(server)), loop.create_task(heartbeat.beat())]
         try:
-            return await gateway.serve(reuse_port=True, on_ready=lambda _urls, _parts: ready.set())
+            return await server.serve()
         finally:
             for task in tasks:
                 task.cancel()
@@ -337,13 +361,13 @@ def _serve(
     return 0 if run(serve()) else 1
 
 
-async def _until_orphaned(gateway: GatewayServer) -> None:
+async def _until_orphaned(server: WorkerServer) -> None:
     """Wait until the parent is gone, then drain: a killed parent cannot pass signals on."""
     parent = os.getppid()
     while os.getppid() == parent:  # noqa: ASYNC110 - the kernel tells nobody
         await asyncio.sleep(1.0)
     log.error("the parent process is gone; draining")
-    gateway.stop()
+    server.stop()
 
 
 def _close(sockets: list[socket.socket]) -> None:
