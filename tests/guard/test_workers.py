@@ -57,13 +57,14 @@ def workers_of(guard: Program) -> list[psutil.Process]:
 def owner_of(guard: Program, socket: ClientConnection) -> int:
     """The process that serves a client's connection."""
     port = socket.local_address[1]
-    (found,) = [
+    found: list[int] = [
         worker.pid
         for worker in workers_of(guard)
         for one in worker.net_connections("tcp4")
         if one.raddr and one.raddr.port == port
     ]
-    return found
+    assert len(found) == 1
+    return found[0]
 
 
 async def on_both(guard: Program, subject: str = "ann") -> dict[int, ClientConnection]:
