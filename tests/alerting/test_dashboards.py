@@ -61,6 +61,14 @@ async def test_every_query_gives_data(tmp_path: Path) -> None:
     """Under load that does everything once: handshakes, runs, refreshes, a revocation, tests and their report."""
     issuer = Issuer(certificate_days=90)
     await issuer.start()
+    try:
+        await every_query_gives_data(issuer, tmp_path)
+    finally:
+        await issuer.stop()
+
+
+async def every_query_gives_data(issuer: Issuer, tmp_path: Path) -> None:
+    """See the test."""
     env = {
         "ENVIRONMENT": "testing",
         "E2E_OAUTH_SIMULATION_KEY": KEY,
@@ -82,12 +90,12 @@ async def test_every_query_gives_data(tmp_path: Path) -> None:
                 if not empty:
                     break
             assert empty == []
-    await issuer.stop()
 
 
 async def work(program: Any, issuer: Issuer, load: Load, number: int) -> None:
     """See the test."""
     admin = {"Authorization": f"Bearer {ADMIN}"}
+    await program.login("ada@example.com")
     await load.touch(program.ws, issuer.token(), 5)
     await load.touch(program.ws, "no-token", 3)
     await load.touch(program.ws, issuer.token(kid="rotated"), 1)
