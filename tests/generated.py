@@ -165,6 +165,18 @@ def _wire_page() -> str:
     return page()
 
 
+def _openapi() -> str:
+    from tools.openapi import text
+
+    return text()
+
+
+def _http_page() -> str:
+    from tools.http_page import page
+
+    return page()
+
+
 def _map_of_tests() -> str:
     from tests.map_of_tests import render
 
@@ -181,6 +193,8 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "docs/troubleshooting.md": _troubleshooting,
     "docs/asyncapi.json": _asyncapi,
     "docs/asyncapi.md": _wire_page,
+    "docs/openapi.json": _openapi,
+    "docs/openapi.md": _http_page,
     "deploy/prometheus/narthex.yml": _rules,
     "deploy/prometheus/narthex_test.yml": _rule_tests,
     "docs/runbooks/README.md": _alerts_index,

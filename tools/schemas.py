@@ -101,6 +101,8 @@ class Components:
                 return {"type": "null"}
             case inspect.AnyType() | inspect.RawType():
                 return ANY
+            case inspect.CustomType() if kind.cls is object:
+                return ANY
         raise TypeError(f"no schema for {kind}")
 
     def _struct(self, kind: inspect.StructType) -> Schema:

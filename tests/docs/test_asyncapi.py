@@ -16,6 +16,7 @@ from tools.wire_tables import EVENTS, METHODS, NOTICES
 from narthex.protocol.commands import MEMBERS
 from tests.docs.conversation import UNKNOWN_METHOD, Frame, examples, named, recorded
 from tests.docs.packages import package_file
+from tests.docs.schemas import references, resolved, strict
 from tests.generated import ROOT
 
 UNSEEN = {
@@ -49,19 +50,8 @@ def test_it_is_an_asyncapi_document(made: dict[str, Any]) -> None:
 
 def test_every_reference_leads_somewhere(made: dict[str, Any]) -> None:
     """Also the rule that no schema can say: an operation's messages are those of its channel."""
-
-    def references(part: Any) -> list[str]:
-        if isinstance(part, list):
-            return [found for one in part for found in references(one)]
-        if not isinstance(part, dict):
-            return []
-        own = [part["$ref"]] if isinstance(part.get("$ref"), str) else []
-        return own + [found for one in part.values() for found in references(one)]
-
     for reference in set(references(made)):
-        found: Any = made
-        for step in reference.removeprefix("#/").split("/"):
-            found = found[step]
+        assert resolved(made, reference)
     for operation in made["operations"].values():
         channel = operation["channel"]["$ref"]
         for message in [*operation["messages"], *operation.get("reply", {}).get("messages", [])]:
@@ -96,18 +86,6 @@ def test_a_wrong_frame_is_noticed(made: dict[str, Any], tape: list[Frame]) -> No
     for change in ({"unknown": 1}, {"client": 7}):
         assert not check.is_valid(reply | {"connect": reply["connect"] | change})
     assert not check.is_valid({"id": 1, "connect": {"version": "1"}})
-
-
-def strict(schema: Any) -> Any:
-    """A schema in which an object that lists its members has no others."""
-    if isinstance(schema, list):
-        return [strict(one) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    made = {name: strict(one) for name, one in schema.items()}
-    if made.get("type") == "object" and isinstance(made.get("properties"), dict):
-        made.setdefault("additionalProperties", False)
-    return made
 
 
 def test_the_examples_are_of_today(tape: list[Frame]) -> None:
