@@ -10,8 +10,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from narthex.ports.agents import Agent, RunInput
-from narthex.testing import Running, gateway
+from narthex.ports.agents import Agent, Question, RunInput
+from narthex.testing import gateway
 from tests.timing import within
 
 CONFIRMED = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
@@ -28,6 +28,21 @@ async def careful(run: RunInput) -> AsyncIterator[Any]:
         yield {"type": "TOOL_CALL_ARGS", "toolCallId": "call-1", "delta": "{}"}
         yield {"type": "TOOL_CALL_END", "toolCallId": "call-1"}
         return
+    if said == "delete":
+        call = uuid.uuid4().hex
+        yield {"type": "TOOL_CALL_START", "toolCallId": call, "toolCallName": "delete"}
+        yield {"type": "TOOL_CALL_END", "toolCallId": call}
+        [allowed] = await run.ask_all([Question(schema=CONFIRMED, text="Really?", tool_call_id=call)])
+        yield {
+            "type": "TOOL_CALL_RESULT",
+            "messageId": "result-of-delete",
+            "toolCallId": call,
+            "content": f"ok={allowed.payload['ok']}",
+        }
+        return
+    if said == "again":
+        yield ", ".join(f"{one.role} {one.content}" for one in run.messages)
+        return
     if said == "act":
         answer = await run.ask(CONFIRMED, "Really?")
         yield f"ok={answer['ok']}"
@@ -35,43 +50,53 @@ async def careful(run: RunInput) -> AsyncIterator[Any]:
     yield f"heard {said}"
 
 
+class Client:
+    """A user's requests in one thread."""
+
+    def __init__(self, http: httpx2.AsyncClient) -> None:
+        self._http = http
+
+    async def ask(self, text: str = "", name: str = "", **more: Any) -> str:
+        """Begin a run and wait for its end; its id."""
+        messages = [{"id": name or str(uuid.uuid4()), "role": "user", "content": text}] if text else []
+        body = {"threadId": "t", "runId": str(uuid.uuid4()), "messages": messages, **more}
+        answer = await self._http.post("/agui/careful", json=body)
+        assert answer.status_code == 200, answer.text
+        return str(answer.headers["narthex-run"])
+
+    async def answer(self, interrupt: dict[str, Any], payload: Any) -> str:
+        """Answer a question; the id of the run that goes on."""
+        entry = {"interruptId": interrupt["id"], "status": "resolved", "payload": payload}
+        return await self.ask(resume=[entry])
+
+    async def thread(self) -> dict[str, Any]:
+        """As it is stored."""
+        found: dict[str, Any] = (await self._http.get("/agui/careful/threads/t")).json()
+        return found
+
+
 @pytest.fixture
-async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    async with gateway(tmp_path, agents=[Agent(name="careful", function=careful)]) as found:
-        yield found
+async def ada(tmp_path: Path) -> AsyncIterator[Client]:
+    async with gateway(tmp_path, agents=[Agent(name="careful", function=careful)]) as running:
+        headers = {"Authorization": f"Bearer {running.token('ada')}"}
+        async with httpx2.AsyncClient(
+            base_url=running.http, trust_env=False, timeout=within(20), headers=headers
+        ) as http:
+            yield Client(http)
 
 
-async def test_a_page_can_put_each_message_to_its_question(running: Running) -> None:
+async def test_a_page_can_put_each_message_to_its_question(ada: Client) -> None:
     """Answers to a message, runs that go on after a question or a client's tool, and a run that failed."""
-    headers = {"Authorization": f"Bearer {running.token('ada')}"}
-    async with httpx2.AsyncClient(
-        base_url=running.http, trust_env=False, timeout=within(20), headers=headers
-    ) as http:
-
-        async def ask(**more: Any) -> str:
-            body = {"threadId": "t", "runId": str(uuid.uuid4()), "messages": [], **more}
-            answer = await http.post("/agui/careful", json=body)
-            assert answer.status_code == 200, answer.text
-            return str(answer.headers["narthex-run"])
-
-        def user(name: str, text: str) -> list[dict[str, str]]:
-            return [{"id": name, "role": "user", "content": text}]
-
-        async def thread() -> dict[str, Any]:
-            found: dict[str, Any] = (await http.get("/agui/careful/threads/t")).json()
-            return found
-
-        asked = await ask(messages=user("m-1", "act"))
-        [question] = (await thread())["endedRuns"][0]["interrupts"]
-        assert (question["message"], question["answeredBy"]) == ("Really?", "")
-        answer = {"interruptId": question["id"], "status": "resolved", "payload": {"ok": True}}
-        resumed = await ask(resume=[answer])
-        called = await ask(messages=user("m-2", "tool"))
-        [call] = (await thread())["messages"][-1]["toolCalls"]
-        result = {"id": "r-1", "role": "tool", "toolCallId": call["id"], "content": "red"}
-        told = await ask(messages=[result])
-        failed = await ask(messages=user("m-3", "fail"))
-        found = await thread()
+    asked = await ada.ask("act", "m-1")
+    [question] = (await ada.thread())["endedRuns"][0]["interrupts"]
+    assert (question["message"], question["answeredBy"]) == ("Really?", "")
+    resumed = await ada.answer(question, {"ok": True})
+    called = await ada.ask("tool", "m-2")
+    [call] = (await ada.thread())["messages"][-1]["toolCalls"]
+    result = {"id": "r-1", "role": "tool", "toolCallId": call["id"], "content": "red"}
+    told = await ada.ask(messages=[result])
+    failed = await ada.ask("fail", "m-3")
+    found = await ada.thread()
 
     ended = {one["runId"]: one for one in found["endedRuns"]}
     assert [(one["runId"], one["messageId"], one["parentRunId"], one["state"]) for one in ended.values()] == [
@@ -88,3 +113,18 @@ async def test_a_page_can_put_each_message_to_its_question(running: Running) -> 
     made_by = {texts[name]: run for name, run in found["messageRuns"].items()}
     assert made_by == {"ok=True": resumed, None: called, "heard red": told, "I begin. ": failed}
     assert found["runs"] == []
+
+
+async def test_the_result_of_a_call_that_waited_for_an_approval_is_stored(ada: Client) -> None:
+    """The run after the answer returns what the call of the run before it asked for: thread and agent have both."""
+    await ada.ask("delete")
+    [question] = (await ada.thread())["interrupts"]
+    await ada.answer(question, {"ok": True})
+    asked, called, result = (await ada.thread())["messages"]
+    assert (asked["role"], called["toolCalls"][0]["function"]["name"]) == ("user", "delete")
+    assert (result["role"], result["content"]) == ("tool", "ok=True")
+    assert result["toolCallId"] == called["toolCalls"][0]["id"]
+    await ada.ask("again")
+    assert (await ada.thread())["messages"][-1]["content"] == (
+        "user delete, assistant , tool ok=True, user again"
+    )

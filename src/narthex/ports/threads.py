@@ -225,7 +225,7 @@ class Threads(Protocol):
         """
 
     async def answer_calls(self, tenant: str, thread_id: str, answers: Sequence[Message]) -> None:
-        """Store the results of tools that a client ran: `content` and `detail` of messages with role `tool`, which
+        """Store the results of calls of earlier runs: `content` and `detail` of messages with role `tool`, which
         replace the stored ones; a call without a row is left out. Idempotent.
         """
 

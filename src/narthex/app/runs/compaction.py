@@ -20,6 +20,7 @@ from narthex.ports.runs import Run
 from narthex.ports.threads import Message
 
 _STEP_S: Final = 1e-6  # rows of one run keep their order where two began in the same microsecond
+MESSAGES: Final = 200  # the newest ones: a call waits for its answer for a day at most
 _TRIM_STEP: Final = 1_000  # trimming fewer publications is not worth a call
 
 
@@ -67,7 +68,29 @@ async def compact(services: RunServices, run: Run, log_state: RunLogState) -> No
     messages, places = rows(run, log_state)
     if messages:
         await services.threads.add_messages(run.tenant, messages, places)
+    if results := [
+        entry for entry in log_state.transcript.entries if entry.role == "tool" and not entry.name
+    ]:
+        await _answer_earlier_calls(services, run, results)
     surplus = log_state.offset - services.limits.keep_events
     if surplus > 0 and surplus // _TRIM_STEP > (surplus - log_state.seq) // _TRIM_STEP:
         channel = channel_key(run.tenant, thread_channel(run.thread_id))
         await services.broker.trim(channel, Position(surplus, log_state.epoch))
+
+
+async def _answer_earlier_calls(services: RunServices, run: Run, results: list[TranscriptEntry]) -> None:
+    """Put results into the rows of the calls that an earlier run made, before it asked whether it may."""
+    by_call = {entry.message_id: entry for entry in results}
+    stored = await services.threads.messages(run.tenant, run.thread_id, before=None, limit=MESSAGES)
+    answers = []
+    for row in stored:
+        entry = by_call.get(row.message_id) if row.role == "tool" and row.run_id != run.run_id else None
+        if entry is None:
+            continue
+        detail: dict[str, object] = msgspec.json.decode(row.detail)
+        detail |= {"answered": True, "resultId": entry.result_id}
+        answered = msgspec.structs.replace(
+            row, content=entry.result or "", detail=msgspec.json.encode(detail).decode()
+        )
+        answers.append(answered)
+    await services.threads.answer_calls(run.tenant, run.thread_id, answers)
