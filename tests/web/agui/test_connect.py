@@ -106,8 +106,10 @@ async def test_a_connection_that_follows_gets_runs_of_other_devices(
 async def test_a_connection_that_follows_waits_for_a_thread_that_is_not_there(
     running: Running, http: httpx2.AsyncClient
 ) -> None:
-    """A page that opened a new thread sees the first message that another device sends in it."""
+    """A page that opened a new thread sees the first message that another device sends in it, after a cut too."""
     mine = bearer(running)
+    empty = (await http.get("/agui/words/threads/t-1", headers=mine)).json()
+    assert (empty["threadId"], empty["messages"], empty["runs"]) == ("t-1", [], [])
     told = Told()
     body = connecting(follow=True)
     async with http.stream("POST", "/agui/words/connect", json=body, headers=mine) as response:
@@ -119,6 +121,9 @@ async def test_a_connection_that_follows_waits_for_a_thread_that_is_not_there(
         reading.cancel()
     assert told.text == "hellohello "
     assert proven([event for event in told.events[3:] if "between" not in str(event.get("metadata"))])
+    assert told.ids[0] == empty["lastEventId"]
+    again = await ask(http, "/agui/words/connect", connecting(), mine | {"Last-Event-ID": told.ids[0]})
+    assert again.events == told.events[3:]
 
 
 async def test_a_reload_shows_open_questions_and_an_unknown_thread_is_empty(

@@ -22,6 +22,19 @@ MAX_MESSAGES: Final = 1_000
 """Of one snapshot, the newest ones; `GET …/threads/{id}?before=` has those before."""
 
 
+EMPTY_THREAD: Final[dict[str, Any]] = {
+    "messages": [],
+    "state": None,
+    "interrupts": [],
+    "messageRuns": {},
+    "runs": [],
+    "endedRuns": [],
+    "lastEventId": "0-",
+    "next": None,
+}
+"""A thread that the user does not have yet: their first message in it makes it."""
+
+
 def messages(rows: list[Message]) -> list[dict[str, Any]]:
     """The rows as AG-UI's messages, in their order."""
     found: list[dict[str, Any]] = []

@@ -84,13 +84,13 @@ class AguiRequests:
         thread_id, create = await self.thread(identity, asked.thread_id)
         view: ThreadView | None = None
         rows: list[Message] = []
-        if await self._chat.role(identity, thread_id) is None:
-            if not create:
-                raise thread_not_found()
-        elif preamble:
+        exists = await self._chat.role(identity, thread_id) is not None
+        if not exists and not create:
+            raise thread_not_found()
+        if exists and preamble:
             view, rows = await self.view(identity, thread_id, None, "")
         return Connected(
-            real_id=thread_id if view is not None or not preamble else "",
+            real_id=thread_id if exists else "",
             thread_id=asked.thread_id,
             run_id=asked.run_id,
             messages=messages(rows),
@@ -101,6 +101,11 @@ class AguiRequests:
             preamble=preamble,
             follow=asked.wishes.follow,
         )
+
+    async def exists(self, identity: Identity, name: str) -> bool:
+        """Whether the user has a thread of this name. Raises ClientError `thread_not_found` for another's."""
+        thread_id, may_create = await self.thread(identity, name)
+        return not may_create or await self._chat.role(identity, thread_id) is not None
 
     async def view(
         self, identity: Identity, thread_id: str, before: float | None, before_id: str

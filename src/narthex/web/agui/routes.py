@@ -19,6 +19,7 @@ from starlette.routing import BaseRoute, Route
 
 from narthex.app.agui.connected import Connected
 from narthex.app.agui.history import (
+    EMPTY_THREAD,
     MAX_MESSAGES,
     active_run,
     ended_run,
@@ -263,6 +264,8 @@ class AguiRoutes:
         try:
             agent = self._agent(request)
             name = request.path_params["thread_id"]
+            if not await self._requests.exists(found, name):
+                return self._json(request, EMPTY_THREAD | {"threadId": name})
             thread_id, _ = await self._requests.thread(found, name)
             query = request.query_params
             try:

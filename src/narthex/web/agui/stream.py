@@ -45,6 +45,10 @@ def event_id(offset: int, epoch: str) -> bytes:
 
 def position_of(last_event_id: str) -> Position:
     """The inverse of `event_id`. Raises ClientError `bad_last_event_id` (400)."""
+    if (
+        last_event_id == "0-"
+    ):  # behind the preamble of a thread that did not exist: all of it comes after that
+        return Position(0, "")
     match = _EVENT_ID.match(last_event_id)
     if match is None:
         raise ClientError(
