@@ -24,6 +24,7 @@ try {
     packages: "external",
     alias: {
       "@narthex/client/ag-ui": join(here, "packages/client/src/ag-ui.ts"),
+      "@narthex/client/ai-sdk": join(here, "packages/client/src/ai-sdk.ts"),
       "@narthex/client": join(here, "packages/client/src/index.ts"),
     },
     define: { "import.meta.dirname": JSON.stringify(here) },

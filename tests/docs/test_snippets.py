@@ -32,7 +32,7 @@ from tests.acceptance.program import Program, clean_environment, running
 from tests.docs.blocks import ROOT, Block, blocks, command_lines, narthex_words
 from tests.timing import within
 
-RUN = {"python", "toml", "json", "sh", "console", "", "js", "ts"}
+RUN = {"python", "toml", "json", "sh", "console", "", "js", "ts", "tsx"}
 """Languages with a runner below; others (nginx, yaml, html) need a marker or a separate test."""
 ELSEWHERE = {
     "nginx": "tests/doctor/test_proxies.py runs nginx with these lines",
@@ -127,22 +127,24 @@ def test_python_compiles_and_imports_what_is_there(block: Block) -> None:
                     importlib.import_module(f"{node.module}.{alias.name}")
 
 
-JAVASCRIPT = [block for block in blocks("js", "ts") if block.fate != "skip"]
+JAVASCRIPT = [block for block in blocks("js", "ts", "tsx") if block.fate != "skip"]
+
+
+def exports(module: str) -> set[str]:
+    """The names that a module of the helper exports."""
+    source = (ROOT / "web" / "packages" / "client" / "src" / f"{module}.ts").read_text()
+    found = set(re.findall(r"\b\w+\b", " ".join(re.findall(r"export (?:type )?\{([^}]*)\}", source))))
+    found |= set(re.findall(r"export (?:async )?(?:function|class|const|type|interface) (\w+)", source))
+    return found.union(*(exports(inner) for inner in re.findall(r'export \* from "\./([\w-]+)', source)))
 
 
 def test_javascript_imports_what_the_helper_exports() -> None:
     """By name; the acceptance tests and web/ run the rest."""
-    source = (ROOT / "web" / "packages" / "client" / "src" / "index.ts").read_text()
-    exported = set(re.findall(r"\b\w+\b", " ".join(re.findall(r"export (?:type )?\{([^}]*)\}", source))))
-    exported |= set(re.findall(r"export (?:async )?(?:function|class|const|type|interface) (\w+)", source))
-    for module in re.findall(r'export \* from "\./(\w+)', source):
-        text = (ROOT / "web" / "packages" / "client" / "src" / f"{module}.ts").read_text()
-        exported |= set(re.findall(r"export (?:async )?(?:function|class|const|type|interface) (\w+)", text))
     seen = 0
     for block in JAVASCRIPT:
-        for names in re.findall(r'import \{([^}]*)\} from "@narthex/client"', block.text):
+        for names, module in re.findall(r'import \{([^}]*)\} from "@narthex/client/?([\w-]*)"', block.text):
             for name in (part.replace("type ", "").strip() for part in names.split(",")):
-                assert name in exported, f"{block.name}: {name}"
+                assert name in exports(module or "index"), f"{block.name}: {name}"
                 seen += 1
     assert seen > 5
 
@@ -153,9 +155,21 @@ def test_javascript_is_javascript(block: Block, tmp_path: Path) -> None:
     node = shutil.which("node")
     if node is None:
         pytest.skip("node is not installed")
-    file = tmp_path / ("snippet.mjs" if block.language == "js" else "snippet.mts")
-    file.write_text(block.text)
-    if block.language == "js":
+    if block.language != "js":
+        builder = ROOT / "web" / "node_modules" / "esbuild" / "bin" / "esbuild"
+        if not builder.exists():
+            pytest.skip("web/node_modules is not installed")
+        done = subprocess.run(
+            [str(builder), f"--loader={block.language}", "--format=esm", "--target=es2022"],
+            input=block.text,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    else:
+        file = tmp_path / "snippet.mjs"
+        file.write_text(block.text)
         done = subprocess.run([node, "--check", str(file)], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 

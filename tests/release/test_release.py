@@ -29,6 +29,21 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(400)]
 ROOT: Final = Path(__file__).parents[2]
 
 
+OPTIONAL_PEERS: Final = ("ai",)
+USE_TS: Final = """
+import type { UIMessage } from "ai";
+import { narthexSocket, type SocketOptions } from "@narthex/client";
+import { NarthexChatTransport, type RunMetadata } from "@narthex/client/ai-sdk";
+
+const options: SocketOptions = { buffer: 3 };
+export const Socket = narthexSocket(options);
+type Message = UIMessage<{ narthex?: RunMetadata }>;
+export const transport = new NarthexChatTransport<Message>({ url: "/agui/concierge" });
+export const loaded: Promise<Message[]> = transport.loadMessages("t");
+"""
+"""A program that takes every export of the npm package."""
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a release of the commit that is checked out; making it proves that two builds are equal."""
@@ -173,11 +188,9 @@ def test_the_npm_package_installs_from_its_tarball(made: Path, tmp_path: Path) -
     quiet = ["--offline", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
     peer = modules / "centrifuge"
     subprocess.run(["npm", "install", *quiet, str(tarball), str(peer)], cwd=app, check=True, timeout=120)
-    (app / "use.ts").write_text(
-        'import { narthexSocket, type SocketOptions } from "@narthex/client";\n'
-        "const options: SocketOptions = { buffer: 3 };\n"
-        "export const Socket = narthexSocket(options);\n"
-    )
+    for kit in OPTIONAL_PEERS:  # as if the user had installed them; npm would fetch what they depend on
+        (app / "node_modules" / kit).symlink_to(modules / kit, target_is_directory=True)
+    (app / "use.ts").write_text(USE_TS)
     compiler = [shutil.which("node") or "node", str(modules / "typescript/bin/tsc"), "--noEmit", "--strict"]
     settings = [
         "--module",
@@ -190,7 +203,11 @@ def test_the_npm_package_installs_from_its_tarball(made: Path, tmp_path: Path) -
         "es2022,dom",
     ]
     subprocess.run([*compiler, *settings, "--skipLibCheck", "use.ts"], cwd=app, check=True, timeout=120)
-    script = 'import { narthexSocket } from "@narthex/client"; process.stdout.write(typeof narthexSocket)'
+    script = (
+        'import { narthexSocket } from "@narthex/client";'
+        'import { NarthexChatTransport } from "@narthex/client/ai-sdk";'
+        "process.stdout.write(`${typeof narthexSocket} ${typeof NarthexChatTransport}`)"
+    )
     done = subprocess.run(
         ["node", "--input-type=module", "-e", script],
         cwd=app,
@@ -199,4 +216,4 @@ def test_the_npm_package_installs_from_its_tarball(made: Path, tmp_path: Path) -
         timeout=60,
         check=False,
     )
-    assert done.stdout == "function", done.stderr
+    assert done.stdout == "function function", done.stderr

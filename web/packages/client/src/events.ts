@@ -30,6 +30,8 @@ export interface Interrupt {
   id: string;
   reason?: string;
   message?: string;
+  /** The call that the question is about. */
+  toolCallId?: string;
   /** JSON Schema of the answer. */
   responseSchema?: Json;
   /** ISO 8601, or seconds since the epoch. */
