@@ -385,6 +385,8 @@ async def test_agents_that_depend_on_something_are_asked() -> None:
     assert await agents_check([agent("a"), agent("b", here)])() == "a, b"
     with pytest.raises(Degraded, match=r"^not available: c \(agents_unavailable\)$"):
         await agents_check([agent("a"), agent("c", away)])()
+    with pytest.raises(Degraded, match="runs wait for b, c, which no node runs"):
+        await agents_check([agent("a")], lambda: ["b", "c"])()
     with pytest.raises(Degraded, match="no agent"):
         await agents_check([])()
 

@@ -39,9 +39,7 @@ pytestmark = pytest.mark.acceptance
 DELTAS: Final = 40
 AGENTS: Final = ("--agent", "tests.campaigns.agents:parrot", "--agent", "tests.campaigns.agents:steady")
 BROKEN: Final = ("--agent", "tests.campaigns.broken:agent", "--agent", "tests.campaigns.agents:steady")
-"""The default agent has the fault. `steady` must be good there too: a revision without traffic shares the queue of runs
-with the others, and may claim a user's run (docs/pipelines.md).
-"""
+"""The default agent has the fault; the users ask for `steady`."""
 DRAINED: Final = 3001
 PER_REVISION: Final = 2
 GATE_TRIES: Final = 4

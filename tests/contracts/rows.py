@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from narthex.ports.runs import Interrupt, Run
 from narthex.ports.store import Store
 from narthex.ports.threads import Message, Thread
+
+AGENTS: Final = ("concierge",)
+"""The agents of the runs below."""
 
 
 def thread(

@@ -9,8 +9,9 @@ import pytest
 
 from narthex.errors import Bug, ClientError
 from narthex.ports.broker import Position
+from narthex.ports.runs import Queue
 from narthex.ports.store import Store
-from tests.contracts.rows import finish, ids, interrupt, message, run, start, thread
+from tests.contracts.rows import AGENTS, finish, ids, interrupt, message, run, start, thread
 from tests.timing import within
 
 
@@ -98,7 +99,7 @@ class TestQueue:
         """With a limit of 0 no run waits, and an idle thread still accepts a run."""
         await store.threads.create(thread("t1"))
         await store.runs.start(run("r1"), queue_limit=0)
-        await store.runs.claim("n1", 10.0, 5.0, 1)
+        await store.runs.claim("n1", 10.0, 5.0, 1, AGENTS)
         with pytest.raises(ClientError, match="runs waiting"):
             await store.runs.start(run("r2"), queue_limit=0)
 
@@ -108,26 +109,76 @@ class TestQueue:
         two = msgspec.structs.replace(run("r2", at=2.0), concurrent_limit=10)
         other = msgspec.structs.replace(run("r3", "t2", at=3.0), concurrent_limit=10)
         await start(store, one, two, other)
-        claimed = await store.runs.claim("n1", 10.0, 5.0, 10)
+        claimed = await store.runs.claim("n1", 10.0, 5.0, 10, AGENTS)
         assert ids(claimed) == ["r1", "r3"]
         assert {(r.state, r.owner, r.lease_until, r.attempt) for r in claimed} == {("running", "n1", 15.0, 1)}
-        assert await store.runs.claim("n2", 10.0, 5.0, 10) == []
+        assert await store.runs.claim("n2", 10.0, 5.0, 10, AGENTS) == []
         assert await finish(store, claimed[0])
-        assert ids(await store.runs.claim("n2", 10.0, 5.0, 10)) == ["r2"]
+        assert ids(await store.runs.claim("n2", 10.0, 5.0, 10, AGENTS)) == ["r2"]
 
     async def test_the_queue_is_as_old_as_its_oldest_claimable_run(self, store: Store) -> None:
         """A run that waits behind another one of its thread, or of its user's quota, is queued but not stuck."""
-        assert await store.runs.queue() == (0, float("inf"))
+        assert await store.runs.queue() == Queue()
         mine = [
             msgspec.structs.replace(run(f"r{n}", "t1", at=float(n + 1)), concurrent_limit=1) for n in range(2)
         ]
         quota = msgspec.structs.replace(run("r3", "t3", at=3.0), concurrent_limit=1)
         await start(store, *mine, quota, run("bobs", "tb", user="bob", at=9.0))
-        assert await store.runs.queue() == (4, 1.0)
-        [claimed, _] = await store.runs.claim("n1", 10.0, 5.0, 10)
-        assert await store.runs.queue() == (2, float("inf"))
+        heads = {"concierge": "r0"}
+        assert await store.runs.queue() == Queue(length=4, oldest_at=1.0, heads=heads)
+        [claimed, _] = await store.runs.claim("n1", 10.0, 5.0, 10, AGENTS)
+        assert await store.runs.queue() == Queue(length=2)
         await finish(store, claimed)
-        assert await store.runs.queue() == (2, 2.0)
+        heads = {"concierge": "r1"}
+        assert await store.runs.queue() == Queue(length=2, oldest_at=2.0, heads=heads)
+
+    async def test_claim_takes_runs_of_the_callers_agents_only(self, store: Store) -> None:
+        """Other runs stay queued: neither their number nor their place in a user's quota keeps the caller's waiting,
+        but a thread keeps its order.
+        """
+        foreign = [
+            msgspec.structs.replace(run(f"f{n}", f"t{n}", at=float(n)), agent="other", concurrent_limit=1)
+            for n in range(5)
+        ]
+        mine = msgspec.structs.replace(run("mine", "t9", at=9.0), concurrent_limit=1)
+        behind = run("behind", "t0", user="bob", at=10.0)
+        await start(store, *foreign, mine, behind)
+        queue = await store.runs.queue()
+        assert (queue.length, queue.oldest_at) == (7, 0.0)
+        assert queue.heads == {"other": "f0"}  # which is first in the user's quota for nodes with both agents
+        assert ids(await store.runs.claim("n1", 10.0, 5.0, 2, AGENTS)) == ["mine"]
+        assert await store.runs.claim("n1", 10.0, 5.0, 2, ()) == []
+        assert (
+            await store.runs.claim("n2", 10.0, 5.0, 9, ("else", "other", "no more")) == []
+        )  # one runs already
+        assert await finish(store, msgspec.structs.replace(mine, owner="n1", attempt=1))
+        [head] = await store.runs.claim("n2", 10.0, 5.0, 9, ("else", "other", "no more"))
+        assert (head.run_id, head.agent) == ("f0", "other")
+        await finish(store, head)
+        assert ids(await store.runs.claim("n1", 10.0, 5.0, 2, AGENTS)) == ["behind"]
+
+    async def test_a_run_is_given_back_as_if_it_had_not_been_claimed(self, store: Store) -> None:
+        """It is queued at its old place, before later runs of its thread, and begins with the first attempt."""
+        await start(store, run("r1"), run("r2", at=2.0))
+        [claimed] = await store.runs.claim("n1", 10.0, 5.0, 9, AGENTS)
+        assert await store.runs.started(claimed, Position(7, "e"), 11.0)
+        assert not await store.runs.give_back(msgspec.structs.replace(claimed, owner="n2"))
+        assert not await store.runs.give_back(msgspec.structs.replace(claimed, attempt=2))
+        assert await store.runs.give_back(claimed)
+        assert not await store.runs.give_back(claimed)
+        kept = await store.runs.get("a", "r1")
+        assert kept is not None
+        assert (kept.state, kept.owner, kept.attempt, kept.started_at) == ("queued", "", 0, 0.0)
+        assert not await finish(store, claimed)
+        [again] = await store.runs.claim("n2", 10.0, 5.0, 9, AGENTS)
+        assert (again.run_id, again.attempt, again.owner) == ("r1", 1, "n2")
+        [lease] = await store.runs.leases()
+        [over] = await store.runs.take_over("n3", [lease], 20.0, 5.0)
+        assert await store.runs.started(over, Position(7, "e"), 21.0)
+        assert await store.runs.give_back(over)
+        kept = await store.runs.get("a", "r1")
+        assert kept is not None
+        assert (kept.attempt, kept.started_at) == (1, 21.0)  # what an earlier owner did is not known
 
     async def test_claim_honours_the_users_limit(self, store: Store) -> None:
         """A user with two concurrent runs waits with the third; another user's run goes ahead."""
@@ -135,11 +186,11 @@ class TestQueue:
             msgspec.structs.replace(run(f"r{n}", f"t{n}", at=float(n)), concurrent_limit=2) for n in range(4)
         ]
         await start(store, *mine, run("bobs", "tb", user="bob", at=9.0))
-        claimed = await store.runs.claim("n1", 10.0, 5.0, 10)
+        claimed = await store.runs.claim("n1", 10.0, 5.0, 10, AGENTS)
         assert ids(claimed) == ["r0", "r1", "bobs"]
-        assert await store.runs.claim("n1", 10.0, 5.0, 10) == []
+        assert await store.runs.claim("n1", 10.0, 5.0, 10, AGENTS) == []
         await finish(store, claimed[0])
-        assert ids(await store.runs.claim("n1", 10.0, 5.0, 10)) == ["r2"]
+        assert ids(await store.runs.claim("n1", 10.0, 5.0, 10, AGENTS)) == ["r2"]
 
     async def test_claim_is_fair_between_tenants(self, store: Store) -> None:
         """A tenant with a long queue does not starve the others, within a call and across calls."""
@@ -149,15 +200,15 @@ class TestQueue:
             *(run(f"b{n}", f"tb{n}", tenant="b", user=f"u{n}", at=100.0 + n) for n in range(2)),
             run("c0", "tc", tenant="c", at=200.0),
         )
-        first = ids(await store.runs.claim("n1", 300.0, 5.0, 4))
+        first = ids(await store.runs.claim("n1", 300.0, 5.0, 4, AGENTS))
         assert first == ["a0", "b0", "c0", "a1"]
-        second = ids(await store.runs.claim("n1", 300.0, 5.0, 10))
+        second = ids(await store.runs.claim("n1", 300.0, 5.0, 10, AGENTS))
         assert second == ["b1", "a2", "a3", "a4", "a5"]
 
     async def test_parallel_claims_never_share(self, store: Store) -> None:
         """20 claims at once over 30 runs: each run gets one owner, quotas hold."""
         await start(store, *(run(f"r{n}", f"t{n}", user=f"u{n % 15}", at=float(n)) for n in range(30)))
-        claims = await asyncio.gather(*(store.runs.claim(f"n{n}", 50.0, 5.0, 3) for n in range(20)))
+        claims = await asyncio.gather(*(store.runs.claim(f"n{n}", 50.0, 5.0, 3, AGENTS) for n in range(20)))
         claimed = [entry.run_id for part in claims for entry in part]
         assert len(claimed) == len(set(claimed)) == 15
 
@@ -176,7 +227,7 @@ class TestQueue:
         resume = msgspec.structs.replace(run("resumed", at=0.5), message_id="m-r1")
         assert await store.runs.answer_interrupt("a", "i1", by="u", payload="1", resume=resume)
         order: list[str] = []
-        while claimed := await store.runs.claim("n1", 10.0, 5.0, 10):
+        while claimed := await store.runs.claim("n1", 10.0, 5.0, 10, AGENTS):
             order += ids(claimed)
             await finish(store, claimed[0])
         assert order == ["r1", "r2", "r3", "resumed"]
@@ -188,7 +239,7 @@ class TestQueue:
             await start(store, run(f"r{number}", f"t{number}", at=at))
         assert [await store.runs.queue_position("a", f"r{n}") for n in range(4)] == [0, 0, 0, 0]
         order: list[str] = []
-        while claimed := await store.runs.claim("n1", 10.0, 5.0, 10):
+        while claimed := await store.runs.claim("n1", 10.0, 5.0, 10, AGENTS):
             order += ids(claimed)
             assert await store.runs.queue_position("a", "r3") == max(0, 3 - len(order))
             await finish(store, claimed[0])
@@ -197,22 +248,22 @@ class TestQueue:
     async def test_reserved_runs_wait_for_their_node(self, store: Store) -> None:
         """A queued run with an owner belongs to that node, whatever the time, until its reservation is lifted."""
         await start(store, msgspec.structs.replace(run("r1"), owner="n1", lease_until=20.0))
-        assert await store.runs.claim("n2", 1e9, 5.0, 10) == []
+        assert await store.runs.claim("n2", 1e9, 5.0, 10, AGENTS) == []
         seen = await store.runs.leases()
         assert await store.runs.renew("n1", 18.0, 5.0, []) == []
         assert await store.runs.take_over("n2", seen, 1e9, 5.0) == []
-        assert await store.runs.claim("n2", 1e9, 5.0, 10) == []
-        assert ids(await store.runs.claim("n1", 1.0, 5.0, 10)) == ["r1"]
+        assert await store.runs.claim("n2", 1e9, 5.0, 10, AGENTS) == []
+        assert ids(await store.runs.claim("n1", 1.0, 5.0, 10, AGENTS)) == ["r1"]
         await start(store, msgspec.structs.replace(run("r2", "t2", user="bob"), owner="n1", lease_until=20.0))
         reserved = [lease for lease in await store.runs.leases() if lease.state == "queued"]
         assert await store.runs.take_over("n2", reserved, 1.0, 5.0) == []
-        assert ids(await store.runs.claim("n3", 1.0, 5.0, 10)) == ["r2"]
+        assert ids(await store.runs.claim("n3", 1.0, 5.0, 10, AGENTS)) == ["r2"]
 
     async def test_queue_position(self, store: Store) -> None:
         """The number of runs before it: in its thread, or in its user's quota."""
         await start(store, *(run(f"r{n}", at=float(n)) for n in range(3)), run("q", "t2", at=9.0))
         assert [await store.runs.queue_position("a", f"r{n}") for n in range(3)] == [0, 1, 2]
-        await store.runs.claim("n1", 10.0, 5.0, 1)
+        await store.runs.claim("n1", 10.0, 5.0, 1, AGENTS)
         assert [await store.runs.queue_position("a", f"r{n}") for n in range(3)] == [0, 0, 1]
         assert await store.runs.queue_position("a", "q") == 2
         assert await store.runs.queue_position("b", "r2") == 0
@@ -224,7 +275,7 @@ class TestLeases:
     async def test_life_of_a_run(self, store: Store) -> None:
         """Claimed, started, finished; every step is stored."""
         await start(store, run("r1"))
-        [claimed] = await store.runs.claim("n1", 10.0, 5.0, 1)
+        [claimed] = await store.runs.claim("n1", 10.0, 5.0, 1, AGENTS)
         assert await store.runs.started(claimed, Position(41, "e1"), 11.0)
         assert await finish(store, claimed)
         kept = await store.runs.get("a", "r1")
@@ -239,7 +290,7 @@ class TestLeases:
         nothing.
         """
         await start(store, run("r1"))
-        [claimed] = await store.runs.claim("n1", 1e9, 1e9, 1)
+        [claimed] = await store.runs.claim("n1", 1e9, 1e9, 1, AGENTS)
         seen = await store.runs.leases()
         assert [(lease.run_id, lease.owner, lease.attempt) for lease in seen] == [("r1", "n1", 1)]
         [taken] = await store.runs.take_over("n2", seen, 15.0, 5.0)
@@ -254,7 +305,7 @@ class TestLeases:
     async def test_parallel_take_overs_share_nothing(self, store: Store) -> None:
         """10 nodes take over the same 12 at once."""
         await start(store, *(run(f"r{n}", f"t{n}", user=f"u{n}") for n in range(12)))
-        await store.runs.claim("n0", 10.0, 5.0, 20)
+        await store.runs.claim("n0", 10.0, 5.0, 20, AGENTS)
         seen = await store.runs.leases()
         taken = await asyncio.gather(*(store.runs.take_over(f"m{n}", seen, 20.0, 5.0) for n in range(10)))
         names = [entry.run_id for part in taken for entry in part]
@@ -265,7 +316,7 @@ class TestLeases:
         one that is not held does not move.
         """
         await start(store, run("r1"), run("r2", "t2", user="bob"), run("lost", "t3", user="cid"))
-        await store.runs.claim("n1", 10.0, 5.0, 10)
+        await store.runs.claim("n1", 10.0, 5.0, 10, AGENTS)
         held = ["r1", "r2", "another's"]
         for now in (14.0, 10.0, 10.0, -1e6):
             seen = await store.runs.leases()
@@ -279,7 +330,7 @@ class TestLeases:
     async def test_a_lease_that_only_its_moment_moves(self, store: Store) -> None:
         """A node of the version before renews without counting: its write differs from the observed one."""
         await start(store, run("r1"))
-        await store.runs.claim("n1", 10.0, 5.0, 10)
+        await store.runs.claim("n1", 10.0, 5.0, 10, AGENTS)
         [seen] = await store.runs.leases()
         older = msgspec.structs.replace(seen, lease_until=seen.lease_until - 1.0)
         assert await store.runs.take_over("n2", [older], 1e9, 5.0) == []
@@ -293,19 +344,19 @@ class TestLeases:
             msgspec.structs.replace(run("r2", "t2", user="bob"), owner="n1", lease_until=99.0),
             run("r3", "t3", user="cid"),
         )
-        await store.runs.claim("n1", 10.0, 60.0, 1)
-        await store.runs.claim("n2", 10.0, 60.0, 1)
+        await store.runs.claim("n1", 10.0, 60.0, 1, AGENTS)
+        await store.runs.claim("n2", 10.0, 60.0, 1, AGENTS)
         assert await store.runs.release("n1") == 2
         seen = await store.runs.leases()
         assert {lease.run_id: lease.owner for lease in seen} == {"r1": "", "r3": "n2"}
         unowned = [lease for lease in seen if not lease.owner]
         assert ids(await store.runs.take_over("n2", unowned, 12.0, 5.0)) == ["r1"]
-        assert ids(await store.runs.claim("n2", 12.0, 5.0, 10)) == ["r2"]
+        assert ids(await store.runs.claim("n2", 12.0, 5.0, 10, AGENTS)) == ["r2"]
 
     async def test_cancel(self, store: Store) -> None:
         """A queued run is cancelled at once, a running one is asked to stop, a finished one is unchanged."""
         await start(store, run("r1", at=1.0), run("r2", at=2.0))
-        [claimed] = await store.runs.claim("n1", 10.0, 5.0, 1)
+        [claimed] = await store.runs.claim("n1", 10.0, 5.0, 1, AGENTS)
         queued = await store.runs.request_cancel("a", "r2", "bob", 11.0)
         assert queued is not None
         assert (queued.state, queued.finished_at, queued.cancel_requested_by) == ("cancelled", 11.0, "bob")
@@ -337,7 +388,7 @@ class TestLeases:
     async def test_lists_and_counts(self, store: Store) -> None:
         """Active runs oldest first, all runs newest first, active ones counted by user."""
         await start(store, *(run(f"r{n}", at=float(n)) for n in range(3)))
-        [claimed] = await store.runs.claim("n1", 10.0, 5.0, 1)
+        [claimed] = await store.runs.claim("n1", 10.0, 5.0, 1, AGENTS)
         await finish(store, claimed)
         assert ids(await store.runs.active_in_thread("a", "t1")) == ["r1", "r2"]
         assert ids(await store.runs.list_in_thread("a", "t1", 2)) == ["r2", "r1"]
@@ -351,7 +402,7 @@ class TestLeases:
     async def test_how_runs_ended_is_kept(self, store: Store) -> None:
         """State, error, its message, the stopping user and the time: of named runs and of a period."""
         await start(store, *(run(f"r{n}", at=float(n)) for n in range(4)))
-        [claimed] = await store.runs.claim("n1", 10.0, 5.0, 1)
+        [claimed] = await store.runs.claim("n1", 10.0, 5.0, 1, AGENTS)
         assert claimed.run_id == "r0"
         await store.runs.started(claimed, Position(1, "e"), 11.0)
         await store.runs.finish(

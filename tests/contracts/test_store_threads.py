@@ -10,7 +10,7 @@ import pytest
 from narthex.ports.broker import Position
 from narthex.ports.store import Store
 from narthex.ports.threads import Departure, Membership, Message, PostResult, ThreadMember
-from tests.contracts.rows import finish, interrupt, message, run, start, thread
+from tests.contracts.rows import AGENTS, finish, interrupt, message, run, start, thread
 
 
 class TestThreads:
@@ -271,7 +271,7 @@ class TestThreads:
             await start(store, run(f"r-{name}", name, user=name))
             await store.runs.open_interrupt(interrupt(f"i-{name}", name))
         assert await store.threads.delete("a", "t1") == "busy"  # one is queued
-        claimed = await store.runs.claim("n1", 10.0, 5.0, 10)
+        claimed = await store.runs.claim("n1", 10.0, 5.0, 10, AGENTS)
         assert await store.threads.delete("a", "t1") == "busy"  # one is running
         for entry in claimed:
             assert await finish(store, entry)

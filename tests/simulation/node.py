@@ -42,6 +42,7 @@ CONFIG: Final = CoreConfig(
     limits=Limits(ping_interval_s=8.0, pong_timeout_s=5.0, max_pending_bytes=64 * 1024, max_lag_s=6.0),
     run_limits=RunLimits(run_deadline_s=40, silence_s=8, answer_s=30, broker_patience_s=6, poll_s=2.0),
     direct_membership=("default",),
+    settled_s=4.0,
 )
 """The real values, except those that would make a history minutes long."""
 

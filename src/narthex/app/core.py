@@ -53,11 +53,13 @@ from narthex.app.rpc import AguiMethods, BasicMethods, RunMethods, ThreadMethods
 from narthex.app.run_followers import RunFollowers
 from narthex.app.runs.engine import RunEngine, RunLimits
 from narthex.app.runs.queue_watch import QueueWatch
+from narthex.app.runs.worker_presence import WorkerPresence
 from narthex.app.staleness import StalenessCheck
 from narthex.app.starting import RunStarter
 from narthex.app.tasks import Tasks
 from narthex.app.timers import TimerWheel
 from narthex.app.traffic import Traffic
+from narthex.app.user_traffic import UserTraffic
 from narthex.domain.identity import Identity
 from narthex.domain.limits import Limits
 from narthex.domain.plans import PLANS, Plan, kept_since, plan_of
@@ -82,6 +84,8 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
         plans: by name.
         run_limits: of every run.
         run_agents: whether agents run here; else processes of `narthex worker` run them.
+        shared: whether other processes may share broker and store.
+        settled_s: users must have been connected here for so long before this node claims runs that others accepted.
         direct_membership: tenants whose users are added to threads without an invitation.
         token_grace_s: how long a connection may outlive its token.
         after_exp_s: how long a token may still count somewhere after its `exp`: leeway and grace.
@@ -94,6 +98,8 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     plans: Mapping[str, Plan] = msgspec.field(default_factory=lambda: PLANS)
     run_limits: RunLimits = RunLimits()
     run_agents: bool = True
+    shared: bool = True
+    settled_s: float = 60.0
     direct_membership: tuple[str, ...] = ()
     token_grace_s: float = 25.0
     after_exp_s: float = AFTER_EXP_S
@@ -162,6 +168,8 @@ class NodeCore:
             store, broker, notices, self.chat, self.plan, clock, direct=config.direct_membership, kept=kept
         )
         self.exports = ExportSlots(self.plan)
+        self.registry = ConnectionRegistry[Connection]()
+        user_traffic = UserTraffic(self.registry.has_users, loop.time, config.settled_s)
         deliveries = DeliveryTraces() if tracer.enabled else None
         self.engine = RunEngine(
             broker=broker,
@@ -176,7 +184,9 @@ class NodeCore:
             tracer=tracer,
             deliveries=deliveries,
             claims=config.run_agents,
+            serves_users=lambda: not config.shared or user_traffic.serves_users(),
         )
+        self.worker_presence = WorkerPresence(broker, node, agents, meter, runs=config.run_agents)
         self.starter = RunStarter(self.chat, self.engine, self.quotas)
         self.agui = AguiRequests(self.chat, self.engine, self.starter, store, broker)
         self.queue_watch = QueueWatch(store.runs, meter, clock)
@@ -184,8 +194,7 @@ class NodeCore:
             store.threads, broker, config.plans, meter, clock=clock, every_s=config.history_purge_every_s
         )
 
-        # Live connections, and the components that end them.
-        self.registry = ConnectionRegistry[Connection]()
+        # Components that end live connections.
         self.revocations = Revocations(
             store.credentials, broker, records=store.records, clock=clock, after_exp_s=config.after_exp_s
         )
@@ -328,6 +337,7 @@ class NodeCore:
             Component("rights", self.membership_audit.start, self.membership_audit.stop),
             Component("connections", close=self._stop_connections),
             Component("runs", self.engine.open, self.engine.close),
+            Component("attendance", self.worker_presence.start, self.worker_presence.stop),
             Component("queue watch", self.queue_watch.start, self.queue_watch.stop),
             *after,
         ]

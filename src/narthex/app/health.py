@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -265,8 +265,10 @@ def auth_check(verifier: TokenVerifier) -> Check:
     return check
 
 
-def agents_check(agents: Iterable[Agent]) -> Check:
-    """Run every agent's own check; an agent without one needs nothing outside and is healthy."""
+def agents_check(agents: Iterable[Agent], missing: Callable[[], Sequence[str]] = lambda: ()) -> Check:
+    """Run every agent's own check; an agent without one needs nothing outside and is healthy. `missing`: agents whose
+    runs wait, and that no node has.
+    """
     found = list(agents)
 
     async def ask(agent: Agent) -> str | None:
@@ -284,6 +286,8 @@ def agents_check(agents: Iterable[Agent]) -> Check:
         failed = [answer for answer in await asyncio.gather(*map(ask, found)) if answer]
         if failed:
             raise Degraded("not available: " + ", ".join(failed))
+        if absent := missing():
+            raise Degraded(f"runs wait for {', '.join(absent)}, which no node runs")
         return ", ".join(agent.name for agent in found)
 
     return check

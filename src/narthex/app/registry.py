@@ -7,11 +7,13 @@ connections are returned in order of arrival, so that an operation on all of the
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from narthex.app.connection_context import ConnectionContext
-from narthex.domain.identity import Identity
+from narthex.domain.identity import Identity, IdentityClass
 from narthex.protocol.codes import Disconnect
+
+_PEOPLE: Final = (IdentityClass.USER, IdentityClass.GUEST)
 
 
 class LiveConnection(Protocol):
@@ -66,6 +68,14 @@ class ConnectionRegistry(Generic[C]):
     def users(self) -> int:
         """The number of distinct users connected here."""
         return len(self._by_user)
+
+    def has_users(self) -> bool:
+        """Whether a user or a guest is connected: no test identity, no probe."""
+        return any(
+            identity is not None and identity.identity_class in _PEOPLE
+            for connections in self._by_user.values()
+            for identity in (connection.identity for connection in connections)
+        )
 
     def remove(self, connection: C) -> None:
         """Remove a closed connection; idempotent."""

@@ -7,6 +7,7 @@ Not here: moving a run from state to state (app/runs), storing it (ports/runs).
        │                  │ ├─────failed────→ failed
        └──cancelled──→ cancelled ←─cancelled─┘
                           running ─taken_over→ running        (the owner was lost; attempt + 1)
+                          running ─given_back→ queued         (the owner drains, and the agent has not begun)
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ TRANSITIONS: Final[dict[tuple[RunState, str], RunState]] = {
     (RunState.QUEUED, "claimed"): RunState.RUNNING,
     (RunState.QUEUED, "cancelled"): RunState.CANCELLED,
     (RunState.RUNNING, "taken_over"): RunState.RUNNING,
+    (RunState.RUNNING, "given_back"): RunState.QUEUED,
     (RunState.RUNNING, "returned"): RunState.FINISHED,
     (RunState.RUNNING, "asked"): RunState.INTERRUPTED,
     (RunState.RUNNING, "cancelled"): RunState.CANCELLED,
@@ -56,7 +58,7 @@ RUN_ERRORS: Final[dict[str, str]] = {
     "agent_silent": "The agent returned without producing anything.",
     "agent_event_order": "The agent produced events in an illegal order.",
     "agent_event_invalid": "The agent produced something that is not an AG-UI event.",
-    "agent_unknown": "This agent is no longer configured here.",
+    "agent_unknown": "No node has this agent any more.",
     "agent_unavailable": "The agent's back end could not be reached.",
     "owner_lost": "The instance that ran the agent went away.",
     "log_lost": "The log of the run was lost, so the agent's progress is unknown.",

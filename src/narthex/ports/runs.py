@@ -10,7 +10,7 @@ several threads in the order of their starts.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -116,6 +116,22 @@ class LeaseSeen(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     beat: int
     lease_until: float
+    agent: str
+    restartable: bool
+
+
+class Queue(msgspec.Struct, frozen=True, kw_only=True):
+    """The queued runs of all tenants.
+
+    Attributes:
+        length: their number.
+        oldest_at: `created_at` of the oldest one that any node with its agent could claim now; infinity: there is none.
+        heads: agent → id of the oldest run that any node with this agent could claim now.
+    """
+
+    length: int = 0
+    oldest_at: float = float("inf")
+    heads: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 class Interrupt(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,18 +189,23 @@ class Runs(Protocol):
     async def by_client_message(self, tenant: str, user_id: str, client_message_id: str) -> Run | None:
         """The run that this `client_message_id` started, or None."""
 
-    async def claim(self, owner: str, now: float, lease_s: float, limit: int) -> list[Run]:
+    async def claim(
+        self, owner: str, now: float, lease_s: float, limit: int, agents: Collection[str]
+    ) -> list[Run]:
         """Move up to `limit` queued runs to `running` under a lease and return them (attempt counted up).
 
-        A run is claimable when its thread has no running run and its user has fewer than
-        `concurrent_limit` running. Fair: tenants with the fewest running first, then the oldest. A queued
-        run with an `owner` other than the caller (a reservation) is not claimable.
+        A run is claimable when it is the first one of its thread, no run of the thread is running, its user has fewer
+        than `concurrent_limit` running, and it is one of `agents` or reserved for the caller (its `owner`). A run that
+        is reserved for another node is not claimable. Fair: tenants with the fewest running first, then the oldest.
         """
 
-    async def queue(self) -> tuple[int, float]:
-        """The number of queued runs of all tenants, and the `created_at` of the oldest one that any node could claim
-        now (infinity: there is none).
+    async def give_back(self, run: Run) -> bool:
+        """Queue a claimed run again, at its old place, as if it had not been claimed: its agent has not begun. False
+        when (owner, attempt) no longer holds it.
         """
+
+    async def queue(self) -> Queue:
+        """The queue as it is now."""
 
     async def queue_position(self, tenant: str, run_id: str) -> int:
         """The number of runs before it in its thread or in its user's quota; 0 when next or not queued."""

@@ -138,7 +138,7 @@ class AgentWorker:
         checks = {
             "broker": ping_check(self.broker.ping),
             "store": ping_check(self.store.ping),
-            "agents": agents_check(self.engine.agents.values()),
+            "agents": agents_check(self.engine.agents.values(), self.engine.missing_agents),
         }
         self.health = make_health(settings, checks, lifecycle, self.meter, log)
         pages = probe_pages(settings, self.health, self.meter, lambda: {"runs": self.engine.active})

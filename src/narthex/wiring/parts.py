@@ -96,6 +96,7 @@ class Parts:
                 plans=settings.plan_table(),
                 run_limits=run_limits(settings),
                 run_agents=settings.run_agents,
+                shared=settings.broker_url is not None,
                 direct_membership=tuple(settings.direct_membership),
                 token_grace_s=settings.token_grace_s,
                 after_exp_s=settings.jwt_leeway_s + settings.token_grace_s,

@@ -253,7 +253,7 @@ class WebApplication:
             "auth": auth_check(parts.verifier),
             "broker": ping_check(parts.broker.ping, lambda: promised(parts.broker)),
             "store": ping_check(parts.store.ping, lambda: promised(parts.store)),
-            "agents": agents_check(parts.core.engine.agents.values())
+            "agents": agents_check(parts.core.engine.agents.values(), parts.core.engine.missing_agents)
             if parts.settings.run_agents
             else workers_check(parts.broker, parts.core.engine.agents),
         }

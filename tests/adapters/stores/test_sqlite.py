@@ -178,7 +178,7 @@ async def test_what_is_asked_all_day_reads_no_ended_run(
             created_at=1.0,
         )
         await store.runs.start(run, queue_limit=9)
-    assert [run.run_id for run in await store.runs.claim("n", 1.0, 9.0, 64)] == ["r1"]
+    assert [run.run_id for run in await store.runs.claim("n", 1.0, 9.0, 64, ("g",))] == ["r1"]
     assert [lease.run_id for lease in await store.runs.leases()] == ["r1"]
     assert await store.runs.queue_position("a", "r2") == 0
     assert await store.runs.renew("n", 1.0, 9.0, ["r1"]) == ["r1"]

@@ -17,7 +17,7 @@ import msgspec
 
 from narthex.errors import ClientError, DependencyError
 from narthex.ports.broker import Control, LogMoved, Member, Page, Position, Publication, Published, fulfils
-from narthex.ports.runs import Interrupt, LeaseSeen, Run, RunOutcome, Runs
+from narthex.ports.runs import Interrupt, LeaseSeen, Queue, Run, RunOutcome, Runs
 from narthex.ports.telemetry import Source
 from narthex.ports.threads import (
     KEEPS_ALL,
@@ -186,12 +186,14 @@ class FakeRuns:
                 return run
         return None
 
-    async def claim(self, owner: str, now: float, lease_s: float, limit: int) -> list[Run]:
+    async def claim(
+        self, owner: str, now: float, lease_s: float, limit: int, agents: Collection[str]
+    ) -> list[Run]:
         claimed: list[Run] = []
         for run in sorted(self.rows.values(), key=lambda r: r.created_at):
             if run.state != "queued" or len(claimed) >= limit:
                 continue
-            if run.owner and run.owner != owner:
+            if run.owner != owner and (run.owner or run.agent not in agents):
                 continue
             running = [r for r in self.rows.values() if r.state == "running"]
             mine = [r for r in running if (r.tenant, r.user_id) == (run.tenant, run.user_id)]
@@ -205,9 +207,24 @@ class FakeRuns:
             )
         return claimed
 
-    async def queue(self) -> tuple[int, float]:
+    async def give_back(self, run: Run) -> bool:
+        if not self._held(run):
+            return False
+        self._beat(run)
+        started_at = 0.0 if run.attempt == 1 else self.rows[run.run_id].started_at
+        self._set(
+            run, state="queued", owner="", lease_until=0.0, attempt=run.attempt - 1, started_at=started_at
+        )
+        return True
+
+    async def queue(self) -> Queue:
         queued = [r for r in self.rows.values() if r.state == "queued"]
-        return len(queued), min((r.created_at for r in queued if not r.owner), default=math.inf)
+        free = sorted((r for r in queued if not r.owner), key=lambda r: r.created_at, reverse=True)
+        return Queue(
+            length=len(queued),
+            oldest_at=min((r.created_at for r in free), default=math.inf),
+            heads={r.agent: r.run_id for r in free},
+        )
 
     async def queue_position(self, tenant: str, run_id: str) -> int:
         run = self.rows[run_id]
@@ -302,6 +319,8 @@ class FakeRuns:
                 attempt=r.attempt,
                 beat=self.beats.get(r.run_id, 0),
                 lease_until=r.lease_until,
+                agent=r.agent,
+                restartable=r.restartable,
             )
             for r in self.rows.values()
             if r.state == "running" or (r.state == "queued" and r.owner)

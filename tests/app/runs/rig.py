@@ -33,6 +33,7 @@ QUICK = RunLimits(
     lease_s=0.5,
     renew_s=0.1,
     poll_s=0.05,
+    look_s=0.05,
     stop_grace_s=0.3,
     broker_patience_s=2,
     show_errors=True,
@@ -75,6 +76,7 @@ class Rig:
         name: str = "n1",
         limits: RunLimits = QUICK,
         claims: bool = True,
+        serves_users: Callable[[], bool] = lambda: True,
         now: Callable[[], float] = time.time,
         tracer: Tracer = NO_TRACING,
     ) -> RunEngine:
@@ -90,6 +92,7 @@ class Rig:
             concurrent_runs=lambda _: 3,
             limits=limits,
             claims=claims,
+            serves_users=serves_users,
             tracer=tracer,
         )
         await engine.open()

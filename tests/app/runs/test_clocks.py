@@ -100,7 +100,7 @@ async def test_a_dead_owners_reservation_is_lifted(rig: Rig) -> None:
     dead = await rig.node(agent(asks), name="n1", now=WallClock(DAY_S))
     asked = await rig.say(dead, await rig.thread())
     await rig.ended(asked)
-    for task in dead._loops._tasks:
+    for task in dead._loops._tasks.values():
         task.cancel()
     [question] = await rig.store.runs.open_interrupts("acme", asked.thread_id)
     other = await rig.node(agent(asks), name="n2", now=WallClock(DAY_S))
@@ -128,7 +128,14 @@ async def test_a_suspension_shows_in_the_wall_clock() -> None:
         await holding
 
 
-def seen(run_id: str = "r", *, beat: int = 1, owner: str = "n1", lease_until: float = 9.0) -> LeaseSeen:
+def seen(
+    run_id: str = "r",
+    *,
+    beat: int = 1,
+    owner: str = "n1",
+    lease_until: float = 9.0,
+    restartable: bool = False,
+) -> LeaseSeen:
     """A lease."""
     return LeaseSeen(
         tenant="a",
@@ -138,6 +145,8 @@ def seen(run_id: str = "r", *, beat: int = 1, owner: str = "n1", lease_until: fl
         attempt=1,
         beat=beat,
         lease_until=lease_until,
+        agent="bot",
+        restartable=restartable,
     )
 
 
@@ -184,7 +193,7 @@ async def test_a_paused_observer_takes_nothing(fake_rig: Rig) -> None:
     await fake_rig.until(run, lambda events: len(events) > 4)
     watcher = await fake_rig.node(agent(patient), name="n2")
     await asyncio.sleep(QUICK.poll_s * 2)  # the watcher has observed
-    watcher._loops._tasks[2].cancel()
+    watcher._loops._tasks["take_over"].cancel()
     now = asyncio.get_running_loop().time()
     observed = watcher._loops._observed
     leases = await fake_rig.store.runs.leases()

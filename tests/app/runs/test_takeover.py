@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
 import msgspec
 import pytest
@@ -40,7 +40,7 @@ async def short(run: RunInput) -> Items:
 
 def kill(engine: RunEngine) -> None:
     """The effect of kill -9: every task of the node is gone, without any message."""
-    for task in engine._loops._tasks:
+    for task in engine._loops._tasks.values():
         task.cancel()
     for execution in list(engine._local_runs.executions.values()):
         if execution.journal._writer is not None:
@@ -167,13 +167,23 @@ async def test_death_before_the_first_event(fake_rig: Rig) -> None:
 
 
 async def test_an_unknown_agent_is_named(rig: Rig) -> None:
-    """The new owner was deployed without the agent."""
-    dead = await rig.node(agent(chatter), name="n1")
+    """No node has the agent any more that should start again; a run that cannot start again has lost its owner."""
+    dead = await rig.node(agent(chatter, restartable=True), name="n1")
     run = await running(rig, dead)
     kill(dead)
     await rig.node(agent(chatter, "other"), name="n2")
     row, _ = await rig.ended(run)
     assert row.error == "agent_unknown"
+
+
+async def test_a_node_without_the_agent_ends_a_dead_owners_run(rig: Rig) -> None:
+    """Ending it needs no agent."""
+    dead = await rig.node(agent(chatter), name="n1")
+    run = await running(rig, dead)
+    kill(dead)
+    await rig.node(agent(chatter, "other"), name="n2")
+    row, _ = await rig.ended(run)
+    assert row.error == "owner_lost"
 
 
 async def test_a_zombie_cannot_publish(fake_rig: Rig) -> None:
@@ -370,8 +380,10 @@ async def test_a_run_whose_claims_answer_got_lost_is_run(rig: Rig, monkeypatch: 
     await rig.until(busy, lambda events: len(events) > 2)
     claim = rig.store.runs.claim
 
-    async def unheard(owner: str, now: float, lease_s: float, limit: int) -> list[Run]:
-        if await claim(owner, now, lease_s, limit):
+    async def unheard(
+        owner: str, now: float, lease_s: float, limit: int, agents: Collection[str]
+    ) -> list[Run]:
+        if await claim(owner, now, lease_s, limit, agents):
             monkeypatch.undo()
             raise DependencyError("store", "The connection was lost.")
         return []

@@ -43,7 +43,11 @@ class Abandoned(msgspec.Struct, frozen=True):
     """This node owns it but could not publish, or hands it over: the next owner ends it."""
 
 
-Ending = Completed | Interrupted | Cancelled | Failed | Lost | Abandoned
+class GivenBack(msgspec.Struct, frozen=True):
+    """This node drains, and the agent has not begun: the run is queued again."""
+
+
+Ending = Completed | Interrupted | Cancelled | Failed | Lost | Abandoned | GivenBack
 
 
 class AgentFault(Exception):
@@ -80,5 +84,5 @@ def _terminal(ending: Ending, thread_id: str, run_id: str, result: Any) -> Event
             return ev.run_finished(thread_id, run_id, ev.cancelled(), result={"cancelledBy": ending.by})
         case Failed():
             return ev.run_error(ending.message, ending.code)
-        case Lost() | Abandoned():
+        case Lost() | Abandoned() | GivenBack():
             raise AssertionError("nothing is published for this ending")

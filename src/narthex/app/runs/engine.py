@@ -58,6 +58,8 @@ class RunEngine:
         tracer: makes spans of runs.
         deliveries: follows recorded runs to this node's subscribers; None: this node has none.
         claims: whether agents run here; False leaves every run to other nodes (`narthex worker`).
+        serves_users: whether users are connected here. A node without them reserves the runs that it accepts for
+            itself, and leaves those of other nodes to nodes that have some.
 
     Attributes:
         requests: operations on an existing run: cancel, steer, resume, get.
@@ -79,6 +81,7 @@ class RunEngine:
         tracer: Tracer = NO_TRACING,
         deliveries: DeliveryTraces | None = None,
         claims: bool = True,
+        serves_users: Callable[[], bool] = lambda: True,
     ) -> None:
         # A node may come back under its old id; its runs must not. Hence the random part.
         owner = f"{node}/{uuid.uuid4().hex[:8]}"
@@ -95,6 +98,7 @@ class RunEngine:
             notify_members=notify_members,
             tracer=tracer,
             deliveries=deliveries,
+            serves_users=serves_users,
         )
         self._concurrent_runs = concurrent_runs
         self._claims = claims
@@ -115,6 +119,10 @@ class RunEngine:
     def waiting(self) -> int:
         """Agents on this node that wait for a user's answer."""
         return len(self._local_runs.waiting)
+
+    def missing_agents(self) -> list[str]:
+        """Agents whose runs wait, and that no node had at this node's last look."""
+        return self._local_runs.coverage.missing
 
     def running_channels(self) -> set[str]:
         """Channel keys of the threads with an active run of this node."""
@@ -148,8 +156,10 @@ class RunEngine:
         """Stop claiming; let runs finish for `grace_s`; hand restartable ones over, end the others, and release
         every lease so that other nodes need not wait for it.
         """
-        self._loops.stop_claiming()
-        await self._local_runs.drain(grace_s)
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + grace_s
+        await self._loops.stop_claiming(grace_s)
+        await self._local_runs.drain(max(0.0, ends_at - loop.time()))
         await self.close()
 
     async def close(self) -> None:
@@ -224,6 +234,8 @@ class RunEngine:
         services = self._services
         given = given or AgentInput()
         chosen = self.choose(agent, text)
+        reserved = self._has_room() and not services.serves_users()
+        self._local_runs.reserving |= reserved
         run = Run(
             run_id=run_id or uuid.uuid4().hex,
             thread_id=thread_id,
@@ -242,6 +254,8 @@ class RunEngine:
             start_epoch=after.epoch if after is not None else "",
             trace=encoded_trace(current_span()),
             client_run_id=given.run_id,
+            owner=services.owner if reserved else "",
+            lease_until=services.now() + services.limits.lease_s if reserved else 0.0,
         )
         try:
             kept, fresh = await services.runs.start(

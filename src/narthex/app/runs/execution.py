@@ -25,6 +25,7 @@ from narthex.app.runs.endings import (
     Completed,
     Ending,
     Failed,
+    GivenBack,
     Interrupted,
     Lost,
 )
@@ -60,6 +61,10 @@ TOKEN_KINDS: Final = {
 """Label of the metric → member of AG-UI's TokenUsage; reasoning and cached tokens are part of output and input."""
 MAX_WORDS = 2_000  # characters of an agent's own text in RUN_ERROR: an explanation, not an answer
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+
+class _NotBegun(Exception):
+    """The agent must not begin here any more."""
 
 
 class Execution:
@@ -184,6 +189,7 @@ class Execution:
         restart: int = 0,
         openings: Sequence[Event] = (),
         answers: list[Answer] | None = None,
+        may_begin: Callable[[], bool] = lambda: True,
     ) -> Ending:
         """Run to the end.
 
@@ -192,9 +198,10 @@ class Execution:
             restart: number of this attempt, which voids the output of an earlier one; 0: there was none.
             openings: events to publish before the agent's first one (`narthex.answered`).
             answers: those that let a waiting session continue.
+            may_begin: asked once, before RUN_STARTED.
 
         Returns:
-            The ending: `Lost` and `Abandoned` were not published.
+            The ending: `Lost`, `Abandoned` and `GivenBack` were not published.
         """
         self.session = session
         deadline_s = self.services.limits.run_deadline_s
@@ -204,7 +211,7 @@ class Execution:
         )
         ending: Ending = Abandoned()
         try:
-            await self._open(restart, openings)
+            await self._open(restart, openings, may_begin)
             session.bind(self, self.services.now() + deadline_s)
             if answers is not None:
                 session.answer(answers)
@@ -213,6 +220,8 @@ class Execution:
             ending = Lost()
         except BrokerGone:
             ending = Abandoned()
+        except _NotBegun:
+            ending = GivenBack()
         finally:
             timer.cancel()
             self.intake.closed = True
@@ -221,7 +230,12 @@ class Execution:
             await self.journal.close()
         return ending
 
-    async def _open(self, restart: int = 0, openings: Sequence[Event] = ()) -> None:
+    async def _open(
+        self,
+        restart: int = 0,
+        openings: Sequence[Event] = (),
+        may_begin: Callable[[], bool] = lambda: True,
+    ) -> None:
         """Note the position where the run's events begin, then publish the first ones durably."""
         run = self.run
         if self.journal.log.seq == 0:
@@ -236,6 +250,8 @@ class Execution:
             now = self.services.now()
             if not await self.services.runs.started(run, position, now):
                 raise OwnershipLost
+            if not may_begin():
+                raise _NotBegun
             self.run = msgspec.structs.replace(run, started_at=run.started_at or now)
             parent = run.parent_run_id or self.given.parent_run_id
             await self.intake.own(
@@ -278,7 +294,7 @@ class Execution:
         Raises:
             OwnershipLost, BrokerGone: as `Journal.put`; the run is not over.
         """
-        if isinstance(ending, Lost | Abandoned):
+        if isinstance(ending, Lost | Abandoned | GivenBack):
             return ending
         if self.journal.log.seq == 0:
             await self._open()

@@ -2,7 +2,8 @@
 
 Not here: finding runs to claim (`loops`), executing one (`execution`). Rules: one task per run, owned here. A run that
 this node owns and could not end (broker or store down, a bug) stays in `unfinished` and is tried again; it is never
-forgotten while its lease is ours.
+forgotten while its lease is ours. No agent begins while the node drains: its run is queued again, so that every run
+that a drain meets has the whole grace.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from narthex.app.runs.agent_coverage import AgentCoverage
 from narthex.app.runs.conversation import given_to, load
-from narthex.app.runs.endings import Abandoned, Cancelled, Completed, Ending, Failed, Lost
+from narthex.app.runs.endings import Abandoned, Cancelled, Completed, Ending, Failed, GivenBack, Lost
 from narthex.app.runs.execution import Execution, finish, notify_members
 from narthex.app.runs.journal import BrokerGone
 from narthex.app.runs.lease import Lease, OwnershipLost
@@ -28,6 +30,7 @@ from narthex.domain import events as ev
 from narthex.domain.event_order import EventOrder
 from narthex.domain.runs import RUN_ERRORS, RunState
 from narthex.errors import NarthexError, Overloaded
+from narthex.ports.broker import Control
 from narthex.ports.runs import Interrupt, Run
 
 log = structlog.get_logger("narthex.runs", log_name="narthex.runs")
@@ -45,19 +48,24 @@ class LocalRuns:
         on_free: called whenever a run ended, so that the next can be claimed.
 
     Attributes:
+        coverage: the agents whose runs begin here.
         executions: by run id, while an agent works or a run is being ended.
         leases: by run id, from claim to end.
         waiting: by the id of the run that asked: sessions that wait for an answer.
         unfinished: by run id: runs that this node owns and must still end, and how (None: find out).
+        draining: begin nothing more.
+        reserving: this node has reserved queued runs for itself, which must be renewed.
     """
 
     def __init__(self, services: RunServices, on_free: Callable[[], None]) -> None:
         self.services = services
+        self.coverage = AgentCoverage(services)
         self.executions: dict[str, Execution] = {}
         self.leases: dict[str, Lease] = {}
         self.waiting: dict[str, AgentSession] = {}
         self.unfinished: dict[str, tuple[Run, Ending | None]] = {}
         self.draining = False
+        self.reserving = False
         self._on_free = on_free
         self._ended = asyncio.Event()
         # For each running one: its own task, its notice's, and one that ends while the next begins.
@@ -108,6 +116,8 @@ class LocalRuns:
             deliveries.executes(run, trace, trace.span)
         try:
             outcome = await self._execute(run, lease, ending, trace)
+            if isinstance(outcome, GivenBack):
+                await self._give_back(run)
             if isinstance(outcome, Abandoned) and not run.restartable:
                 ending = ending or Failed("log_unavailable", RUN_ERRORS["log_unavailable"])
         except OwnershipLost:
@@ -138,12 +148,27 @@ class LocalRuns:
             if log_state.terminal is not None:
                 await finish(self.services, run, log_state, await given_to(self.services, run))
                 return Completed()
+            if ending is None and self._is_for_others(run, log_state):
+                return GivenBack()
             try:
                 return await self._once(run, lease, ending, log_state, order, trace)
             except OwnershipLost:
                 if lease.lost or not await self._still_ours(run):
                     raise
         raise OwnershipLost
+
+    def _is_for_others(self, run: Run, log_state: RunLogState) -> bool:
+        """Whether other nodes can begin the run and this one should not: its agent has not begun, and does not wait
+        here for an answer; this node drains, or took the run over from a dead owner and does not have the agent.
+        """
+        if _has_begun(run, log_state) or run.parent_run_id in self.waiting:
+            return False
+        return self.draining or not self.coverage.covers(run.agent)
+
+    async def _give_back(self, run: Run) -> None:
+        if await self.services.runs.give_back(run):
+            log.info("run_given_back", run_id=run.run_id, agent=run.agent)
+            await self.services.broker.control(Control("runs_available", {}))
 
     async def _still_ours(self, run: Run) -> bool:
         kept = await self.services.runs.get(run.tenant, run.run_id)
@@ -203,7 +228,9 @@ class LocalRuns:
             self.services, agent, messages, user, execution.given, [answer_of(one) for one in answered]
         )
         openings = [] if log_state.seq else [_answered(one) for one in answered]
-        outcome = await execution.main(session, restart=restart, openings=openings)
+        outcome = await execution.main(
+            session, restart=restart, openings=openings, may_begin=lambda: bool(restart) or not self.draining
+        )
         return self._checked(run, outcome)
 
     async def _answers(self, run: Run) -> list[Interrupt]:
@@ -216,8 +243,6 @@ class LocalRuns:
         """The ending of a run whose agent must not run (again); None when it must."""
         if run.cancel_requested_by:
             return Cancelled(run.cancel_requested_by)
-        if not known:
-            return Failed("agent_unknown", RUN_ERRORS["agent_unknown"])
         if session is not None and session.waiting:
             return None
         agent = self.services.agents.get(run.agent)
@@ -228,7 +253,7 @@ class LocalRuns:
         ):
             code = "log_lost" if begun and (log_state.broken or not log_state.seq) else "owner_lost"
             return Failed(code, RUN_ERRORS[code])
-        return None
+        return None if known else Failed("agent_unknown", RUN_ERRORS["agent_unknown"])
 
     async def _resume(self, execution: Execution, run: Run, session: AgentSession) -> Ending:
         found = {one.interrupt_id: one for one in await self._answers(run)}
@@ -244,7 +269,7 @@ class LocalRuns:
 
     def _checked(self, run: Run, outcome: Ending) -> Ending:
         """Check a question: if its run could not be ended, no user can answer it."""
-        if isinstance(outcome, Lost | Abandoned):
+        if isinstance(outcome, Lost | Abandoned | GivenBack):
             session = self.waiting.pop(run.run_id, None)
             if session is not None:
                 session.cancel()

@@ -1,5 +1,5 @@
-"""A node's four loops: claim queued runs, renew its own, take over runs without an owner, and close runs that were
-cancelled in the queue.
+"""A node's five loops: claim queued runs, renew its own, take over runs without an owner, close runs that were
+cancelled in the queue, and look for queued runs that no node claims.
 
 Not here: executing runs (`local_runs`), judging other nodes' leases (`observed`). Rules: each loop is one task; an
 engine that is down costs a turn, never the loop; the next turn finds the work of any lost control message (claims and
@@ -24,6 +24,7 @@ log = structlog.get_logger("narthex.runs", log_name="narthex.runs")
 
 GAP_S: Final = 2.0  # between two looks at leases: a loaded machine's turn still counts, a suspension does not
 BATCH: Final = 64  # runs claimed or taken over in one step: a few ms of work before the loop turns
+COURTESY: Final = 0.25  # of a lease: how much later a node without users takes over what it would start again
 
 
 class RunLoops:
@@ -33,7 +34,8 @@ class RunLoops:
         self._local_runs = local_runs
         self._services = local_runs.services
         self._wake = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._pausing: set[str] = set()
         limits = self._services.limits
         gap_s = min(max(2 * limits.poll_s, GAP_S), limits.lease_s / 2)  # never one look alone
         self._observed = ObservedLeases(limits.lease_s, gap_s)
@@ -43,29 +45,36 @@ class RunLoops:
         self._wake.set()
 
     def start(self) -> None:
-        """Begin all four."""
+        """Begin all five."""
         limits = self._services.limits
         loop = asyncio.get_running_loop()
-        self._tasks = [
-            loop.create_task(self._forever("claim", self._claim, self._woken), name="runs claim"),
-            loop.create_task(self._forever("renew", self._renew, _pause(limits.renew_s)), name="runs renew"),
-            loop.create_task(
-                self._forever("take_over", self._take_over, _pause(limits.poll_s)), name="runs reap"
-            ),
-            loop.create_task(self._forever("close", self._close, _pause(limits.poll_s)), name="runs close"),
-        ]
+        loops = {
+            "claim": self._forever("claim", self._claim, self._woken),
+            "renew": self._forever("renew", self._renew, _pause(limits.renew_s)),
+            "take_over": self._forever("take_over", self._take_over, _pause(limits.poll_s)),
+            "close": self._forever("close", self._close, _pause(limits.poll_s)),
+            "look": self._forever("look", self._look, _pause(limits.look_s)),
+        }
+        self._tasks = {name: loop.create_task(work, name=f"runs {name}") for name, work in loops.items()}
 
-    def stop_claiming(self) -> None:
-        """Drain: claim no more; renewal goes on so that ending runs can still end."""
-        for task in (*self._tasks[:1], *self._tasks[2:]):  # none where agents do not run
-            task.cancel()
+    async def stop_claiming(self, within_s: float) -> None:
+        """Drain: claim no more; renewal goes on so that ending runs can still end. Returns once no claim is under way:
+        a cancelled one would leave runs in the store that are this node's, and that no task of it knows.
+        """
+        self._local_runs.draining = True
+        ending = {name: task for name, task in self._tasks.items() if name != "renew"}
+        for name, task in ending.items():
+            if name in self._pausing:
+                task.cancel()
+        if ending:  # none where agents do not run
+            await asyncio.wait(ending.values(), timeout=within_s)
 
     async def stop(self) -> None:
         """End all loops."""
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self._tasks = {}
 
     async def _forever(
         self, name: str, turn: Callable[[], Awaitable[None]], pause: Callable[[], Awaitable[None]]
@@ -80,7 +89,11 @@ class RunLoops:
                 else:
                     log.exception("run_loop_bug", loop=name)
                 await asyncio.sleep(min(1.0, self._services.limits.poll_s))
+            if name != "renew" and self._local_runs.draining:
+                return
+            self._pausing.add(name)
             await pause()
+            self._pausing.discard(name)
 
     async def _woken(self) -> None:
         try:
@@ -98,7 +111,9 @@ class RunLoops:
             if room <= 0 or local_runs.draining:
                 return
             asked_at = loop.time()
-            runs = await services.runs.claim(services.owner, services.now(), services.limits.lease_s, room)
+            runs = await services.runs.claim(
+                services.owner, services.now(), services.limits.lease_s, room, local_runs.coverage.claimable()
+            )
             for run in runs:
                 local_runs.begin(run, asked_at + services.limits.lease_s)
             if len(runs) < room:
@@ -106,7 +121,7 @@ class RunLoops:
 
     async def _renew(self) -> None:
         services, local_runs = self._services, self._local_runs
-        if not local_runs.leases and not local_runs.waiting:
+        if not local_runs.leases and not local_runs.waiting and not local_runs.reserving:
             return
         asked_at = asyncio.get_running_loop().time()
         # The runs that were ours at the request; one claimed meanwhile is not judged.
@@ -133,7 +148,12 @@ class RunLoops:
         limits, loop = services.limits, asyncio.get_running_loop()
         asked_at = loop.time()
         leases = await services.runs.leases()
-        lapsed = self._observed.lapsed(leases, asked_at, loop.time(), local_runs.leases)
+        courtesy_s = 0.0 if services.serves_users() else limits.lease_s * COURTESY
+        lapsed = [
+            lease
+            for lease in self._observed.lapsed(leases, asked_at, loop.time(), local_runs.leases, courtesy_s)
+            if not lease.restartable or lease.state == "queued" or local_runs.coverage.covers(lease.agent)
+        ]
         for start in range(0, len(lapsed), BATCH):
             asked_at = loop.time()
             runs = await services.runs.take_over(
@@ -144,6 +164,10 @@ class RunLoops:
                 log.warning("run_taken_over", run_id=run.run_id, attempt=run.attempt, agent=run.agent)
                 local_runs.begin(run, asked_at + limits.lease_s)
         if any(lease.state == "queued" for lease in lapsed):
+            self.wake()
+
+    async def _look(self) -> None:
+        if await self._local_runs.coverage.look():
             self.wake()
 
     async def _close(self) -> None:

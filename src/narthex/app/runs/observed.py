@@ -28,7 +28,12 @@ class ObservedLeases:
         self._unchanged: dict[str, tuple[LeaseSeen, float]] = {}
 
     def lapsed(
-        self, leases: Iterable[LeaseSeen], asked_at: float, read_at: float, ours: Container[str]
+        self,
+        leases: Iterable[LeaseSeen],
+        asked_at: float,
+        read_at: float,
+        ours: Container[str],
+        courtesy_s: float = 0.0,
     ) -> list[LeaseSeen]:
         """Compare the leases with those of earlier looks.
 
@@ -37,6 +42,7 @@ class ObservedLeases:
             asked_at: monotonic seconds, from before they were read.
             read_at: the same, from after. A lease may have changed in between, so that time never counts.
             ours: run ids that this node holds itself: it renews them, and never takes them over here.
+            courtesy_s: how much longer those of restartable runs must be unchanged, so that other nodes take them.
 
         Returns:
             Those that may be taken over: unchanged for `lease_s`, and those that have no owner.
@@ -53,6 +59,7 @@ class ObservedLeases:
             before, unchanged_s = known.get(lease.run_id, (None, 0.0))
             unchanged_s = unchanged_s + gap_s if before == lease else 0.0
             self._unchanged[lease.run_id] = (lease, unchanged_s)
-            if not lease.owner or unchanged_s >= self._lease_s:
+            needed_s = (self._lease_s if lease.owner else 0.0) + (courtesy_s if lease.restartable else 0.0)
+            if unchanged_s >= needed_s:
                 found.append(lease)
         return found

@@ -39,7 +39,8 @@ class QueueWatch(Periodic):
 
     async def _look(self) -> None:
         with contextlib.suppress(DependencyError):
-            self._length, self._oldest_at = await self._runs.queue()
+            queue = await self._runs.queue()
+            self._length, self._oldest_at = queue.length, queue.oldest_at
 
     def _readings(self) -> Iterable[Reading]:
         yield "runs_queued", (), self._length

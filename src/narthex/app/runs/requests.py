@@ -22,7 +22,7 @@ from narthex.app.runs.loops import RunLoops
 from narthex.app.runs.run_log_cache import RunLogCache
 from narthex.app.runs.run_log_state import RunLogState
 from narthex.app.runs.run_trace import encoded_trace
-from narthex.app.runs.services import RunServices
+from narthex.app.runs.services import RunServices, node_of
 from narthex.domain.agent_input import AgentInput
 from narthex.domain.answer_permission import answerer_words, may_answer
 from narthex.domain.answer_schema import answer_fault
@@ -293,12 +293,12 @@ class RunRequests:
         if interrupt.node == services.owner:
             self._loops.wake()
         else:
-            await services.broker.control(Control("runs_available", {}, _node(interrupt.node)))
+            await services.broker.control(Control("runs_available", {}, node_of(interrupt.node)))
         return kept
 
     async def _to_owner(self, owner: str, data: dict[str, object]) -> None:
         if owner:
-            await self._services.broker.control(Control("run", data, _node(owner)))
+            await self._services.broker.control(Control("run", data, node_of(owner)))
 
     async def _closed(self, run: Run) -> Run:
         """A run that was cancelled in the queue with its end, which is in the log now; a loop repeats what fails here.
@@ -356,10 +356,6 @@ def _encoded(payload: Any) -> bytes:
     if fault:
         raise ClientError("payload_invalid", fault, "Follow the question's schema.", number=422)
     return encoded
-
-
-def _node(owner: str) -> str:
-    return owner.rpartition("/")[0]
 
 
 def _run_ended(state: str) -> ClientError:

@@ -16,7 +16,16 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from narthex.app.runs.endings import Abandoned, Cancelled, Completed, Ending, Failed, Interrupted, Lost
+from narthex.app.runs.endings import (
+    Abandoned,
+    Cancelled,
+    Completed,
+    Ending,
+    Failed,
+    GivenBack,
+    Interrupted,
+    Lost,
+)
 from narthex.domain.events import Event, is_delta
 from narthex.domain.traces import decoded_trace
 from narthex.ports.runs import Run
@@ -178,6 +187,7 @@ _WORDS: Final[dict[type, str]] = {
     Failed: "failed",
     Lost: "lost",
     Abandoned: "abandoned",
+    GivenBack: "given back",
 }
 
 

@@ -34,6 +34,7 @@ class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
             8 s + 1 s + the ending itself, within the 15 s of docs/design.md#runs.
         renew_s: time between renewals; three may fail.
         poll_s: time between looks for queued and orphaned runs without a control message.
+        look_s: time between looks for queued runs that no node claims (`agent_coverage`).
         answer_s: how long an approval waits.
         stop_grace_s: a cancelled agent's time to clean up.
         broker_patience_s: how long an event's publish is retried before the run is given up.
@@ -54,6 +55,7 @@ class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
     lease_s: float = 8.0
     renew_s: float = 2.0
     poll_s: float = 1.0
+    look_s: float = 3.0
     answer_s: float = 900.0
     stop_grace_s: float = 1.0
     broker_patience_s: float = 30.0
@@ -72,7 +74,9 @@ class NotifyMembers(Protocol):
 
 
 class RunServices:
-    """The shared services. `owner` names this process's life (node id and a random part), `node` the node."""
+    """The shared services. `owner` names this process's life (node id and a random part), `node` the node,
+    `serves_users` whether users are connected here.
+    """
 
     def __init__(
         self,
@@ -89,6 +93,7 @@ class RunServices:
         notify_members: NotifyMembers,
         tracer: Tracer = NO_TRACING,
         deliveries: DeliveryTraces | None = None,
+        serves_users: Callable[[], bool] = lambda: True,
     ) -> None:
         self.broker = broker
         self.runs = runs
@@ -102,6 +107,7 @@ class RunServices:
         self.notify_members = notify_members
         self.tracer = tracer
         self.deliveries = deliveries
+        self.serves_users = serves_users
 
 
 _TOKEN_FIELDS: Final = {"issuer": "", "token_id": "", "issued_at": None, "expires_at": None}
@@ -115,3 +121,8 @@ def identity_json(identity: Identity) -> str:
 def identity_of(run: Run) -> Identity:
     """The identity that started a run."""
     return msgspec.json.decode(run.identity, type=Identity)
+
+
+def node_of(owner: str) -> str:
+    """The node id of a run's owner."""
+    return owner.rpartition("/")[0]

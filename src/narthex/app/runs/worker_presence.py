@@ -1,7 +1,7 @@
-"""Lets workers announce themselves, and lets gateways that run no agents check which workers are running.
+"""Lets nodes announce their agents: those that run there, and those that a gateway only accepts messages for.
 
-Not here: claiming (loops). Rules: a worker is present on a channel of its own, so its entry expires by itself when the
-worker dies; it decides nothing but health, which reports agents that no worker would run.
+Not here: claiming (`loops`), what the names decide (`agent_coverage`). Rule: a node is present on a channel of its own,
+so its entry expires by itself when the node dies.
 """
 
 from __future__ import annotations
@@ -21,19 +21,25 @@ EVERY_S: Final = PRESENCE_TTL_S / 3  # two may fail
 
 
 class WorkerPresence(BackgroundTask):
-    """Announces one worker.
+    """Announces one node.
 
     Args:
         broker: keeps the presence.
-        node: the worker's node id.
-        agents: names of the worker's agents.
+        node: the node's id.
+        agents: names of the node's agents.
         meter: counts the broker's failures.
+        runs: whether they run there; else the node only accepts messages for them.
     """
 
-    def __init__(self, broker: Presence, node: str, agents: Iterable[str], meter: Meter) -> None:
+    def __init__(
+        self, broker: Presence, node: str, agents: Iterable[str], meter: Meter, *, runs: bool = True
+    ) -> None:
         super().__init__(self._stay, "attendance")
         self._broker = broker
-        self._member = Member(client=node, user="worker", conn_info={"agents": list(agents)})
+        # Not `agents` where none runs: 0.1.0 takes everything that has this member for a worker.
+        self._member = Member(
+            client=node, user="worker", conn_info={"agents" if runs else "accepts": list(agents)}
+        )
         self._meter = meter
 
     async def stop(self) -> None:
@@ -54,12 +60,20 @@ class WorkerPresence(BackgroundTask):
 
 
 async def present_workers(broker: Presence) -> dict[str, list[str]]:
-    """By node: the names of the agents that its worker runs. Raises DependencyError."""
-    found: dict[str, list[str]] = {}
-    for node, member in (await broker.members(CHANNEL)).items():
-        names = (member.conn_info or {}).get("agents")
-        found[node] = [str(name) for name in names] if isinstance(names, list) else []
-    return found
+    """By node: the names of the agents that run there. Raises DependencyError."""
+    members = await broker.members(CHANNEL)
+    return {node: names for node, member in members.items() if (names := _names(member, "agents"))}
+
+
+async def known_agents(broker: Presence) -> set[str]:
+    """The names of the agents that a live node runs or accepts messages for. Raises DependencyError."""
+    members = (await broker.members(CHANNEL)).values()
+    return {name for member in members for kind in ("agents", "accepts") for name in _names(member, kind)}
+
+
+def _names(member: Member, kind: str) -> list[str]:
+    names = (member.conn_info or {}).get(kind)
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def workers_check(broker: Presence, agents: Iterable[str]) -> Callable[[], Awaitable[str]]:

@@ -9,6 +9,7 @@ that names an owner is fenced by owner and attempt.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import cache
 from typing import Final
 
 from narthex.adapters.stores.sql.dialect import Dialect
@@ -28,7 +29,7 @@ from narthex.adapters.stores.sql.threads import MAX_LIMIT
 from narthex.domain.runs import ACTIVE, RunState, after, before, fairest, queue_full
 from narthex.domain.threads import thread_not_found
 from narthex.ports.broker import Position
-from narthex.ports.runs import LeaseSeen, Run, RunOutcome
+from narthex.ports.runs import LeaseSeen, Queue, Run, RunOutcome
 from narthex.ports.threads import KEEPS_ALL, Kept
 
 RUN: Final = Shape(Run)
@@ -121,11 +122,14 @@ class SqlRuns(SqlInterrupts):
         return _by_client_message(tenant, user_id, client_message_id)
 
     @writes
-    def claim(self, owner: str, now: float, lease_s: float, limit: int) -> Operation[list[Run]]:
+    def claim(
+        self, owner: str, now: float, lease_s: float, limit: int, agents: Collection[str]
+    ) -> Operation[list[Run]]:
         """See the port."""
         yield from self._dialect.locked(_QUEUE_LOCK)
         limit = min(limit, MAX_LIMIT)
-        rows = yield _CLAIMABLE, (owner, limit)
+        names = padded(agents)
+        rows = yield _claimable(len(names)), (owner, *names, limit)
         claimed: list[Run] = []
         running = {tenant: int(count) for tenant, _, count in rows}
         for run_id in fairest([(tenant, run_id) for tenant, run_id, _ in rows], running, limit):
@@ -137,16 +141,26 @@ class SqlRuns(SqlInterrupts):
             claimed += RUN.read_all(taken)  # empty when the run was cancelled a moment ago
         return claimed
 
-    @reads
-    def queue(self) -> Operation[tuple[int, float]]:
-        """See the port."""
-        rows = yield (
-            f"""{_CANDIDATES} SELECT (SELECT count(*) FROM runs WHERE {_ACTIVE} AND {_QUEUED}),
-            (SELECT min(created_at) FROM candidates)""",
-            ("",),
+    @writes
+    def give_back(self, run: Run) -> Operation[bool]:
+        """See the port; the moment of a start without a beginning is forgotten."""
+        return found(
+            f"""UPDATE runs SET state = '{after("given_back")}', owner = '', lease_until = 0, beat = beat + 1,
+            attempt = attempt - 1, started_at = CASE WHEN attempt = 1 THEN 0 ELSE started_at END
+            WHERE {_HELD} RETURNING 1""",
+            *(run.tenant, run.run_id, run.owner, run.attempt),
         )
-        length, oldest_at = rows[0]
-        return int(length), float("inf") if oldest_at is None else float(oldest_at)
+
+    @reads
+    def queue(self) -> Operation[Queue]:
+        """See the port."""
+        rows = yield _QUEUE, ()
+        heads = [(agent, run_id, oldest_at) for _, agent, run_id, oldest_at in rows if agent is not None]
+        return Queue(
+            length=int(rows[0][0]),
+            oldest_at=min((float(oldest_at) for *_, oldest_at in heads), default=float("inf")),
+            heads={str(agent): str(run_id) for agent, run_id, _ in heads},
+        )
 
     @reads
     def queue_position(self, tenant: str, run_id: str) -> Operation[int]:
@@ -257,7 +271,8 @@ class SqlRuns(SqlInterrupts):
         taken: list[Run] = []
         for seen in lapsed[:MAX_LIMIT]:
             same = "tenant = ? AND run_id = ? AND state = ? AND owner = ? AND attempt = ? AND beat = ?"
-            same += " AND lease_until = ?"  # which a version 2 changes instead of `beat`
+            # `lease_until` is what a version 2 changes instead of `beat`.
+            same += " AND lease_until = ? AND agent = ? AND restartable = ?"
             known = _LEASE.values(seen)
             if seen.state not in before("taken_over"):  # a reservation: any node may claim the run now
                 yield f"UPDATE runs SET owner = '', beat = beat + 1 WHERE {same}", known
@@ -393,10 +408,14 @@ _IN_THREAD: Final = (
 )
 _ACROSS: Final = "number, created_at, run_id"
 
-# The queued runs that may run now: first of an idle thread, within their user's quota, not reserved for another
-# node. At most `limit` per tenant are considered further, the oldest first. Only `take_over` ends a reservation: no
-# clock does.
-_CANDIDATES: Final = f"""
+_FOR_ANY: Final = "h.owner = ''"  # Only `take_over` ends a reservation: no clock does.
+
+
+def _candidates(mine: str) -> str:
+    """The queued runs that may run now: first of an idle thread, within their user's quota, and `mine`. At most `limit`
+    per tenant are considered further, the oldest first.
+    """
+    return f"""
 WITH heads AS (
     SELECT q.*, row_number() OVER
         (PARTITION BY q.thread_id ORDER BY q.queue_place, q.number, q.created_at, q.run_id) AS turn
@@ -408,7 +427,7 @@ WITH heads AS (
     SELECT h.*, coalesce(b.running, 0) AS user_running, row_number()
         OVER (PARTITION BY h.tenant, h.user_id ORDER BY h.number, h.created_at, h.run_id) AS user_place
     FROM heads h LEFT JOIN busy b ON b.tenant = h.tenant AND b.user_id = h.user_id
-    WHERE h.turn = 1 AND (h.owner = '' OR h.owner = ?)
+    WHERE h.turn = 1 AND {mine}
       AND NOT EXISTS (SELECT 1 FROM runs r
           WHERE r.thread_id = h.thread_id AND r.{_ACTIVE} AND r.{_RUNNING})
 ), candidates AS (
@@ -417,9 +436,26 @@ WITH heads AS (
     FROM free f WHERE f.user_place <= f.concurrent_limit - f.user_running
 )
 """
-_CLAIMABLE: Final = f"""{_CANDIDATES}SELECT c.tenant, c.run_id,
+
+
+@cache
+def _claimable(agents: int) -> str:
+    """What a node with this many agents may claim."""
+    mine = f"(h.owner = ? OR ({_FOR_ANY} AND h.agent IN ({marks(agents)})))"
+    return f"""{_candidates(mine)}SELECT c.tenant, c.run_id,
     coalesce((SELECT sum(b.running) FROM busy b WHERE b.tenant = c.tenant), 0) AS tenant_running
 FROM candidates c WHERE c.tenant_place <= ? ORDER BY c.number, c.created_at, c.run_id
+"""
+
+
+# The number of queued runs, once at least, and beside it each agent with its oldest candidate.
+_QUEUE: Final = f"""{_candidates(_FOR_ANY)}, places AS (
+    SELECT c.agent, c.run_id, min(c.created_at) OVER (PARTITION BY c.agent) AS oldest_at,
+        row_number() OVER (PARTITION BY c.agent ORDER BY c.number, c.created_at, c.run_id) AS agent_place
+    FROM candidates c
+)
+SELECT (SELECT count(*) FROM runs WHERE {_ACTIVE} AND {_QUEUED}), p.agent, p.run_id, p.oldest_at
+FROM (SELECT 1 AS one) AS o LEFT JOIN (SELECT * FROM places WHERE agent_place = 1) AS p ON o.one = 1
 """
 
 
