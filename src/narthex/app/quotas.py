@@ -38,6 +38,9 @@ class Quotas:
         self._now = now
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._buckets)
+
     def _level(self, identity: Identity, capacity: int) -> float:
         """Messages left now."""
         now = self._now()

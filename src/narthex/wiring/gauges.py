@@ -6,7 +6,7 @@ reading touches plain attributes only, because it runs on the event loop at ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from narthex.app.control_log import MAX_UNSENT
@@ -14,15 +14,20 @@ from narthex.app.core import MAX_COMMANDS, NodeCore
 from narthex.app.hub.hub import HELD_LIMIT
 from narthex.app.lifecycle import Lifecycle, LifecycleState
 from narthex.app.provider import Provider
+from narthex.app.quotas import MAX_BUCKETS
 from narthex.ports.broker import Broker
+from narthex.ports.store import Store
 from narthex.ports.telemetry import Reading
 
 ENGINE_QUEUE: Final = 20_000  # `MAX_PENDING` of all three brokers
+STORE_QUEUE: Final = 5_000  # `MAX_WAITING` of both stores
 
 _STATES: Final = {state: number for number, state in enumerate(LifecycleState)}
 
 Buffer = tuple[str, Callable[[], int], int]
-"""A buffer's name, its fill, and its limit."""
+"""A buffer's name, its fill, and its limit. The name of one that drops its oldest entry when it is full, and refuses
+nothing, ends in `_table` or `_cache`: no alert watches those.
+"""
 
 
 class Gauges:
@@ -32,12 +37,10 @@ class Gauges:
         core: of the node.
         lifecycle: its state.
         engine: the broker itself.
-        more: further buffers.
+        store: the store itself.
     """
 
-    def __init__(
-        self, core: NodeCore, lifecycle: Lifecycle, engine: Broker, more: Sequence[Buffer] = ()
-    ) -> None:
+    def __init__(self, core: NodeCore, lifecycle: Lifecycle, engine: Broker, store: Store) -> None:
         self._core = core
         self._lifecycle = lifecycle
         limits, runs = core.config.limits, core.config.run_limits
@@ -55,7 +58,8 @@ class Gauges:
             ("control_unsent", lambda: core.broker.unsent, MAX_UNSENT),
             # The brokers have it, the port does not: an embedding program's own engine may have no queue.
             ("broker_queue", lambda: int(getattr(engine, "pending", 0)), ENGINE_QUEUE),
-            *more,
+            ("store_queue", lambda: int(getattr(store, "pending", 0)), STORE_QUEUE),
+            ("message_rate_table", lambda: len(core.quotas), MAX_BUCKETS),
         )
 
     def readings(self) -> Iterable[Reading]:
@@ -72,9 +76,14 @@ class Gauges:
         yield "revocations_active", (), len(core.revocations)
         for kind, count in core.revocations.made.items():
             yield "revocations", (kind,), count
-        for name, fill, limit in self._buffers:
-            yield "buffer_fill", (name,), fill()
-            yield "buffer_limit", (name,), limit
+        yield from buffer_readings(self._buffers)
+
+
+def buffer_readings(buffers: Iterable[Buffer]) -> Iterable[Reading]:
+    """The fill and the limit of each."""
+    for name, fill, limit in buffers:
+        yield "buffer_fill", (name,), fill()
+        yield "buffer_limit", (name,), limit
 
 
 def provider_counts(provider: Provider) -> Callable[[], Iterable[Reading]]:

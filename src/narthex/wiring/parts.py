@@ -180,7 +180,7 @@ class Parts:
             clock=self.now,
             handshake_timeout_s=self.core.config.limits.handshake_timeout_s,
         )
-        self.meter.read_from(Gauges(self.core, self.lifecycle, broker).readings)
+        self.meter.read_from(Gauges(self.core, self.lifecycle, broker, store).readings)
         self.drains = DrainCommands(self.core.node, self.broker, on_drain)
         self.core.controls.on("drain", self.drains.control)
 

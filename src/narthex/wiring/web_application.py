@@ -28,7 +28,7 @@ from narthex.app.health import (
 )
 from narthex.app.lifecycle import Component
 from narthex.app.provider import Provider
-from narthex.app.rates import Rates
+from narthex.app.rates import MAX_KEYS, Rates
 from narthex.app.runs.worker_presence import workers_check
 from narthex.app.sign_in import SignIn
 from narthex.domain import endpoints
@@ -50,7 +50,7 @@ from narthex.web.paths import root_path
 from narthex.web.problems import exception_handlers
 from narthex.web.rates import ADDRESS_SHARE, AddressRates
 from narthex.web.request_rules import RequestAuthenticator
-from narthex.wiring.gauges import provider_counts
+from narthex.wiring.gauges import buffer_readings, provider_counts
 from narthex.wiring.parts import Parts
 from narthex.wiring.provider import make_code_flow, make_provider
 from narthex.wiring.server_process import make_health, trusted_scraper
@@ -80,10 +80,19 @@ class WebApplication:
         self._parts = parts
         self._tcp_connections = tcp_connections
         limits = parts.core.config.limits
+        users = Rates(limits.http_requests_per_s, limits.http_requests_burst)
+        addresses = Rates(
+            limits.http_requests_per_s * ADDRESS_SHARE, limits.http_requests_burst * ADDRESS_SHARE
+        )
+        tables = [
+            ("http_user_rate_table", lambda: len(users), MAX_KEYS),
+            ("http_address_rate_table", lambda: len(addresses), MAX_KEYS),
+        ]
+        parts.meter.read_from(lambda: buffer_readings(tables))
         self.http = RequestAuthenticator(
             parts.handshakes,
             parts.settings.public_url,
-            rates=Rates(limits.http_requests_per_s, limits.http_requests_burst),
+            rates=users,
             limited=lambda: parts.meter.count("http_rate_limited", by="user"),
         )
         keys = parts.settings.admin_keys()
@@ -136,10 +145,7 @@ class WebApplication:
                 *self._access_log(),
                 Middleware(
                     AddressRates,
-                    rates=Rates(
-                        limits.http_requests_per_s * ADDRESS_SHARE,
-                        limits.http_requests_burst * ADDRESS_SHARE,
-                    ),
+                    rates=addresses,
                     http=self.http,
                     foreign=routes,
                     refused=lambda: parts.meter.count("http_rate_limited", by="address"),

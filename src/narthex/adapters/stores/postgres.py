@@ -66,6 +66,11 @@ class PostgresStore(SqlStore):
         self._engine = PostgresEngine(url, pool_size, timeout_s)
         super().__init__(self._engine, POSTGRES)
 
+    @property
+    def pending(self) -> int:
+        """Operations that wait, of at most `MAX_WAITING`."""
+        return self._engine.pending
+
     async def start(self) -> None:
         """Connect and migrate. Raises ConfigError (newer schema, wrong credentials) or DependencyError."""
         await self._engine.start()
@@ -113,6 +118,11 @@ class PostgresEngine:
         )
         self._waiting = 0
         self._idle = asyncio.Event()
+
+    @property
+    def pending(self) -> int:
+        """Operations that wait for a connection, at most `MAX_WAITING`, or are under way."""
+        return self._waiting
 
     async def start(self) -> None:
         """Connect and migrate."""

@@ -73,6 +73,11 @@ class SqliteStore(SqlStore):
         self._engine = SqliteEngine(path, synchronous, timeout_s, max_waiting)
         super().__init__(self._engine, SQLITE)
 
+    @property
+    def pending(self) -> int:
+        """Operations that wait, of at most `MAX_WAITING`."""
+        return self._engine.pending
+
     async def start(self) -> None:
         """Lock the file and migrate. Raises ConfigError (held, foreign or newer file) or DependencyError."""
         if self._beside:
@@ -141,6 +146,11 @@ class SqliteEngine:
             )
             for writes in (True, False)
         )
+
+    @property
+    def pending(self) -> int:
+        """Operations that wait: the longer of the two queues."""
+        return max(self._writer.pending, self._reader.pending)
 
     async def start(self) -> None:
         """Open and migrate. Raises ConfigError or DependencyError."""

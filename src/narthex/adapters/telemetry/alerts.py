@@ -368,8 +368,8 @@ and sum by (job, carrier) (rate(narthex_credential_extractions_total[5m])) > $mi
         "warning",
         "engines",
         "The buffer {{ $labels.buffer }} of {{ $labels.instance }} is near its limit.",
-        """max by (job, instance, buffer) (narthex_buffer_fill{buffer!~"connections.*"}
-/ (narthex_buffer_limit{buffer!~"connections.*"} > 0)) > $buffer_share""",
+        """max by (job, instance, buffer) (narthex_buffer_fill{buffer!~"connections.*|.*_(cache|table)"}
+/ (narthex_buffer_limit{buffer!~"connections.*|.*_(cache|table)"} > 0)) > $buffer_share""",
         60,
         Example(
             (

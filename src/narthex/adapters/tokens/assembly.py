@@ -133,7 +133,7 @@ def build_router(
             opaque.append(made)
         else:
             sources.append(made)
-            outside.read_from(made.readings)
+        outside.read_from(made.readings)
     if len(opaque) > 1:
         problems.append("Two issuers use introspection; opaque tokens name no issuer. Keep one.")
     if problems:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from narthex.adapters.tokens.claims import ClaimRules, identity_from
@@ -22,6 +22,7 @@ from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
 from narthex.errors import DependencyError, NarthexError
 from narthex.ports.breaker import Breakers
 from narthex.ports.later import Later
+from narthex.ports.telemetry import Reading
 from narthex.ports.tokens import MAX_TOKEN_BYTES, VerifierStatus
 
 POSITIVE_S: Final = 10.0  # how long a revocation at the issuer may go unnoticed here
@@ -71,6 +72,13 @@ class Introspection:
         self._fault = ""
         self._latency_s = 0.0
         self._answered_at = -ANSWER_COUNTS_S
+
+    def readings(self) -> Iterable[Reading]:
+        """The fill and the limits of what it remembers and of the requests under way."""
+        yield "buffer_fill", ("introspection_cache",), len(self._kept)
+        yield "buffer_limit", ("introspection_cache",), MAX_KEPT
+        yield "buffer_fill", ("introspections",), self._asking
+        yield "buffer_limit", ("introspections",), MAX_AT_ONCE
 
     @property
     def dependency(self) -> str:
