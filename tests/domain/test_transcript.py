@@ -83,3 +83,23 @@ def test_what_nothing_opened_is_left_out() -> None:
     got = folded(ev.text_content("m", "x"), ev.tool_call_args("c", "x"), ev.text_end("m"), ev.custom("y", 1))
     assert not got.entries
     assert got.text == ""
+
+
+def test_an_activity_is_one_entry_that_its_events_change() -> None:
+    """A patch that does not fit, or comes before its snapshot, is left out; a restart voids all."""
+    first: Event = {
+        "type": "ACTIVITY_SNAPSHOT",
+        "messageId": "a",
+        "activityType": "PLAN",
+        "content": {"steps": []},
+    }
+    patch: Event = {"type": "ACTIVITY_DELTA", "messageId": "a", "activityType": "PLAN"}
+    add = patch | {"patch": [{"op": "add", "path": "/steps/-", "value": "go"}]}
+    got = folded(add, first, add, patch | {"patch": [{"op": "remove", "path": "/no"}]})
+    [entry] = got.entries
+    assert (entry.role, entry.activity_type, entry.activity) == ("activity", "PLAN", {"steps": ["go"]})
+    assert (entry.began_offset, entry.offset, got.text) == (2, 3, "")
+    assert first["content"] == {"steps": []}  # the event itself is not changed
+    kept = folded(first, first | {"content": {}, "replace": False})
+    assert kept.entries[0].activity == {"steps": []}
+    assert folded(first, ev.restarted(2)).entries == []

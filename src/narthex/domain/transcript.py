@@ -7,12 +7,14 @@ delta of assistant messages, one after the other, with nothing put between.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
 import msgspec
 
 from narthex.domain.events import Event
+from narthex.domain.json_patch import PatchFault, applied
 
 _TEXT_ROLES: Final = frozenset({"assistant", ""})
 
@@ -29,7 +31,7 @@ class TranscriptEntry(msgspec.Struct, kw_only=True):
 
     Attributes:
         message_id: the messageId, or a tool call's toolCallId.
-        role: `assistant`, `reasoning`, `tool`, or the role that the agent gave a text message.
+        role: `assistant`, `reasoning`, `tool`, `activity`, or the role that the agent gave a text message.
         began_at: seconds since the epoch.
         offset: channel offset of its newest event.
         began_offset: channel offset of its first event, which is its place in the log.
@@ -37,6 +39,8 @@ class TranscriptEntry(msgspec.Struct, kw_only=True):
         parts: its text (a tool call: its arguments' JSON text) in pieces.
         result: the tool's return value; None until it returns.
         result_id: the messageId of that value.
+        activity_type: AG-UI's, of an activity.
+        activity: the content of an activity now.
     """
 
     message_id: str
@@ -50,6 +54,8 @@ class TranscriptEntry(msgspec.Struct, kw_only=True):
     parent_message_id: str = ""
     result: str | None = None
     result_id: str = ""
+    activity_type: str = ""
+    activity: Any = None
 
     @property
     def text(self) -> str:
@@ -146,6 +152,26 @@ class Transcript:
         known.result_id = event["messageId"]
         known.offset = offset
 
+    def _activity(self, event: Event, offset: int, at: float) -> None:
+        """A snapshot that does not `replace` leaves the message that is there, as in AG-UI's client."""
+        known = self._by_key.get(("activity", event["messageId"]))
+        if known is None:
+            known = TranscriptEntry(
+                message_id=event["messageId"], role="activity", began_at=at, offset=offset
+            )
+            self._open("activity", known)
+        elif event.get("replace") is False:
+            return
+        known.activity_type, known.activity, known.offset = event["activityType"], event["content"], offset
+
+    def _activity_delta(self, event: Event, offset: int, _at: float) -> None:
+        known = self._by_key.get(("activity", event["messageId"]))
+        if known is None:
+            return
+        with contextlib.suppress(PatchFault):  # as AG-UI's client: a patch that does not fit is left out
+            known.activity = applied(known.activity, event["patch"])
+            known.offset = offset
+
     def _end(self, event: Event, offset: int, _at: float) -> None:
         kind, member = _ENDS[event["type"]]
         entry = self._by_key.get((kind, event[member]))
@@ -169,6 +195,8 @@ class Transcript:
         "TOOL_CALL_ARGS": _tool_args,
         "TOOL_CALL_END": _end,
         "TOOL_CALL_RESULT": _tool_result,
+        "ACTIVITY_SNAPSHOT": _activity,
+        "ACTIVITY_DELTA": _activity_delta,
         "CUSTOM": _custom,
     }
 

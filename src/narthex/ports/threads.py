@@ -56,7 +56,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         message_id: as in the AG-UI events.
-        role: `user`, `assistant`, `reasoning` or `tool`.
+        role: `user`, `assistant`, `reasoning`, `tool` or `activity` (AG-UI's: what `detail` has, for pages only).
         author: the user id, or the agent's name.
         run_id: empty for a person's message.
         content: its text; for a `tool` message the result.

@@ -95,3 +95,18 @@ async def pair(run: RunInput) -> AsyncIterator[str]:
         ]
     )
     yield f"{answers[0].payload} {answers[1].payload}"
+
+
+async def active(run: RunInput) -> AsyncIterator[Any]:
+    """Shows an activity that grows, one that is replaced, and one that is not."""
+    plan = {"type": "ACTIVITY_SNAPSHOT", "messageId": "activity-of-the-plan", "activityType": "PLAN"}
+    search = {"type": "ACTIVITY_SNAPSHOT", "messageId": "activity-of-the-search", "activityType": "SEARCH"}
+    patch = [{"op": "add", "path": "/steps/-", "value": "go"}]
+    yield plan | {"content": {"steps": ["pack"]}}
+    yield "Working. "
+    yield search | {"content": {"found": 0}}
+    yield {"type": "ACTIVITY_DELTA", "messageId": plan["messageId"], "activityType": "PLAN", "patch": patch}
+    misfit = [{"op": "remove", "path": "/nothing"}]
+    yield {"type": "ACTIVITY_DELTA", "messageId": plan["messageId"], "activityType": "PLAN", "patch": misfit}
+    yield search | {"content": {"found": 2}}
+    yield search | {"content": {"found": 9}, "replace": False}

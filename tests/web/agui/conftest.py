@@ -13,7 +13,7 @@ from narthex.ports.agents import Agent
 from narthex.testing import Running, gateway
 from tests.adapters.agents.pydantic_agents import weather
 from tests.timing import within
-from tests.web.agui.agents import careful, curious, flood, gates, pair, patient, words
+from tests.web.agui.agents import active, careful, curious, flood, gates, pair, patient, words
 
 ADMIN = "an-admin-key-of-decent-length-0123456789"
 
@@ -29,6 +29,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
         Agent(name="flood", function=flood),
         Agent(name="curious", function=curious),
         Agent(name="pair", function=pair),
+        Agent(name="active", function=active),
     ]
     async with gateway(tmp_path, agents=agents, admin_key=ADMIN, max_lag_s=1) as found:
         yield found

@@ -9,7 +9,7 @@ import httpx2
 
 from narthex.testing import Running
 from tests.timing import within
-from tests.web.agui.agents import gates
+from tests.web.agui.agents import SEEN, gates
 from tests.web.agui.client import Told, ask, bearer, connecting, proven, real, said, stream, until
 
 
@@ -144,6 +144,35 @@ async def test_a_reload_shows_open_questions_and_an_unknown_thread_is_empty(
         "/agui/careful/connect", json=connecting(real(asked, "threadId")), headers=bearer(running, "eve")
     )
     assert (others.status_code, others.json()["code"]) == (404, "thread_not_found")
+
+
+async def test_activities_are_replayed_as_they_are_now(running: Running, http: httpx2.AsyncClient) -> None:
+    """Snapshots and patches are folded as AG-UI's client does; no agent gets them as messages."""
+    mine = bearer(running)
+    live = await ask(http, "/agui/active", said("go"), mine)
+    assert live.kinds.count("ACTIVITY_SNAPSHOT") == 4
+    assert live.is_whole()
+    reload = await ask(http, "/agui/active/connect", connecting(), mine)
+    messages = reload.events[1]["messages"]
+    assert [one["role"] for one in messages] == ["user", "activity", "assistant", "activity"]
+    assert [one for one in messages if one["role"] == "activity"] == [
+        {
+            "id": "activity-of-the-plan",
+            "role": "activity",
+            "activityType": "PLAN",
+            "content": {"steps": ["pack", "go"]},
+        },
+        {
+            "id": "activity-of-the-search",
+            "role": "activity",
+            "activityType": "SEARCH",
+            "content": {"found": 2},
+        },
+    ]
+    await ask(http, "/agui/curious", said("and now"), mine)
+    assert [one["role"] for one in SEEN[-1]["messages"]] == ["user", "assistant", "user"]
+    export = f"/api/v1/threads/{real(live, 'threadId')}/export?format=md"
+    assert '{"steps":["pack","go"]}' in (await http.get(export, headers=mine)).text
 
 
 async def test_copilotkit_s_names_for_the_same(running: Running, http: httpx2.AsyncClient) -> None:

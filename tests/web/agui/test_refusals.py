@@ -95,6 +95,7 @@ async def test_capabilities_are_agui_s_and_true(running: Running, http: httpx2.A
         "flood",
         "curious",
         "pair",
+        "active",
     ]
     found = AgentCapabilities.model_validate(agents[0]["capabilities"])
     assert found.transport is not None

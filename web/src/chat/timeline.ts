@@ -315,13 +315,13 @@ export class Timeline {
       return;
     }
     const item = this.#run(message.run_id);
-    const part = storedPart(message);
+    const parts = message.role === "activity" ? [] : [storedPart(message)]; // for pages that know its type
     const at = message.created_at * 1000;
     this.#put({
       ...item,
       source: "stored",
       agent: item.agent || message.author,
-      view: { ...item.view, phase: "finished", parts: [...item.view.parts, part] },
+      view: { ...item.view, phase: "finished", parts: [...item.view.parts, ...parts] },
       startedAt: item.startedAt || at,
       endedAt: at,
       offset: Math.max(item.offset, message.offset ?? 0),

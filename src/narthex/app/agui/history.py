@@ -42,6 +42,9 @@ def messages(rows: list[Message]) -> list[dict[str, Any]]:
     for row in rows:
         if row.role == "tool":
             _tool(found, places, row)
+        elif row.role == "activity":
+            places[row.message_id] = len(found)
+            found.append({"id": row.message_id, "role": row.role, **msgspec.json.decode(row.detail)})
         elif (at := places.get(row.message_id)) is not None:  # a call made it before its text began
             found[at]["content"] = row.content
         elif row.role in _ROLES:

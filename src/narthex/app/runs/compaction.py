@@ -13,6 +13,7 @@ import msgspec
 
 from narthex.app.runs.run_log_state import RunLogState
 from narthex.app.runs.services import RunServices
+from narthex.domain.agent_input import MAX_BYTES
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.transcript import TranscriptEntry
 from narthex.ports.broker import Position
@@ -30,7 +31,12 @@ def rows(run: Run, log_state: RunLogState) -> tuple[list[Message], list[Position
     places: list[Position] = []
     last = 0.0
     for entry in log_state.transcript.entries:
-        if not entry.text and entry.role != "tool":
+        detail = _detail(entry)
+        if not entry.text and entry.role not in _WITHOUT_TEXT:
+            continue
+        if (
+            entry.role == "activity" and len(detail.encode()) > MAX_BYTES
+        ):  # grown by patches: too large for an event
             continue
         places.append(Position(entry.began_offset, entry.epoch))
         last = max(entry.began_at, last + _STEP_S)
@@ -43,14 +49,20 @@ def rows(run: Run, log_state: RunLogState) -> tuple[list[Message], list[Position
                 content=(entry.result or "") if entry.role == "tool" else entry.text,
                 created_at=last,
                 run_id=run.run_id,
-                detail=_detail(entry),
+                detail=detail,
                 offset=entry.offset,
             )
         )
     return kept, places
 
 
+_WITHOUT_TEXT: Final = frozenset({"tool", "activity"})
+
+
 def _detail(entry: TranscriptEntry) -> str:
+    if entry.role == "activity":
+        activity = {"activityType": entry.activity_type, "content": entry.activity}
+        return msgspec.json.encode(activity).decode()
     if entry.role != "tool":
         return "{}"
     detail = {

@@ -189,7 +189,9 @@ def _heading(message: Message) -> str:
 
 
 def _body(message: Message) -> str:
-    """The text; of a tool call its arguments and its result."""
+    """The text; of a tool call its arguments and its result, of an activity its content as JSON."""
+    if message.role == "activity":
+        return _fenced(msgspec.json.encode(_detail(message).get("content")).decode())
     if message.role != "tool":
         return message.content
     detail = _detail(message)
