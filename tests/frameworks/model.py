@@ -14,6 +14,12 @@ from starlette.routing import Route
 TOOLS: Final = {
     "weather": ("get_weather", {"city": "Oslo"}),
     "background": ("change_background", {"colour": "red"}),
+    "plan": ("approve_plan", {"steps": ["pack", "go"]}),
+    "haiku": ("show_haiku", {"lines": ["snow", "falls", "on Oslo"]}),
+    "work": ("do_steps", {}),
+    "milk": ("add_item", {"item": "milk"}),
+    "write": ("write_document", {"document": "Once upon a time there was snow."}),
+    "delete": ("delete_all", {}),
 }
 USAGE: Final = {
     "prompt_tokens": 11,
@@ -33,7 +39,8 @@ def _text(content: Any) -> str:
 def _message(body: dict[str, Any]) -> dict[str, Any]:
     last = body["messages"][-1]
     offered = {one["function"]["name"] for one in body.get("tools") or []}
-    name, arguments = TOOLS.get(_text(last.get("content")).strip(), ("", {}))
+    words = _text(last.get("content")).split()  # some put the state before the text
+    name, arguments = TOOLS.get(words[-1] if words else "", ("", {}))
     if last["role"] == "user" and name in offered:
         call = {"id": f"call_{name}_{len(body['messages']):04}_0123", "type": "function"}
         return {"tool_calls": [call | {"function": {"name": name, "arguments": json.dumps(arguments)}}]}

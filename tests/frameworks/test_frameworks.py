@@ -12,19 +12,20 @@ import json
 import os
 import re
 import socket
-import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import httpx2
 import pytest
+import pytest_asyncio
 
 from narthex.adapters.agents.agui_http import agui_agent
 from narthex.domain.digest import Digest
 from narthex.domain.events import DELTA_ID
 from narthex.testing import gateway
 from tests.adapters.agents.serving import served
+from tests.frameworks.client import Device
 from tests.frameworks.model import model
 from tests.timing import within
 
@@ -33,6 +34,7 @@ SERVERS = Path(__file__).parent / "servers"
 # The path of each framework's endpoint.
 PATHS: Final = {
     "langgraph": "/agent",
+    "langgraph-legacy": "/legacy",
     "pydantic": "/agent",
     "agno": "/agui",
     "llamaindex": "/run",
@@ -42,14 +44,21 @@ PATHS: Final = {
 pytestmark = [
     pytest.mark.skipif(not HOME, reason="AGUI_FRAMEWORKS names no directory of virtual environments"),
     pytest.mark.soak,
+    pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.timeout(within(240)),
 ]
 
-BACKGROUND: Final = {
-    "name": "change_background",
-    "description": "Changes the page's colour.",
-    "parameters": {"type": "object", "properties": {"colour": {"type": "string"}}, "required": ["colour"]},
-}
+
+def page_tool(name: str, member: str, kind: dict[str, Any]) -> dict[str, Any]:
+    """A tool that the page runs, with one parameter."""
+    parameters = {"type": "object", "properties": {member: kind}, "required": [member]}
+    return {"name": name, "description": f"The page's {name}.", "parameters": parameters}
+
+
+LINES: Final = {"type": "array", "items": {"type": "string"}}
+BACKGROUND: Final = page_tool("change_background", "colour", {"type": "string"})
+PLAN: Final = page_tool("approve_plan", "steps", LINES)
+HAIKU: Final = page_tool("show_haiku", "lines", LINES)
 IDS: Final = ("messageId", "toolCallId", "parentMessageId", "entityId", "stepName")
 GATEWAY: Final = {
     "threadId",
@@ -68,11 +77,16 @@ async def started(name: str, model_url: str) -> AsyncIterator[str]:
     """The framework's server in its own environment; gives the endpoint's URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    python = Path(HOME) / name / "bin" / "python"
+    framework = name.partition("-")[0]
+    python = Path(HOME) / framework / "bin" / "python"
     if not python.exists():
-        pytest.skip(f"no environment {name} in AGUI_FRAMEWORKS")
+        pytest.skip(f"no environment {framework} in AGUI_FRAMEWORKS")
     process = await asyncio.create_subprocess_exec(
-        python, SERVERS / f"{name}_server.py", f"{model_url}/v1", str(port), stdout=asyncio.subprocess.DEVNULL
+        python,
+        SERVERS / f"{framework}_server.py",
+        f"{model_url}/v1",
+        str(port),
+        stdout=asyncio.subprocess.DEVNULL,
     )
     try:
         async with asyncio.timeout(within(100)):
@@ -88,17 +102,6 @@ async def started(name: str, model_url: str) -> AsyncIterator[str]:
         if process.returncode is None:
             process.terminate()
         await process.wait()
-
-
-def asked(thread: str, messages: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    """A RunAgentInput of a stock client."""
-    sent = {"threadId": thread, "runId": str(uuid.uuid4()), "state": {}, "messages": messages}
-    return sent | {"tools": [], "context": [], "forwardedProps": {}} | more
-
-
-def user(text: str) -> dict[str, Any]:
-    """A user's message."""
-    return {"id": str(uuid.uuid4()), "role": "user", "content": text}
 
 
 async def events(
@@ -207,7 +210,7 @@ def proven(found: list[dict[str, Any]]) -> bool:
 
 
 class Pair:
-    """One framework's server, directly and behind a gateway."""
+    """One framework's server, directly and behind a gateway, with a device on each side."""
 
     def __init__(
         self, http: httpx2.AsyncClient, name: str, direct: str, gateway_url: str, token: str
@@ -217,68 +220,127 @@ class Pair:
         self._urls = (direct, f"{gateway_url}/agui/{name}")
         self._token = token
 
-    async def both(self, bodies: tuple[dict[str, Any], dict[str, Any]]) -> tuple[list[Any], list[Any]]:
+    async def turn(
+        self, devices: tuple[Device, Device], tools: list[Any], more: tuple[dict[str, Any], dict[str, Any]]
+    ) -> tuple[list[Any], list[Any]]:
         """The events of each side; the gateway's are proved and carry the client's names."""
+        bodies = [device.asks(tools, **one) for device, one in zip(devices, more, strict=True)]
         direct = await events(self._http, self._urls[0], bodies[0], "")
         through = await events(self._http, self._urls[1], bodies[1], self._token)
         assert proven(through)
         assert through[0]["threadId"] == bodies[1]["threadId"]
         assert through[0]["runId"] == bodies[1]["runId"]
+        for device, found in zip(devices, (direct, through), strict=True):
+            device.hears(opened(found))
         return direct, through
 
 
-@pytest.fixture(params=PATHS)
-async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Pair]:
+@pytest_asyncio.fixture(params=PATHS, scope="module", loop_scope="module")
+async def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Pair]:
     """See `Pair`."""
     name = request.param
     async with served(model()) as model_url, started(name, model_url) as direct:
         agents = [agui_agent(direct, name=name)]
         async with (
-            gateway(tmp_path, agents=agents) as running,
+            gateway(tmp_path_factory.mktemp(name), agents=agents) as running,
             httpx2.AsyncClient(trust_env=False, timeout=within(30)) as http,
         ):
             yield Pair(http, name, direct, running.http, running.token("ada"))
 
 
+class Turn(NamedTuple):
+    """What the user does: says a text, returns the result of the page's tool, or answers a question."""
+
+    text: str = ""
+    result: str = ""
+    answer: Any = None
+
+
+class Feature(NamedTuple):
+    """One of the features of AG-UI's demo pages (the dojo): the turns, the page's tools, the frameworks' entries that
+    offer it, and a type of event, or the name of a CUSTOM one, without which it did not take place.
+    """
+
+    turns: tuple[Turn, ...]
+    offered_by: frozenset[str]
+    sign: str
+    tools: tuple[dict[str, Any], ...] = ()
+
+
+EVERY: Final = frozenset(PATHS)
 FEATURES: Final = {
-    "agentic chat": ("hello", []),
-    "backend tools": ("weather", []),
-    "front-end tools": ("background", [BACKGROUND]),
+    "agentic chat": Feature((Turn("hello"), Turn("hello")), EVERY, "TEXT_MESSAGE_CONTENT"),
+    "backend tools": Feature((Turn("weather"), Turn("hello")), EVERY, "TOOL_CALL_RESULT"),
+    "front-end tools": Feature(
+        (Turn("background"), Turn(result="red now")), EVERY, "TOOL_CALL_START", (BACKGROUND,)
+    ),
+    "human in the loop": Feature((Turn("plan"), Turn(result="approved")), EVERY, "TOOL_CALL_START", (PLAN,)),
+    "tool-based generative UI": Feature(
+        (Turn("haiku"), Turn(result="shown")), EVERY, "TOOL_CALL_START", (HAIKU,)
+    ),
+    "agentic generative UI": Feature(
+        (Turn("work"),), frozenset({"langgraph", "langgraph-legacy", "pydantic"}), "STATE_SNAPSHOT"
+    ),
+    "shared state": Feature((Turn("milk"), Turn("milk")), EVERY, "STATE_"),
+    "predictive state": Feature(
+        (Turn("write"),),
+        frozenset({"langgraph", "langgraph-legacy", "pydantic", "strands", "adk"}),
+        "PredictState",
+    ),
+    "sub-graphs": Feature(
+        (Turn("research"), Turn("hello")), frozenset({"langgraph", "langgraph-legacy"}), "STEP_STARTED"
+    ),
+    "interrupts": Feature(
+        (Turn("delete"), Turn(answer=True)),
+        frozenset({"langgraph", "langgraph-legacy", "pydantic", "strands"}),
+        "interrupt",
+    ),
 }
 
 
-async def test_each_feature_is_the_same_through_narthex(pair: Pair) -> None:
-    """Chat, the server's tools, the client's tools with their result in the next run, and a second turn."""
-    for feature, (text, tools) in FEATURES.items():
-        threads = (f"d-{uuid.uuid4()}", f"n-{uuid.uuid4()}")
-        first = user(text)
-        bodies = tuple(asked(thread, [first], tools=tools) for thread in threads)
-        direct, through = await pair.both((bodies[0], bodies[1]))
-        assert seen(through) == normal(direct, threads=(threads[0],)), f"{pair.name}: {feature}"
-        calls = [(event["toolCallId"], event) for event in direct if event["type"] == "TOOL_CALL_START"]
-        if feature == "front-end tools" and calls:
-            said = []
-            for side in (direct, through):
-                call_id = next(event["toolCallId"] for event in side if event["type"] == "TOOL_CALL_START")
-                function = {"name": "change_background", "arguments": '{"colour": "red"}'}
-                call = {"id": call_id, "type": "function", "function": function}
-                result = {
-                    "id": str(uuid.uuid4()),
-                    "role": "tool",
-                    "toolCallId": call_id,
-                    "content": "red now",
-                }
-                said.append(
-                    [first, {"id": str(uuid.uuid4()), "role": "assistant", "toolCalls": [call]}, result]
-                )
-            direct, through = await pair.both(
-                (asked(threads[0], said[0], tools=tools), asked(threads[1], said[1], tools=tools))
-            )
-            expected = normal(direct, threads=(threads[0],))
-            assert seen(through) == expected, f"{pair.name}: result of a front-end tool"
+@pytest.mark.parametrize("feature", FEATURES)
+async def test_each_feature_is_the_same_through_narthex(pair: Pair, feature: str) -> None:
+    """The same events in each turn, as a stock client makes them: with its messages, its state and its answers."""
+    asked = FEATURES[feature]
+    if pair.name not in asked.offered_by:
+        pytest.skip(f"the AG-UI server of {pair.name} does not offer it")
+    devices = (Device("d"), Device("n"))
+    signs: set[str] = set()
+    for number, turn in enumerate(asked.turns):
+        more: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+        for device, one in zip(devices, more, strict=True):
+            if turn.text:
+                device.says(turn.text)
+            elif turn.result:
+                device.returns(turn.result)
+            else:
+                one.update(answered(device, turn.answer))
+        direct, through = await pair.turn(devices, list(asked.tools), more)
+        threads = (devices[0].thread_id,)
+        assert seen(through) == normal(direct, threads=threads), f"{pair.name}: {feature}, turn {number + 1}"
+        signs |= {event["type"] for event in direct} | {event.get("name", "") for event in direct}
+        signs |= {str((event.get("outcome") or {}).get("type")) for event in direct if "outcome" in event}
+    assert any(asked.sign in sign for sign in signs), signs
+
+
+def answered(device: Device, answer: Any) -> dict[str, Any]:
+    """The part of a request that answers the device's questions, in the form in which they were asked."""
+    if not device.interrupts:  # LangGraph's older form
+        return {"forwardedProps": {"command": {"resume": json.dumps(answer)}}}
+    payload = {"approved": answer}
+    return {
+        "resume": [
+            {"interruptId": one["id"], "status": "resolved", "payload": payload} for one in device.interrupts
+        ]
+    }
 
 
 async def test_usage_is_what_the_server_reported(pair: Pair) -> None:
     """The entries of RUN_FINISHED, unchanged; none where the server reports none."""
-    direct, through = await pair.both((asked("u-d", [user("hello")]), asked("u-n", [user("hello")])))
+    devices = (Device("d"), Device("n"))
+    for device in devices:
+        device.says("hello")
+    direct, through = await pair.turn(devices, [], ({}, {}))
     assert through[-1].get("usage") == direct[-1].get("usage")

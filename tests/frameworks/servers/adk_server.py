@@ -5,13 +5,24 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import uvicorn
-from ag_ui_adk import ADKAgent, add_adk_fastapi_endpoint
+from ag_ui_adk import ADKAgent, PredictStateMapping, add_adk_fastapi_endpoint
 from fastapi import FastAPI
 from google.adk.agents import LlmAgent
 from google.adk.models import BaseLlm, LlmRequest, LlmResponse
+from google.adk.tools import ToolContext
 from google.genai import types
 
 model_url, port = sys.argv[1], int(sys.argv[2])
+
+
+CALLS: dict[str, tuple[str, dict[str, Any]]] = {
+    "weather": ("get_weather", {"city": "Oslo"}),
+    "background": ("change_background", {"colour": "red"}),
+    "plan": ("approve_plan", {"steps": ["pack", "go"]}),
+    "haiku": ("show_haiku", {"lines": ["snow", "falls", "on Oslo"]}),
+    "milk": ("add_item", {"item": "milk"}),
+    "write": ("write_document", {"document": "Once upon a time there was snow."}),
+}
 
 
 class Scripted(BaseLlm):
@@ -26,10 +37,9 @@ class Scripted(BaseLlm):
         ]
         usage = types.GenerateContentResponseUsageMetadata(prompt_token_count=7, candidates_token_count=3)
         call: Any = None
-        if last.text == "weather" and "get_weather" in declared:
-            call = types.FunctionCall(name="get_weather", args={"city": "Oslo"})
-        if last.text == "background" and "change_background" in declared:
-            call = types.FunctionCall(name="change_background", args={"colour": "red"})
+        name, arguments = CALLS.get(last.text or "", ("", {}))
+        if name in declared:
+            call = types.FunctionCall(name=name, args=arguments)
         if call is not None:
             content = types.Content(role="model", parts=[types.Part(function_call=call)])
             yield LlmResponse(content=content, usage_metadata=usage)
@@ -47,7 +57,18 @@ def get_weather(city: str) -> str:
     return f"snow in {city}"
 
 
-tools: list[Any] = [get_weather]
+def add_item(item: str, tool_context: ToolContext) -> str:
+    """Adds to the list."""
+    tool_context.state["items"] = [*tool_context.state.get("items", []), item]
+    return "added"
+
+
+def write_document(document: str) -> str:
+    """Writes the document."""
+    return "written"
+
+
+tools: list[Any] = [get_weather, add_item, write_document]
 try:
     from ag_ui_adk import AGUIToolset
 
@@ -55,7 +76,17 @@ try:
 except ImportError:
     pass
 agent = LlmAgent(name="demo", model=Scripted(model="scripted"), tools=tools)
-adk = ADKAgent(adk_agent=agent, app_name="demo", user_id="user", use_in_memory_services=True)
+adk = ADKAgent(
+    adk_agent=agent,
+    app_name="demo",
+    user_id="user",
+    use_in_memory_services=True,
+    predict_state=[
+        PredictStateMapping(
+            state_key="document", tool="write_document", tool_argument="document", emit_confirm_tool=False
+        )
+    ],
+)
 app = FastAPI()
 add_adk_fastapi_endpoint(app, adk, path="/agent")
 uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")

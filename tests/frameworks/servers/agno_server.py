@@ -4,9 +4,11 @@ import sys
 
 import uvicorn
 from agno.agent import Agent
+from agno.db.in_memory import InMemoryDb
 from agno.models.openai.like import OpenAILike
 from agno.os import AgentOS
 from agno.os.interfaces.agui import AGUI
+from agno.run.base import RunContext
 
 model_url, port = sys.argv[1], int(sys.argv[2])
 
@@ -16,8 +18,18 @@ def get_weather(city: str) -> str:
     return f"snow in {city}"
 
 
+def add_item(run_context: RunContext, item: str) -> str:
+    """Adds to the list."""
+    run_context.session_state["items"] = [*run_context.session_state.get("items", []), item]
+    return "added"
+
+
 agent = Agent(
-    model=OpenAILike(id="scripted", base_url=model_url, api_key="none"), tools=[get_weather], telemetry=False
+    model=OpenAILike(id="scripted", base_url=model_url, api_key="none"),
+    tools=[get_weather, add_item],
+    db=InMemoryDb(),
+    session_state={"items": []},
+    telemetry=False,
 )
 app = AgentOS(agents=[agent], interfaces=[AGUI(agent=agent)], telemetry=False).get_app()
 uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")

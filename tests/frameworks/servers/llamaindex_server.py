@@ -4,6 +4,7 @@ import sys
 
 import uvicorn
 from fastapi import FastAPI
+from llama_index.core.workflow import Context
 from llama_index.llms.openai import OpenAI
 from llama_index.protocols.ag_ui.router import get_ag_ui_workflow_router
 
@@ -15,7 +16,14 @@ def get_weather(city: str) -> str:
     return f"snow in {city}"
 
 
+async def add_item(ctx: Context, item: str) -> str:
+    """Adds to the list."""
+    state = await ctx.store.get("state", default={})
+    await ctx.store.set("state", {**state, "items": [*state.get("items", []), item]})
+    return "added"
+
+
 app = FastAPI()
 llm = OpenAI(model="gpt-4o-mini", api_base=model_url, api_key="none")
-app.include_router(get_ag_ui_workflow_router(llm=llm, backend_tools=[get_weather]))
+app.include_router(get_ag_ui_workflow_router(llm=llm, backend_tools=[get_weather, add_item]))
 uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")

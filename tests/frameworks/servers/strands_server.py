@@ -1,9 +1,11 @@
 """Strands' official AG-UI server (ag-ui-strands): argv is the model's URL and the port."""
 
 import sys
+from typing import Any
 
 import uvicorn
 from ag_ui_strands import StrandsAgent, create_strands_app
+from ag_ui_strands.config import PredictStateMapping, StrandsAgentConfig, ToolBehavior, ToolCallContext
 from strands import Agent, tool
 from strands.models.openai import OpenAIModel
 
@@ -16,6 +18,42 @@ def get_weather(city: str) -> str:
     return f"snow in {city}"
 
 
+@tool
+def add_item(item: str) -> str:
+    """Adds to the list."""
+    return "added"
+
+
+@tool
+def write_document(document: str) -> str:
+    """Writes the document."""
+    return "written"
+
+
+@tool
+def delete_all() -> str:
+    """Deletes all."""
+    return "deleted"
+
+
+def listed(call: ToolCallContext) -> dict[str, Any]:
+    state = call.input_data.state if isinstance(call.input_data.state, dict) else {}
+    return {**state, "items": [*state.get("items", []), call.tool_input["item"]]}
+
+
+config = StrandsAgentConfig(
+    tool_behaviors={
+        "add_item": ToolBehavior(state_from_args=listed),
+        "write_document": ToolBehavior(
+            predict_state=[PredictStateMapping("document", "write_document", "document")]
+        ),
+        "delete_all": ToolBehavior(interrupt_on_call=True),
+    }
+)
 model = OpenAIModel(client_args={"base_url": model_url, "api_key": "none"}, model_id="scripted")
-agent = StrandsAgent(Agent(model=model, tools=[get_weather], callback_handler=None), name="demo")
+agent = StrandsAgent(
+    Agent(model=model, tools=[get_weather, add_item, write_document, delete_all], callback_handler=None),
+    name="demo",
+    config=config,
+)
 uvicorn.run(create_strands_app(agent, "/agent"), host="127.0.0.1", port=port, log_level="warning")
