@@ -103,3 +103,28 @@ def test_an_activity_is_one_entry_that_its_events_change() -> None:
     kept = folded(first, first | {"content": {}, "replace": False})
     assert kept.entries[0].activity == {"steps": []}
     assert folded(first, ev.restarted(2)).entries == []
+
+
+def test_a_snapshot_of_messages_has_the_results_of_calls() -> None:
+    """Results that came nowhere else, and the agent's own ids of results; other messages change nothing."""
+    shown: list[object] = [
+        {"id": "u", "role": "user", "content": "hi"},
+        {"id": "own-1", "role": "tool", "toolCallId": "a", "content": "other"},
+        {"id": "own-2", "role": "tool", "toolCallId": "b", "content": [{"type": "text", "text": "snow"}]},
+        {"id": "own-3", "role": "tool", "toolCallId": "of an earlier run", "content": "x"},
+        {"role": "tool", "toolCallId": "c", "content": None},
+        "not a message",
+    ]
+    got = folded(
+        ev.tool_call_start("a", "f"),
+        ev.tool_call_result("a-r", "a", "fine"),
+        ev.tool_call_start("r.b", "g"),  # `b`, behind the run's id
+        ev.tool_call_start("c", "h"),
+        {"type": "MESSAGES_SNAPSHOT", "runId": "r", "messages": shown},
+    )
+    assert [(entry.message_id, entry.result, entry.result_id) for entry in got.entries] == [
+        ("a", "fine", "own-1"),
+        ("r.b", "snow", "own-2"),
+        ("c", "", ""),
+    ]
+    assert got.text == ""

@@ -152,6 +152,26 @@ class Transcript:
         known.result_id = event["messageId"]
         known.offset = offset
 
+    def _messages(self, event: Event, offset: int, _at: float) -> None:
+        """Of the agent's own view of the conversation, the results of this run's calls: some agents say a result
+        nowhere else, and some remember it by another id than TOOL_CALL_RESULT had, and would take that one for a second
+        result.
+        """
+        for message in event["messages"]:
+            if not isinstance(message, dict) or message.get("role") != "tool":
+                continue
+            name = message.get("toolCallId")
+            # The gateway put the run's id before a short one; what is within a snapshot it leaves as it is.
+            known = self._by_key.get(("tool", str(name))) or self._by_key.get(
+                ("tool", f"{event.get('runId')}.{name}")
+            )
+            if known is None:
+                continue
+            if known.result is None:
+                known.result = _plain(message.get("content") or "")
+            known.result_id = str(message.get("id") or known.result_id)
+            known.offset = offset
+
     def _activity(self, event: Event, offset: int, at: float) -> None:
         """A snapshot that does not `replace` leaves the message that is there, as in AG-UI's client."""
         known = self._by_key.get(("activity", event["messageId"]))
@@ -195,6 +215,7 @@ class Transcript:
         "TOOL_CALL_ARGS": _tool_args,
         "TOOL_CALL_END": _end,
         "TOOL_CALL_RESULT": _tool_result,
+        "MESSAGES_SNAPSHOT": _messages,
         "ACTIVITY_SNAPSHOT": _activity,
         "ACTIVITY_DELTA": _activity_delta,
         "CUSTOM": _custom,
@@ -205,6 +226,8 @@ def _plain(content: Any) -> str:
     """A tool result's text: itself, or the text parts of AG-UI's multimodal form."""
     if isinstance(content, str):
         return content
+    if not isinstance(content, list):
+        return str(content)
     return "\n".join(
         str(part.get("text", "")) for part in content if isinstance(part, dict) and part.get("type") == "text"
     )
