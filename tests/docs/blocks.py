@@ -61,9 +61,10 @@ def blocks(*languages: str) -> list[Block]:
 def blocks_of(page: Path) -> list[Block]:
     """The blocks of one page, in order."""
     text = page.read_text(encoding="utf-8")
+    name = page.relative_to(ROOT).as_posix() if page.is_relative_to(ROOT) else page.name
     return [
         Block(
-            page.relative_to(ROOT).as_posix(),
+            name,
             text[: match.start("text")].count("\n"),
             match["language"],
             match["text"],

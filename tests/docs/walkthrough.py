@@ -31,7 +31,6 @@ from tests.acceptance.program import clean_environment
 from tests.docs.blocks import ROOT, Block, blocks_of
 from tests.timing import within
 
-READY_S: Final = within(40)
 SHELLS: Final = ("sh", "console")
 NOT_RUN: Final = ("skip", "parse", "cloud")
 _FILE: Final = re.compile(r"^(?:#|//|<!--|--) ?(?P<name>[\w./-]+\.\w+)(?: -->)?\n")
@@ -47,6 +46,7 @@ class Walkthrough:
         ports: documented port → the port that stands for it here.
         printed: the output of each command block so far, in order.
         patience_s: how long one block of commands may take.
+        ready_s: how long a server may take until it answers.
         fresh_terminals: each block is typed in a new terminal, because a reader follows one of them.
     """
 
@@ -68,6 +68,7 @@ class Walkthrough:
         self._names = dict(names or {})
         self._programs = folder.parent / f"{folder.name}-programs"
         self.patience_s = within(90)
+        self.ready_s = within(40)
         self.fresh_terminals = False
         self._terminals = 0
         self._servers: list[asyncio.subprocess.Process] = []
@@ -200,7 +201,7 @@ class Walkthrough:
         url, _, status = self.here(block.reason).partition(" ")
         async with httpx2.AsyncClient(trust_env=False, timeout=within(10)) as web:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(READY_S):
+                async with asyncio.timeout(self.ready_s):
                     while process.returncode is None:
                         with contextlib.suppress(httpx2.HTTPError):
                             if (await web.get(url)).status_code == int(status or 200):
