@@ -62,6 +62,9 @@ async def test_from_a_clone_to_a_chat_in_the_browser(clone: tuple[Path, float]) 
     checkout, began = clone
     walk = Walkthrough(start_page(checkout.parent), checkout, install=True, env={"PATH": path_of(None)})
     walk.ready_s = BOUND_S
+    # The Python of this suite, and not the one that the machine calls python3, which may be too old.
+    base = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    walk.program("python3", f'exec "{base}" "$@"')
     async with followed(walk), chromium() as browser:
         served_after_s = time.monotonic() - began
         page = await browser.new_page()

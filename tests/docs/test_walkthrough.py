@@ -54,10 +54,11 @@ async def test_a_server_keeps_its_terminal(tmp_path: Path) -> None:
         ("```sh\npip install '.[nonesuch]'\n```\n", "no extra 'nonesuch'"),
         ("```sh\npip install 'fastapi<0.1'\n```\n", "fastapi<0.1 is asked for"),
     ],
+    ids=["command", "pipe", "output", "order", "server", "package", "extra", "version"],
 )
 async def test_what_fails_for_a_reader_fails_the_test(page: str, said: str, tmp_path: Path) -> None:
     """A failing command, output that is not printed or not in its order, a server that ends, a missing package."""
-    with pytest.raises(AssertionError, match="page.md") as failed:
+    with pytest.raises(AssertionError, match=r"page\.md") as failed:
         await follow(tmp_path, page)
     assert said in str(failed.value)
 

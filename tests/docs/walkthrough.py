@@ -244,10 +244,12 @@ class Walkthrough:
             )
 
     def _environment(self) -> dict[str, str]:
-        path = [str(self._programs), str(Path(sys.executable).parent), os.environ["PATH"]]
+        tools = self._env.get("PATH") or os.pathsep.join(
+            [str(Path(sys.executable).parent), os.environ["PATH"]]
+        )
         port = self.ports["8000"]
-        given = {"PATH": os.pathsep.join(path), "NARTHEX_PORT": port, "UVICORN_PORT": port, "NO_COLOR": "1"}
-        return clean_environment(given | self._env)
+        given = {"NARTHEX_PORT": port, "UVICORN_PORT": port, "NO_COLOR": "1"} | self._env
+        return clean_environment(given | {"PATH": f"{self._programs}{os.pathsep}{tools}"})
 
     def _state(self) -> Path:
         if not self._programs.exists():
