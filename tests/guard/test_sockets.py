@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 import narthex
 from narthex.guard import Guard
@@ -324,3 +325,25 @@ def test_a_configuration_error_ends_the_import_with_78(
     told = capfd.readouterr().err
     assert "NARTHEX_JWT_LEEWAY_S" in told
     assert "nonsense" in told
+
+
+@pytest.mark.parametrize("logged", [True, False])
+async def test_an_end_is_recorded_where_the_access_log_is_on(tmp_path: Path, *, logged: bool) -> None:
+    """With the messages and their bytes in both directions; never with their text."""
+    app = Echo()
+    with capture_logs() as lines:
+        async with guarded(app, tmp_path, options={"access_log": logged}) as guard:
+            server = Server(guard, authorization=f"Bearer {token('ann')}")
+            assert (await server.next())["type"] == "websocket.accept"
+            for text in ("hello", "grüße"):
+                server.events.put_nowait({"type": "websocket.receive", "text": text})
+                assert (await server.next())["text"] == text
+            await server.end()
+    records = [line for line in lines if line["event"] == "connection_end"]
+    assert len(records) == int(logged)
+    assert "hello" not in str(lines)
+    for record in records:
+        assert (record["messages_in"], record["messages_out"]) == (2, 2)
+        assert (record["bytes_in"], record["bytes_out"]) == (12, 12)
+        assert (record["code"], record["transport"]) == (1000, "websocket")
+        assert record["trace_id"] in {line["trace_id"] for line in lines if line["event"] == "handshake"}

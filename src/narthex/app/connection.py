@@ -19,6 +19,7 @@ from narthex.app.backlog import Backlog, BacklogLimits
 from narthex.app.command_meter import CommandMeter, clock
 from narthex.app.command_order import CommandOrder, WaitingCommand, subject
 from narthex.app.connection_context import ConnectionContext
+from narthex.app.connection_record import Carried, ConnectionRecorder
 from narthex.app.entropy import ENTROPY
 from narthex.app.handshake_trace import HandshakeTracer
 from narthex.app.hub import Hub
@@ -77,6 +78,7 @@ class ConnectionRuntime(msgspec.Struct, frozen=True, kw_only=True):
         follows_run: whether a connection may follow an active run, so that its rotation should wait.
         report_bug: takes an unexpected exception and the trace id.
         traces: continues traces that clients name in `connect`; None: tracing is off.
+        records: records ends; None: no record is wanted.
     """
 
     handlers: Mapping[str, Handler]
@@ -94,6 +96,7 @@ class ConnectionRuntime(msgspec.Struct, frozen=True, kw_only=True):
     follows_run: Callable[[Connection], bool]
     report_bug: Callable[[BaseException, str], None]
     traces: HandshakeTracer | None = None
+    records: ConnectionRecorder | None = None
 
 
 class Connection:
@@ -197,7 +200,7 @@ class Connection:
         if backlog is not None:
             self._drain(backlog)
 
-    def closed(self, code: int, reason: str) -> None:  # noqa: ARG002 - the port says it; the record needs only the code
+    def closed(self, code: int, reason: str) -> None:
         """See `Receiver`."""
         self._closed = True
         self.runtime.timers.cancel(self)
@@ -212,6 +215,9 @@ class Connection:
         self.runtime.registry.remove(self)
         self.context.release()
         self.runtime.meter.disconnect(code)
+        if self.runtime.records is not None:
+            carried = Carried.of(self.socket.send_progress())
+            self.runtime.records.ended(self.context, code, reason, carried)
 
     # -- Sleeper -------------------------------------------------------------------------------------------
 
@@ -252,8 +258,9 @@ class Connection:
         A connection of 1 KB/s needs minutes for the buffers' contents (256 KB); the backlog's limit, not the pong's,
         bounds its lag. A dead client reads nothing, and one that answers no ping has nothing left to read.
         """
-        before, (left, self._taken) = self._taken, self.socket.send_progress()
-        return left > 0 and self._taken > before
+        before, progress = self._taken, self.socket.send_progress()
+        self._taken = progress.taken
+        return progress.left > 0 and progress.taken > before
 
     def _expiry(self, disconnect: codes.Disconnect) -> codes.Disconnect:
         """Silence of a connection whose token had expired at the handshake is 3500, not 3502; silence of one whose

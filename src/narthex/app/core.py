@@ -31,6 +31,7 @@ from narthex.app.connection import Connection, ConnectionRuntime
 from narthex.app.connection_context import ConnectionContext
 from narthex.app.connection_controls import ConnectionControls
 from narthex.app.connection_limits import ConnectionLimiter
+from narthex.app.connection_record import ConnectionRecorder
 from narthex.app.control_log import ControlLog
 from narthex.app.controls import ControlDispatcher
 from narthex.app.delivery_traces import DeliveryTraces
@@ -265,10 +266,17 @@ class NodeCore:
         return plan_of(identity, self.config.plans)
 
     def connections(
-        self, in_band: InBandAuthenticator, traces: HandshakeTracer | None = None
+        self,
+        in_band: InBandAuthenticator,
+        traces: HandshakeTracer | None = None,
+        records: ConnectionRecorder | None = None,
     ) -> Callable[[ConnectionContext], Connection]:
-        """Returns the factory of connections for admitted handshakes. `in_band` admits by a token after the upgrade,
-        `traces` continues the traces that clients name then.
+        """Returns the factory of connections for admitted handshakes.
+
+        Args:
+            in_band: admits by a token after the upgrade.
+            traces: continues the traces that clients name then.
+            records: records ends.
         """
         connecting = ConnectCommands(
             in_band=in_band,
@@ -306,6 +314,7 @@ class NodeCore:
             follows_run=self.followers.follows,
             report_bug=self.report_bug,
             traces=traces,
+            records=records,
         )
         return partial(Connection, runtime)
 

@@ -60,7 +60,7 @@ class SettingsFlags:
         run_agents: run agents here; --no-agents leaves them to `narthex worker` processes.
         log_format: json for machines, console for people; auto: console on a terminal.
         log_level: least severe record that is written; handshake records are debug.
-        access_log: log each HTTP request and each handshake.
+        access_log: log each HTTP request, each handshake and each connection's end.
         allow_anonymous: admit guests from allowed origins; development and testing only.
         allow_remote_development: let development and testing listen beyond loopback.
         config: settings file instead of ./narthex.toml.

@@ -37,7 +37,7 @@ from narthex.guard.scopes import (
     refusal_messages,
     refusing,
 )
-from narthex.guard.sockets import Application, GuardedSocket, Receive, Send
+from narthex.guard.sockets import Application, CountedSocket, GuardedSocket, Receive, Send
 from narthex.guard.users import socket_of
 from narthex.ports.edge import Accept, Decision, Deny
 from narthex.ports.later import settled
@@ -177,7 +177,8 @@ class Guard:
 
     def _new_socket(self, context: ConnectionContext) -> GuardedSocket:
         assert self._core is not None
-        return GuardedSocket(self._core.lives, self._core.tasks.spawn, context)
+        kind = GuardedSocket if self._core.lives.records is None else CountedSocket
+        return kind(self._core.lives, self._core.tasks.spawn, context)
 
     async def refresh(self, connection: Any, token: str) -> Refusal | None:
         """A fresh token for an admitted connection, which the application's wire carried.

@@ -43,7 +43,7 @@ from narthex.ports.tokens import TokenVerifier
 from narthex.settings import Settings, load
 from narthex.settings.requirements import Part, requirements
 from narthex.wiring.engines import make_shared_store
-from narthex.wiring.server_process import handshake_writer, metrics_flush
+from narthex.wiring.server_process import connection_recorder, handshake_writer, metrics_flush
 from narthex.wiring.tokens import make_tokens
 from narthex.wiring.tracing import handshake_tracer, make_tracer
 
@@ -115,8 +115,10 @@ class GuardCore:
         self.meter = PrometheusMeter(version=__version__, environment=settings.environment)
         self.meter.gauge("auth_bypass_active", float(self.policy.auth_bypass_active))
         self.tasks = Tasks("guard", MAX_TASKS, lambda fault: self.report_bug(fault, ""))
+        write = handshake_writer(settings, log)
         self.lives = SocketLives(
             meter=self.meter,
+            records=connection_recorder(write),
             report=lambda fault: self.report_bug(fault, ""),
             grace_s=settings.token_grace_s,
             max_life_s=settings.socket_life_s(),
@@ -149,7 +151,7 @@ class GuardCore:
             clock=self.now,
             withdrawn=self.enforcer.withdrawn,
         )
-        decisions = DecisionRecorder(self.policy, self.meter, handshake_writer(settings, log))
+        decisions = DecisionRecorder(self.policy, self.meter, write)
         self.in_band = InBandAdmission(
             policy=self.policy,
             credentials=self.credentials,

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from narthex.app.connection_context import ConnectionContext
+from narthex.app.connection_record import UNKNOWN, Carried, ConnectionRecorder
 from narthex.app.pacing import Pacing
 from narthex.app.registry import ConnectionRegistry
 from narthex.app.timers import TimerWheel
@@ -72,13 +73,16 @@ class SocketLife:
         """Close the socket with a refusal's close code and reason."""
         self.close(Disconnect(*refusal.close()))
 
-    def ended(self, code: int) -> None:
-        """The socket is gone, closed with `code`; idempotent."""
+    def ended(self, code: int, carried: Callable[[], Carried] = lambda: UNKNOWN) -> None:
+        """The socket is gone, closed with `code`, after it has `carried` so much; idempotent."""
         if not self._ended:
             self._ended = True
-            self._lives.forget(self)
+            lives, end = self._lives, self.closed_with or Disconnect(code, "")
+            lives.forget(self)
             self.context.release()
-            self._lives.meter.disconnect(self.closed_with.code if self.closed_with is not None else code)
+            lives.meter.disconnect(end.code)
+            if lives.records is not None:
+                lives.records.ended(self.context, end.code, end.reason, carried())
 
     def wake(self, now: float) -> None:
         """See `app.timers.Sleeper`: expiry and rotation."""
@@ -103,6 +107,7 @@ class SocketLives:
         report: takes an unexpected exception.
         grace_s: how long a socket may outlive its token.
         max_life_s: of a socket before it is rotated; 0: no end.
+        records: records ends; None: no record is wanted.
         clock: seconds since the epoch.
     """
 
@@ -113,9 +118,11 @@ class SocketLives:
         report: Callable[[BaseException], None],
         grace_s: float,
         max_life_s: float,
+        records: ConnectionRecorder | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.meter = meter
+        self.records = records
         self.registry = ConnectionRegistry[SocketLife]()
         self.loop = asyncio.get_running_loop()
         self.timers = TimerWheel(self.loop, report)

@@ -15,6 +15,7 @@ from narthex.adapters.edge.upstream.heads import HandedOn
 from narthex.adapters.edge.upstream.relay import RelayedSocket
 from narthex.adapters.tokens.signing import KeyRing
 from narthex.app.connection_context import ConnectionContext
+from narthex.app.connection_record import UNKNOWN, Carried
 from narthex.domain.identity import Identity
 from narthex.domain.ids import header_value
 from narthex.errors import Bug
@@ -52,8 +53,8 @@ class RelayedConnection:
     def closed(self, code: int, reason: str) -> None:
         """See `RelayReceiver`."""
         del reason
-        self._socket = None
-        self.life.ended(code)
+        socket, self._socket = self._socket, None
+        self.life.ended(code, lambda: UNKNOWN if socket is None else Carried.of(socket.progress()))
 
     def _close(self, disconnect: Disconnect) -> None:
         if self._socket is not None:

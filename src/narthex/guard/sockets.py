@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from narthex.app.connection_context import ConnectionContext
+from narthex.app.connection_record import UNKNOWN, Carried
 from narthex.domain.refusals import TABLE, Refusal
 from narthex.guard.life import SocketLife, SocketLives
 from narthex.guard.scopes import (
@@ -123,7 +124,11 @@ class GuardedSocket:
         """The connection is over for this side: its slot is free once its close has been sent."""
         if self._closing is not None:
             await asyncio.wait((self._closing,), timeout=CLOSE_S)
-        self.life.ended(_BROKEN)
+        self.life.ended(_BROKEN, self.carried)
+
+    def carried(self) -> Carried:
+        """The messages of the connection so far: not counted here."""
+        return UNKNOWN
 
     async def accept(self, subprotocol: str | None) -> None:
         """Accept the connection before the application runs (in-band proof)."""
@@ -188,7 +193,7 @@ class GuardedSocket:
             else:
                 self._leave(task)
         if message["type"] == "websocket.disconnect":
-            self.life.ended(message.get("code") or _BROKEN)
+            self.life.ended(message.get("code") or _BROKEN, self.carried)
         return message
 
     async def send(self, message: Message) -> None:
@@ -271,3 +276,38 @@ class GuardedSocket:
         version = str((self._scope.get("asgi") or {}).get("spec_version", "2.0"))
         if version >= _RAISES_SINCE:
             raise ClosedByGuard("The guard has closed the connection.")
+
+
+class CountedSocket(GuardedSocket):
+    """Counts messages and their bytes for the access log, at the price of a frame a call."""
+
+    __slots__ = ("_bytes_in", "_bytes_out", "_messages_in", "_messages_out")
+
+    def __init__(self, lives: SocketLives, spawn: Spawn, context: ConnectionContext) -> None:
+        self._bytes_in = self._bytes_out = self._messages_in = self._messages_out = 0
+        super().__init__(lives, spawn, context)
+
+    def carried(self) -> Carried:
+        """The messages so far."""
+        return Carried(self._bytes_in, self._bytes_out, self._messages_in, self._messages_out)
+
+    async def receive(self) -> Message:
+        """See `GuardedSocket`."""
+        message = await super().receive()
+        if message["type"] == "websocket.receive":
+            self._messages_in += 1
+            self._bytes_in += _size(message)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """See `GuardedSocket`."""
+        await super().send(message)
+        if message["type"] == "websocket.send":
+            self._messages_out += 1
+            self._bytes_out += _size(message)
+
+
+def _size(message: Message) -> int:
+    """Bytes of a message."""
+    text: str | None = message.get("text")
+    return len(message.get("bytes") or b"") if text is None else len(text.encode("utf-8", "surrogatepass"))

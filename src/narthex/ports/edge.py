@@ -69,10 +69,14 @@ class SendProgress(NamedTuple):
     Attributes:
         left: bytes that the client's side has not taken yet, including those in our kernel.
         taken: bytes that it has taken in all; the number grows while the client reads.
+        received: bytes of the TCP connection that came from it; 0: unknown.
+        sent: bytes of the TCP connection that went to it, each once; 0: unknown.
     """
 
     left: int
     taken: int
+    received: int = 0
+    sent: int = 0
 
 
 class DirectSender(Protocol):

@@ -121,7 +121,9 @@ class LogOptions(BaseModel):
         fallback="LOG_LEVEL",
     )
     access_log: bool = option(
-        False, "Log each HTTP request and each handshake, at info.", flag="--access-log"
+        False,
+        "Log each HTTP request, each handshake and each connection's end, at info.",
+        flag="--access-log",
     )
     trust_traceparent: bool = option(
         False,

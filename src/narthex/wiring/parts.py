@@ -35,7 +35,7 @@ from narthex.settings import Settings
 from narthex.wiring.agents import run_limits
 from narthex.wiring.fleet import Fleet
 from narthex.wiring.gauges import Gauges
-from narthex.wiring.server_process import handshake_writer, metrics_flush
+from narthex.wiring.server_process import connection_recorder, handshake_writer, metrics_flush
 from narthex.wiring.tokens import make_tokens
 from narthex.wiring.tracing import handshake_tracer, make_tracer
 
@@ -143,9 +143,8 @@ class Parts:
             gauges=self._gauges,
         )
         self.fleet.handle(self.core.controls)
-        decisions = DecisionRecorder(
-            self.policy, self.meter, handshake_writer(settings, log), self.fleet.refusals
-        )
+        write = handshake_writer(settings, log)
+        decisions = DecisionRecorder(self.policy, self.meter, write, self.fleet.refusals)
         self.in_band = InBandAdmission(
             policy=self.policy, credentials=credentials, admissions=self.admissions, decisions=decisions
         )
@@ -173,7 +172,7 @@ class Parts:
             traces=handshake_traces,
             state=self.state,
             route=gateway_routes(
-                self.core.connections(self.in_band, handshake_traces),
+                self.core.connections(self.in_band, handshake_traces, connection_recorder(write)),
                 ConformanceEcho if settings.policy.conformance else None,
             ).get,
             report_bug=self.report_bug,

@@ -35,6 +35,7 @@ from narthex.adapters.edge.rules import HeadRules
 from narthex.adapters.edge.server import EdgeServer
 from narthex.adapters.systemd import SystemdNotifier, activated_descriptor
 from narthex.adapters.telemetry.metrics import PrometheusMeter
+from narthex.app.connection_record import ConnectionRecorder
 from narthex.app.handshake_record import Record
 from narthex.app.health import CRITICAL, Check, CheckResult, Health
 from narthex.app.lifecycle import Component, Lifecycle
@@ -346,6 +347,11 @@ def handshake_writer(settings: Settings, log: Any) -> Record | None:
         level(members.pop("event"), **members)
 
     return write
+
+
+def connection_recorder(write: Record | None) -> ConnectionRecorder | None:
+    """Records ends with the writer of handshakes."""
+    return None if write is None else ConnectionRecorder(write)
 
 
 def trusted_scraper(settings: Settings, rules: RequestRules) -> Callable[[Request], bool]:

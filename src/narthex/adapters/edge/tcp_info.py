@@ -15,7 +15,9 @@ from typing import Final
 from narthex.ports.edge import SendProgress
 
 _TCP_INFO: Final = getattr(socket, "TCP_INFO", None)
-_BYTES_ACKED: Final = struct.Struct("=120xQ")  # tcpi_bytes_acked in struct tcp_info (linux/tcp.h, since 4.1)
+# In struct tcp_info (linux/tcp.h): tcpi_bytes_acked and tcpi_bytes_received (since 4.1); tcpi_bytes_sent and
+# tcpi_bytes_retrans (since 4.19).
+_BYTES: Final = struct.Struct("=120xQQ64xQQ")
 _INT: Final = struct.Struct("=i")
 
 
@@ -33,10 +35,10 @@ def send_progress(descriptor: int, buffered: int) -> SendProgress:
         # A second Python object on the descriptor, without closing it: asyncio gives out only a view of its socket.
         view = socket.socket(fileno=descriptor)
         try:
-            info = view.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _BYTES_ACKED.size)
+            info = view.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _BYTES.size)
         finally:
             view.detach()
     except OSError:
         return SendProgress(buffered, 0)
-    taken = _BYTES_ACKED.unpack(info)[0] if len(info) == _BYTES_ACKED.size else 0
-    return SendProgress(buffered + queued, taken)
+    taken, received, sent, again = _BYTES.unpack(info.ljust(_BYTES.size, b"\0"))  # older kernels know less
+    return SendProgress(buffered + queued, taken, received, sent - again)

@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from narthex.adapters.edge.direct_sender import SocketSender
 from narthex.adapters.edge.edge import log
 from narthex.adapters.edge.tcp import Stage, TcpConnection
+from narthex.adapters.edge.tcp_info import send_progress
 from narthex.adapters.edge.upstream.boundaries import FrameBoundaries
 from narthex.domain.refusals import Refusal
+from narthex.ports.edge import SendProgress
 from narthex.protocol.framing import ABNORMAL, NO_STATUS, encode_close
 
 if TYPE_CHECKING:
@@ -43,6 +45,9 @@ class RelayedSocket(Protocol):
 
     def abort(self) -> None:
         """Drop both connections; `closed` follows."""
+
+    def progress(self) -> SendProgress:
+        """What the client's connection has carried; see `ports.edge.Socket`."""
 
 
 class RelayReceiver(Protocol):
@@ -284,6 +289,12 @@ class Relay(Stage):
             self._leave()
             self._upstream.transport.abort()
             self._client.abort()
+
+    def progress(self) -> SendProgress:
+        """See `RelayedSocket`."""
+        raw = self._client.get_extra_info("socket")
+        descriptor = raw.fileno() if raw is not None else -1
+        return send_progress(descriptor, self._client.get_write_buffer_size())
 
     # The client's side.
 
