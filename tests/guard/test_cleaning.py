@@ -57,7 +57,16 @@ def test_credentials_and_claims_go_and_the_rest_stays() -> None:
 
 def test_own_subprotocols() -> None:
     """Ours are `jwt-auth`, `narthex.explain` and the tokens; the application's stay in their order."""
-    offered = ["chat.v2", "jwt-auth", "jwt.abc", "narthex.explain", "jwt", "graphql-ws"]
+    offered = [
+        "chat.v2",
+        "jwt-auth",
+        "jwt.abc",
+        "narthex.explain",
+        "jwt",
+        "JWT.abc",
+        "Jwt-Auth",
+        "graphql-ws",
+    ]
     assert own_subprotocols(offered) == ["chat.v2", "graphql-ws"]
 
 

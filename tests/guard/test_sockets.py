@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 import narthex
 from narthex.guard import Guard
+from narthex.guard.paths import PathPatterns
 from narthex.guard.sockets import ClosedByGuard
 from narthex.protocol.codes import SHUTDOWN
 from narthex.settings import load
@@ -347,3 +348,56 @@ async def test_an_end_is_recorded_where_the_access_log_is_on(tmp_path: Path, *, 
         assert (record["bytes_in"], record["bytes_out"]) == (12, 12)
         assert (record["code"], record["transport"]) == (1000, "websocket")
         assert record["trace_id"] in {line["trace_id"] for line in lines if line["event"] == "handshake"}
+
+
+async def test_a_start_up_that_fails_ends_the_guard_too(tmp_path: Path) -> None:
+    """The application's word reaches the server, which then ends; the guard's store is closed before."""
+
+    async def failing(scope: Message, receive: Any, send: Any) -> None:
+        del scope
+        assert (await receive())["type"] == "lifespan.startup"
+        await send({"type": "lifespan.startup.failed", "message": "no database"})
+
+    async with guarded(failing, tmp_path) as guard:
+        core = await guard.start()
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        async def receive() -> Message:
+            return {"type": "lifespan.startup"}
+
+        await guard({"type": "lifespan", "asgi": {}}, receive, send)
+        assert sent == [{"type": "lifespan.startup.failed", "message": "no database"}]
+        assert core.state() == "stopped"
+
+
+async def test_a_public_path_is_none_that_is_guarded_by_its_other_name(tmp_path: Path) -> None:
+    """Below a root a path has two names; the application behind may route by either."""
+    reached: list[str] = []
+
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        del receive, send
+        reached.append(scope["path"])
+
+    async with guarded(app, tmp_path, public=["/open", "/free"]) as guard:
+        guard._paths = PathPatterns(["/ws", "/api/open"])
+        for path in ("/api/open", "/api/free"):
+            sent: list[Message] = []
+
+            async def send(message: Message, sent: list[Message] = sent) -> None:
+                sent.append(message)
+
+            async def receive() -> Message:
+                return {"type": "websocket.connect"}
+
+            scope = {
+                "type": "websocket",
+                "path": path,
+                "root_path": "/api",
+                "headers": [(b"host", b"localhost")],
+            }
+            await guard(scope | {"client": ("127.0.0.1", 1), "subprotocols": []}, receive, send)
+            assert bool(sent) is (path == "/api/open")
+    assert reached == ["/api/free"]

@@ -217,7 +217,7 @@ class Guard:
     async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> GuardedSocket | None:
         """The socket of an admitted handshake; None: it was refused, or has passed unguarded."""
         path = route_path(scope)
-        if self._public.patterns and self._public.match(path) and not self._paths.match(path):
+        if self._public.patterns and self._public.match(path) and not self._guards(scope, path):
             await self.app(scope, receive, send)
             return None
         core = self._begin()
@@ -237,6 +237,10 @@ class Guard:
             await _refuse(decision.refusal, decision.trace_id, scope, send, explain=decision.explain)
             return None
         return cast("GuardedSocket", decision.receiver)
+
+    def _guards(self, scope: Scope, path: str) -> bool:
+        """Whether a path is guarded, by either of its names: an application may route by the one with the root."""
+        return self._paths.match(path) or self._paths.match(scope["path"])
 
     async def _begun(self, socket: GuardedSocket, scope: Scope, receive: Receive, send: Send) -> Scope | None:
         """The application's scope, once the user is known; None: the connection was closed before."""

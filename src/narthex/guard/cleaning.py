@@ -72,8 +72,11 @@ def own_subprotocols(offered: Sequence[str]) -> list[str]:
     """The application's own subprotocols among the offered ones."""
     if not offered:
         return []
+    # In any case of letters: a token that was offered in a wrong one proves nothing, and is a token all the same.
     return [
-        name for name in offered if name not in (JWT_AUTH, EXPLAIN, "jwt") and not name.startswith("jwt.")
+        name
+        for name in offered
+        if (lower := name.lower()) not in (JWT_AUTH, EXPLAIN, "jwt") and not lower.startswith("jwt.")
     ]
 
 

@@ -57,11 +57,13 @@ class Lifespan:
 
         try:
             await self._guard.app(scope, app_receive, app_send)
-        except Exception:
+        except Exception as fault:
             if self._started:
                 await self._stop()
                 raise
-            # The application knows no lifespan (it raises for the scope's type): the guard has one all the same.
+            # The application knows no lifespan (it raises for the scope's type): the guard has one all the same. An
+            # application whose start-up failed without the protocol's message looks the same, so the log says it.
+            log.info("the application has no lifespan", fault=f"{type(fault).__name__}: {fault}"[:200])
         if not self._started:
             await send({"type": "lifespan.startup.complete"})
             await receive()

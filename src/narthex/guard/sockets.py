@@ -122,7 +122,7 @@ class GuardedSocket:
 
     async def detach(self) -> None:
         """The connection is over for this side: its slot is free once its close has been sent."""
-        if self._closing is not None:
+        if self._closing is not None and not self._closing.done():  # nearly always it is
             await asyncio.wait((self._closing,), timeout=CLOSE_S)
         self.life.ended(_BROKEN, self.carried)
 
