@@ -121,6 +121,23 @@ async def test_both_formats_follow_one_thread_live_and_recovered(running: Runnin
     assert (await ada.call(rpc=("nothing", None))).error.code == 104
 
 
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        (b'{"a": [1.0, 2],\t"b" : "z"}', b'{"a": [1.0, 2],\t"b" : "z"}'),
+        (b'{"a": 1,\n "b": 2}', b'{"a":1,"b":2}'),
+        (b'{"a": 1,\r "b": "c d"}', b'{"a":1,"b":"c d"}'),
+    ],
+)
+async def test_a_published_payload_is_kept_as_it_is(running: Running, sent: bytes, kept: bytes) -> None:
+    """Byte for byte; but the white space goes where it has the end of a line, which ends a message on HTTP streams."""
+    service = await binary(running, "service", permissions=frozenset({"admin"}))
+    ada = await binary(running, "ada")
+    reply = await service.call(publish={"channel": "user:ada", "data": sent})
+    assert not reply.HasField("error")
+    assert (await ada.publications("user:ada", 1))[0].data == kept
+
+
 async def test_a_service_that_publishes_is_the_publications_info(running: Running) -> None:
     """In protobuf as in JSON, live and in history."""
     service = await binary(running, "service", permissions=frozenset({"admin"}))
@@ -129,7 +146,7 @@ async def test_a_service_that_publishes_is_the_publications_info(running: Runnin
     assert reply.HasField("publish")
     (live,) = await ada.publications("user:ada", 1)
     assert (live.data, live.info.user, live.info.client) == (
-        b'{"a":1}',
+        b'{ "a": 1 }',
         "service",
         service.replies[1].connect.client,
     )

@@ -102,13 +102,15 @@ class ChannelCommands:
             return connection.codec.error(command.id, codes.PERMISSION_DENIED)
         if parse_channel(request.channel) is None:
             return connection.codec.error(command.id, codes.UNKNOWN_CHANNEL)
-        if bytes(request.data) == bytes(NO_DATA):
+        data = bytes(request.data)
+        if data == bytes(NO_DATA):
             return connection.codec.error(command.id, codes.BAD_REQUEST)
         try:
-            # As over HTTP: white space between the tokens of the JSON goes (an SSE client ends a line at a CR).
-            data = encode_json(msgspec.json.decode(request.data))
+            value = msgspec.json.decode(data)
         except (msgspec.DecodeError, RecursionError):  # JSON that no program can hold, as 1e999
             return connection.codec.error(command.id, codes.BAD_REQUEST)
+        if b"\n" in data or b"\r" in data:  # they end a message of HTTP streaming and of SSE
+            data = encode_json(value)
         return self._publish(connection, command, channel_key(identity.tenant, request.channel), data)
 
     async def _publish(
