@@ -19,6 +19,8 @@ from tests.timing import within
 
 pytestmark = pytest.mark.acceptance
 
+ADMIN = "admin-key-of-the-tests-0001"
+
 
 async def gated(url: str, token: str, **options: object) -> GateReport:
     """The gate's report."""
@@ -33,7 +35,7 @@ def failed(report: GateReport) -> list[str]:
 
 async def test_the_gate_of_a_good_deploy(tmp_path: Path) -> None:
     """Every check passes in seconds; a wrong expectation, a bad token and faults on the path each close it."""
-    async with running(tmp_path) as program:
+    async with running(tmp_path, {"NARTHEX_ADMIN_KEY": ADMIN}) as program:
         token = program.token("ada")
         report = await gated(program.http, token)
         assert report.ok, [check for check in report.checks if not check.ok]
@@ -77,6 +79,18 @@ async def check_the_commands(program: Program, token: str, directory: Path) -> N
     done = program.run("gate", url, "--against", saved, "--slower", "20", "--json", env=env)
     assert done.returncode == 0, done.stdout
     assert [check["name"] for check in json.loads(done.stdout)["checks"]][-1] == "latency"
+    key = {"NARTHEX_ADMIN_KEY": ADMIN}
+    assert program.run("gate", url, "--post", program.http, "--text", "hi", env=env | key).returncode == 0
+    done = program.run("gate", url, "--expect-bypass", "true", "--post", program.http, env=env | key)
+    assert done.returncode == 1
+    kept = await program.get("/api/v1/e2e/results", headers={"Authorization": f"Bearer {ADMIN}"})
+    gates = {run["failed"]: json.loads(run["report"]) for run in kept.json()["results"]}
+    assert gates.keys() == {0, 1}
+    assert [gates[count]["kind"] for count in (0, 1)] == ["gate", "gate"]
+    assert [check["name"] for check in gates[1]["failed"]] == ["auth_bypass_active"]
+    done = program.run("gate", url, "--post", f"http://127.0.0.1:{free_port()}", env=env | key)
+    assert (done.returncode, "was not recorded" in done.stderr) == (0, True)
+    assert program.run("gate", url, "--post", program.http, env=env).returncode == 2
     assert program.run("gate", url).returncode == 2
     assert program.run("gate", f"ws://127.0.0.1:{free_port()}", env=env).returncode == 69
     done = program.run("probe", url, "--count", "2", "--every", "100ms", env=env)

@@ -289,6 +289,15 @@ async def test_end_to_end_results_are_counted_and_kept(running: Running, http: h
     assert [(found["test_run"], found["passed"], found["failed"]) for found in kept] == [("r1", 57, 1)]
     metrics = (await http.get("/metrics")).text
     assert 'narthex_e2e_tests_total{result="passed"} 57.0' in metrics
+    gate = {"test_run": "gate-1", "passed": 1, "failed": 9, "report": {"kind": "gate"}}
+    assert (await http.post("/api/v1/e2e/results", json=gate, headers=bearer(ADMIN))).status_code == 200
+    kept = (await http.get("/api/v1/e2e/results", headers=bearer(ADMIN))).json()["results"]
+    assert {found["test_run"] for found in kept} == {"r1", "gate-1"}
+    metrics = (await http.get("/metrics")).text
+    assert 'narthex_e2e_tests_total{result="failed"} 1.0' in metrics, (
+        "a gate's checks are no end-to-end tests"
+    )
+    assert "narthex_e2e_success_ratio 0.98" in metrics
 
 
 async def test_a_person_reads_and_exports_their_own_thread(

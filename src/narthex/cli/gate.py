@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import shlex
 import sys
 from collections.abc import Callable, Coroutine
@@ -18,12 +19,14 @@ import msgspec
 from cyclopts import Parameter
 
 from narthex.cli.arguments import given_headers, given_token, seconds_of, usage, writable
+from narthex.cli.operator_client import OperatorClient
 from narthex.doctor import baseline
 from narthex.doctor.endpoint_gate import MAX_HOLD_S, examine_endpoint
 from narthex.doctor.gate import GateOptions, GateReport, Progress, examine_gate
 from narthex.doctor.reports import harmless
 from narthex.doctor.target import Target, parse_target
-from narthex.errors import EXIT_FINDINGS, EXIT_OK, EXIT_UNREACHABLE, ClientError
+from narthex.errors import EXIT_FINDINGS, EXIT_OK, EXIT_UNREACHABLE, ClientError, NarthexError
+from narthex.ports.store import GATE_RESULT
 
 Examine = Callable[[Target, GateOptions, Progress], Coroutine[Any, Any, GateReport]]
 Flag = Parameter(negative=(), show_default=False)
@@ -47,6 +50,7 @@ def gate(
     allow_degraded: Annotated[bool, Flag] = False,
     timeout: str = "5s",
     ca_file: str = "",
+    post: str = "",
     as_json: Annotated[bool, Parameter(name="--json", negative=(), show_default=False)] = False,
 ) -> int:
     """Check a deployed narthex, or an endpoint behind its guard, before it takes traffic. Under 60 s.
@@ -70,6 +74,7 @@ def gate(
         allow_degraded: let health `degraded` pass.
         timeout: of each step.
         ca_file: a root certificate to trust besides the system's.
+        post: record the result at this gateway, for its dashboard. Key: NARTHEX_ADMIN_KEY.
         as_json: for machines.
     """
     try:
@@ -104,6 +109,7 @@ def gate(
             raise ClientError(
                 "no_credential", "The gate needs a credential.", "Give --token, NARTHEX_TOKEN, or --header."
             )
+        dashboard = OperatorClient(post) if post else None
         examine = examine_endpoint if profile == "endpoint" else examine_gate
         report = _examined(examine, target, options, quiet=as_json)
         if save is not None and report.ok:
@@ -111,6 +117,8 @@ def gate(
     except ClientError as error:
         return usage(error)
     print(_as_json(report) if as_json else _as_text(report))
+    if dashboard is not None:
+        _post(dashboard, report)
     if not report.reachable:
         return EXIT_UNREACHABLE
     return EXIT_OK if report.ok else EXIT_FINDINGS
@@ -125,6 +133,29 @@ def _examined(examine: Examine, target: Target, options: GateOptions, *, quiet: 
     if not quiet and sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     return report
+
+
+def _post(dashboard: OperatorClient, report: GateReport) -> None:
+    """Record the result. One that cannot be recorded is said, and changes no verdict: a pipeline waits for that."""
+    failed = [{"name": check.name, "detail": check.detail[:500]} for check in report.checks if not check.ok]
+    passed = len(report.checks) - len(failed)
+    body = {
+        "test_run": f"gate-{secrets.token_hex(6)}",
+        "passed": passed,
+        "failed": len(failed),
+        "duration_s": report.seconds,
+        "environment": report.environment,
+        "report": {
+            "kind": GATE_RESULT,
+            "target": f"{report.url} {report.version}".strip(),
+            "success_rate": passed / max(1, len(report.checks)),
+            "failed": failed,
+        },
+    }
+    try:
+        dashboard.post("/api/v1/e2e/results", body)
+    except NarthexError as error:
+        print(f"error: the result was not recorded. {error.message}\nremedy: {error.remedy}", file=sys.stderr)
 
 
 def _as_json(report: GateReport) -> str:

@@ -39,6 +39,10 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
     trace_id: str = ""
 
 
+GATE_RESULT: Final = "gate"
+"""The member `kind` of the report of `narthex gate --post`, whose checks are no end-to-end tests."""
+
+
 class TestRunResult(msgspec.Struct, frozen=True, kw_only=True):
     """The report of an end-to-end run: counts, and the environment it ran against. `report` is JSON text."""
 

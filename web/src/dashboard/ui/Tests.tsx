@@ -20,6 +20,8 @@ interface TestRun {
 }
 
 interface Report {
+  /** "gate": the checks of `narthex gate --post`. */
+  kind?: string;
   target?: string;
   success_rate?: number;
   categories?: Record<string, Record<string, number>>;
@@ -47,7 +49,7 @@ export function Tests({ app }: { app: Console }): JSX.Element {
   }, []);
 
   const plots = useMemo(() => {
-    const oldestFirst = [...runs].reverse();
+    const oldestFirst = runs.filter((run) => reportOf(run).kind !== "gate").reverse();
     const measured = [...baselines].reverse();
     const names = [...new Set(measured.flatMap((one) => Object.keys(one.figures)))];
     const units = [...new Set(names.map((name) => name.split(": ").at(-1)!))];
@@ -71,8 +73,8 @@ export function Tests({ app }: { app: Console }): JSX.Element {
     <>
       <Plot title="End-to-end tests, by run" at={plots.at} lines={plots.lines} format={count} />
       <section class="panel" aria-labelledby="runs-title">
-        <div class="panel-head"><h3 id="runs-title">End-to-end runs</h3></div>
-        {runs.length === 0 ? <p class="no-data">{read ? "No run was reported. narthex test reports here." : "Reading …"}</p> : (
+        <div class="panel-head"><h3 id="runs-title">End-to-end runs and gates</h3></div>
+        {runs.length === 0 ? <p class="no-data">{read ? "No run was reported. narthex test and narthex gate --post report here." : "Reading …"}</p> : (
           <div class="scroll" tabIndex={0} role="region" aria-labelledby="runs-title">
             <table class="list">
               <thead><tr><th scope="col">When</th><th scope="col">Run</th><th scope="col">Environment</th><th scope="col" class="num">Passed</th><th scope="col" class="num">Failed</th><th scope="col" class="num">Skipped</th><th scope="col" class="num">Took</th><th scope="col">Report</th></tr></thead>
@@ -102,7 +104,7 @@ function RunRow({ run }: { run: TestRun }): JSX.Element {
   return (
     <tr data-status={run.failed ? "dead" : "ready"}>
       <td>{moment(run.at)}</td>
-      <th scope="row" class="code">{run.test_run}</th>
+      <th scope="row" class="code">{run.test_run}{report.kind === "gate" && <span class="hint"> {run.failed ? "gate closed" : "gate open"}</span>}</th>
       <td>{run.environment}</td>
       <td class="num">{count(run.passed)}</td>
       <td class="num">{run.failed ? <strong>{count(run.failed)}</strong> : "0"}</td>
