@@ -138,3 +138,16 @@ def test_passwords_in_urls_are_never_printed(
         assert "canary" not in text
         assert "tail" not in text.replace("details", "")
         assert "db.example" in text or "%2F" in text
+
+
+@pytest.mark.parametrize("environment", ["development", "testing"])
+def test_it_names_those_who_may_sign_in(
+    environment: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Any e-mail, or the configured users."""
+    monkeypatch.setenv("ENVIRONMENT", environment)
+    assert run(["check"]) == 0
+    assert "the embedded provider (any e-mail)" in capsys.readouterr().out
+    Path("narthex.toml").write_text('[[users]]\nemail = "ada@example.com"\n')
+    assert run(["check"]) == 0
+    assert "the embedded provider (1 users)" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -86,6 +87,14 @@ def test_what_is_given_is_checked(tmp_path: Path) -> None:
     """Times, tokens and headers; an error never repeats the value."""
     assert [seconds_of("x", text) for text in ("5", "250ms", "10m", "1h", "0")] == [5, 0.25, 600, 3600, 0]
     assert given_headers(("X-Key: a:b",)) == (("X-Key", "a:b"),)
+    key, run = given_headers(("X-e2e-Bypass-Key: k",))
+    assert key == ("X-e2e-Bypass-Key", "k")
+    assert run[0] == "X-E2E-Test-Run"
+    assert re.fullmatch(r"cli-[0-9a-f]{16}", run[1])
+    assert given_headers(("X-E2E-Bypass-Key: k", "x-e2e-test-run: mine")) == (
+        ("X-E2E-Bypass-Key", "k"),
+        ("x-e2e-test-run", "mine"),
+    )
     file = tmp_path / "token"
     file.write_text("opaque\n")
     assert given_token(f"@{file}") == "opaque"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -68,6 +69,11 @@ async def test_the_gate_of_a_staging_under_test(tmp_path: Path) -> None:
         assert report.ok, [check for check in report.checks if not check.ok]
         report = await gated(program.http, "", headers=headers)
         assert failed(report) == ["auth_bypass_active"]
+        for command in (("gate", "--expect-bypass", "true"), ("probe", "--count", "1")):
+            done = await asyncio.to_thread(
+                program.run, command[0], program.http, *command[1:], "--header", f"X-E2E-Bypass-Key: {key}"
+            )
+            assert done.returncode == 0, done.stdout  # also what needs one user over several connections
 
 
 async def check_the_commands(program: Program, token: str, directory: Path) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import sys
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from narthex.domain.carriers import E2E_KEY_HEADER, E2E_TEST_RUN_HEADER
 from narthex.errors import EXIT_USAGE, ClientError
 
 _TIME: Final = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h|d)?")
@@ -51,7 +53,11 @@ def given_token(text: str) -> str:
 
 
 def given_headers(lines: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    """`Name: value` lines, each as a pair. Raises ClientError, which never repeats a value."""
+    """`Name: value` lines, each as a pair. Raises ClientError, which never repeats a value.
+
+    An end-to-end key without a test run gets one: every connection would be another user's otherwise, and none would
+    find the runs of the one before.
+    """
     found: list[tuple[str, str]] = []
     for line in lines:
         name, colon, value = line.partition(":")
@@ -60,6 +66,9 @@ def given_headers(lines: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
         if len(value) > MAX_HEADER_BYTES:
             raise ClientError("bad_header", f"The value of {name.strip()} is too long.", "Shorten it.")
         found.append((name.strip(), value.strip()))
+    names = {name.lower() for name, _ in found}
+    if E2E_KEY_HEADER in names and E2E_TEST_RUN_HEADER not in names:
+        found.append(("X-E2E-Test-Run", f"cli-{secrets.token_hex(8)}"))
     return tuple(found)
 
 

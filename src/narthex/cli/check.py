@@ -198,8 +198,8 @@ def token_sources(settings: Settings) -> list[str]:
         where = {"secret": "HMAC secret", "public_key": "public key"}.get(kind) or str(getattr(issuer, kind))
         found.append(f"{issuer.name}: {where}" + (f", iss {issuer.issuer}" if issuer.issuer else "") + bound)
     if settings.provider_enabled:
-        users = "any e-mail" if settings.environment == "development" and not settings.users else None
-        found.append(f"the embedded provider ({users or f'{len(settings.users)} users'})")
+        users = "any e-mail" if settings.open_login else f"{len(settings.users)} users"
+        found.append(f"the embedded provider ({users})")
     return found
 
 

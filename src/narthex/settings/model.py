@@ -210,6 +210,11 @@ class Settings(
             return self.environment in ("development", "testing") or signs_in or not self.all_issuers()
         return self.embedded_provider == "on"
 
+    @property
+    def open_login(self) -> bool:
+        """Whether any e-mail may sign in at the embedded provider, without a password."""
+        return not self.users and not self.policy.environment.remote
+
     def socket_life_s(self) -> float:
         """Seconds after which a socket is rotated, 0 for never: Cloud Run cuts every request at 3,600."""
         if self.max_socket_life_s is not None:

@@ -52,7 +52,7 @@ def make_provider(
         passwords=Argon2Passwords(),
         revocations=revocations,
         policy=ProviderPolicy(
-            open_login=not accounts and not remote,
+            open_login=settings.open_login,
             accounts=accounts,
             environment=settings.environment,
             oidc_issuer=(settings.oidc_issuer or "") if signs_in_elsewhere else "",

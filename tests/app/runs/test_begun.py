@@ -18,7 +18,7 @@ from narthex.ports.agents import Event, RunInput
 from narthex.ports.broker import ANY_OFFSET, Position, Published
 from narthex.ports.runs import Run
 from tests.app.runs.fakes import FakeBroker
-from tests.app.runs.rig import ALICE, QUICK, Rig, agent, kinds
+from tests.app.runs.rig import ALICE, QUICK, Rig, agent, kinds, text_of
 from tests.app.runs.test_takeover import kill
 
 Items = AsyncIterator[Event | str]
@@ -229,6 +229,37 @@ async def test_another_owner_ended_it_in_the_next_log_and_the_store_forgot(fake_
     row = await fake_rig.over(run)
     assert (row.state, row.error) == ("failed", "log_lost")
     assert kinds(await fake_rig.events(run)) == ["RUN_STARTED", "RUN_ERROR"]
+
+
+@pytest.mark.parametrize("more", [0, 4, 60])
+async def test_another_owner_began_it_in_the_next_log_and_the_store_forgot(fake_rig: Rig, more: int) -> None:
+    """A restored store names the frozen owner again: it finds the next owner's events, which are numbered from 1 as its
+    own were, and its agent goes no further. The run has one agent's output, and one end.
+    """
+    work = Counted()
+    node = await fake_rig.node(agent(work.talk))
+    run = await fake_rig.say(node, await fake_rig.thread())
+    await fake_rig.until(run, lambda events: len(events) >= 7)
+    (channel,) = fake_rig.fake_broker.logs
+    fake_rig.fake_broker.lose()
+    begun: list[Event] = [
+        {"type": "RUN_STARTED", "runId": run.run_id},
+        {"type": "TEXT_MESSAGE_START", "runId": run.run_id, "messageId": "x", "role": "assistant"},
+        *(
+            {"type": "TEXT_MESSAGE_CONTENT", "runId": run.run_id, "messageId": "x", "delta": f"other {n} "}
+            for n in range(more)
+        ),
+    ]
+    for seq, event in enumerate(begun, 1):
+        data = msgspec.json.encode(event | {"threadId": run.thread_id, "seq": seq})
+        await fake_rig.broker.publish(channel, data, key=f"{run.run_id}:{seq}")
+    work.go_on.set()
+    row = await fake_rig.over(run)
+    assert (row.state, row.error, row.digest) == ("failed", "log_lost", "")
+    events = await fake_rig.events(run)
+    assert text_of(events) == "".join(f"other {n} " for n in range(more))
+    assert kinds(events)[-2:] == ["TEXT_MESSAGE_END", "RUN_ERROR"]
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
 
 
 async def test_the_log_is_lost_before_the_terminal_event(fake_rig: Rig) -> None:

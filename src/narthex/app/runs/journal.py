@@ -22,7 +22,7 @@ from narthex.app.runs.run_log_state import RunLogState, event_of
 from narthex.app.runs.run_trace import NO_RUN_TRACE, RunTrace
 from narthex.app.runs.services import RunServices
 from narthex.domain.channels import channel_key, thread_channel
-from narthex.domain.events import Event, is_delta, is_terminal
+from narthex.domain.events import Event, is_delta
 from narthex.domain.merging import MAX_JOINED_CHARS, joins
 from narthex.errors import DependencyError
 from narthex.ports.broker import ANY_OFFSET, LogMoved, Position, Published
@@ -238,7 +238,8 @@ class Journal:
                     races += 1
                     continue
                 if published.duplicate:
-                    wire = msgspec.json.decode(await self._ours(published, tried))
+                    data = await self._ours(published, tried)
+                    wire = msgspec.json.decode(data)
                 break
             except DependencyError as fault:
                 tried.append(data)
@@ -248,7 +249,7 @@ class Journal:
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, _RETRY_MOST_S)
         at = Position(published.offset, published.epoch)
-        self.log.feed(wire, at, self._services.now())
+        self.log.feed(wire, data, at, self._services.now())
         if self._trace.recording:
             self._trace.published(wire, len(data), began_at, tries=1 + races + len(tried))
 
@@ -272,13 +273,13 @@ class Journal:
         """Read what others appended up to `end`, in another log all that it has. Returns an earlier try of ours that is
         there, although its key was forgotten. Raises OwnershipLost: another owner's events are there.
         """
-        log, found, own = self.log, None, 0
+        log, found, same = self.log, None, True
         assert log.top is not None
         since: Position | None = log.top
         while since is None or since != end:
             if since is not None and (since.epoch != end.epoch or since.offset > end.offset):
                 # Another log, without the events that the run had, or with some of them.
-                log.broken, since, own = log.broken or log.seq > 0, None, log.seq
+                log.broken, since, same = log.broken or log.seq > 0, None, False
             left = end.offset - (since.offset if since is not None else 0)
             page = await self._services.broker.history(self._channel, since=since, limit=max(1, left))
             if page.top.epoch != end.epoch or (since is not None and not page.complete):
@@ -288,8 +289,7 @@ class Journal:
                 if entry.data in tried:
                     found = Published(entry.offset, end.epoch, duplicate=True)
                 elif (event := event_of(entry.data, self._run.run_id)) is not None and (
-                    # In another log a next owner numbers from 1; an end that is not in `tried` is never this node's.
-                    event["seq"] > own or is_terminal(event)
+                    same or not log.has(event, entry.data)  # another log may have some of this node's own
                 ):
                     raise OwnershipLost
             last = page.publications[-1].offset if page.publications else end.offset

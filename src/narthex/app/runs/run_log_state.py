@@ -7,6 +7,8 @@ run ends without a digest, because no digest would be true.
 
 from __future__ import annotations
 
+from array import array
+
 import msgspec
 
 from narthex.app.runs.services import RunServices
@@ -32,6 +34,7 @@ class RunLogState:
         epoch: of that offset.
         top: the log's end as far as it is known: as it was last read, or the last event's position; None: unknown.
         agent_state: what the run's events did to the agent's state.
+        prints: a hash of each event's entry, by `seq`; 0 where it is missing.
         reach: whether the log was there from the run's beginning on when it was read back: `whole`; `cut` (its
             beginning was trimmed) or `gone` (it is another log than the one that the run was started in).
     """
@@ -43,6 +46,7 @@ class RunLogState:
             "digest",
             "epoch",
             "offset",
+            "prints",
             "reach",
             "seq",
             "terminal",
@@ -62,12 +66,16 @@ class RunLogState:
         self.top: Position | None = None
         self.agent_state = AgentState()
         self.reach = "whole"
+        self.prints = array("q")  # eight bytes for each event of a running run
 
-    def feed(self, event: Event, at: Position, moment: float) -> None:
-        """Take the next durable event, its position, and when it was appended."""
+    def feed(self, event: Event, data: bytes, at: Position, moment: float) -> None:
+        """Take the next durable event, the entry that holds it, its position, and when it was appended."""
         if event["seq"] != self.seq + 1 or (self.epoch and not self._follows(at)):
             self.broken = True
         self.seq = event["seq"]
+        if (missing := self.seq - len(self.prints)) != 1:
+            self.prints = self.prints[: self.seq - 1] + array("q", [0] * (missing - 1))
+        self.prints.append(hash(data))
         self.offset, self.epoch, self.top = at.offset, at.epoch, at
         try:
             self.digest.feed(event)
@@ -100,6 +108,13 @@ class RunLogState:
             finished_at=run.finished_at
             or max(run.started_at, end.get("timestamp", 0) / 1000),  # whole milliseconds
         )
+
+    def has(self, event: Event, data: bytes) -> bool:
+        """Whether this entry is an event of the fold: the same number does not make it one, because in another log
+        another owner numbers from 1 as well.
+        """
+        seq: int = event["seq"]
+        return 0 < seq <= len(self.prints) and self.prints[seq - 1] == hash(data)
 
     def _follows(self, at: Position) -> bool:
         """Whether a position comes after the last event's in the same log."""
@@ -165,7 +180,7 @@ class RunLogReader:
         at = Position(publication.offset, epoch)
         if not self.log_state.seq and event["seq"] > 1:
             self.order.begin()  # otherwise the new owner could publish nothing, not even a restart
-        self.log_state.feed(event, at, publication.at or self._services.now())
+        self.log_state.feed(event, publication.data, at, publication.at or self._services.now())
         self.order.check(event)
         if event.get("name") == "narthex.restarted":
             self.order.forget()
