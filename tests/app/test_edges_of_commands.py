@@ -165,6 +165,26 @@ async def test_a_binary_message_ends_the_connection_and_is_not_executed(running:
     assert 7 not in ada.replies
 
 
+@pytest.mark.parametrize(
+    ("ttl_s", "reason"),
+    [
+        (3_600.0, (3502, "silence: the credential is valid, but no connect came; send connect")),
+        (-3_600.0, (3500, "token_expired: no fresh token came in time")),
+        (None, (3502, "silence: no credential came in time; send connect with a token")),
+    ],
+)
+async def test_a_silent_client_learns_what_is_missing(
+    running: Running, ttl_s: float | None, reason: tuple[int, str]
+) -> None:
+    """A proved user needs only the command, an expired token a fresh one, and a bare connection a token."""
+    headers = {} if ttl_s is None else {"Authorization": f"Bearer {running.token('ada', ttl_s=ttl_s)}"}
+    async with connect(running.ws, additional_headers=headers, proxy=None) as socket:
+        (connection,) = parts_of(running).core.registry
+        connection.wake(connection.session.silent_until)
+        await closed(Raw(socket))
+        assert (socket.close_code, socket.close_reason) == reason
+
+
 async def test_exactly_as_much_as_may_be_recovered_is_recovered(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:

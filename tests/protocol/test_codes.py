@@ -51,6 +51,26 @@ def test_every_reply_error_has_its_number() -> None:
     assert {name: (error.code, error.temporary) for name, error in found.items()} == REPLY_ERRORS
 
 
+REASONS = {
+    "NOT_TEXT": "inappropriate_protocol: send JSON in text messages, or offer the subprotocol centrifuge-protobuf",
+    "NOT_BINARY": "inappropriate_protocol: send protobuf in binary messages",
+    "UNKNOWN_DELTA": "bad_request: the only format of deltas is fossil; see docs/protocol.md",
+    "NOT_CONNECTED": "silence: the credential is valid, but no connect came; send connect",
+    "STALE": "silence: no credential came in time; send connect with a token",
+    "NO_FRESH_TOKEN": "token_expired: no fresh token came in time",
+    "NO_PONG": "no_pong: the client did not answer a ping in time; reconnect to recover what was missed",
+}
+"""Texts by which the author of a client finds the mistake."""
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_a_reason_says_what_the_client_must_do(name: str) -> None:
+    """As it is, and short enough for a close frame (123 bytes, RFC 6455 section 5.5)."""
+    reason = getattr(codes, name).reason
+    assert reason == REASONS[name]
+    assert len(reason.encode()) <= 123
+
+
 def test_every_disconnect_has_its_number() -> None:
     """All of the module, and no other."""
     found = {name: value.code for name, value in vars(codes).items() if isinstance(value, Disconnect)}
