@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from narthex.cli.deploy import Platform
-from narthex.deploy.rendering import PLATFORMS, Target, fill, render
-from narthex.errors import Bug
+from narthex.deploy.rendering import PLATFORMS, PROXIES, Target, fill, render
+from narthex.errors import Bug, ConfigError
 from tests.deploy.manifests import settings_from, verdict, written
 
 CHECKED = [platform for platform in PLATFORMS if platform != "helm"]
@@ -89,6 +89,15 @@ def test_settings_that_are_not_the_default_become_variables() -> None:
     assert 'NARTHEX_JWT_AUDIENCE: "chat,api"' in text
     assert 'NARTHEX_COMMANDS_PER_S: "30"' in text
     assert "NARTHEX_OIDC_CLIENT_SECRET_FILE: /run/secrets/oidc-client-secret" in text
+
+
+def test_a_root_path_is_refused_where_the_files_have_no_place_for_it() -> None:
+    """A proxy's file that does not remove it would serve pages whose files are not found."""
+    rooted = settings_from({"NARTHEX_ROOT_PATH": "/chat"})
+    for platform in PROXIES:
+        with pytest.raises(ConfigError, match="NARTHEX_ROOT_PATH"):
+            render(platform, rooted, Target(domain="chat.example.com"))
+    assert "NARTHEX_ROOT_PATH" in str(render("compose", rooted, Target(domain="chat.example.com")))
 
 
 def test_one_instance_keeps_the_embedded_engines() -> None:

@@ -24,7 +24,7 @@ from narthex.deploy.demands import (
     Demands,
     demands_of,
 )
-from narthex.errors import Bug
+from narthex.errors import Bug, ConfigError
 from narthex.settings import Settings
 from narthex.settings.groups import option_fields
 from narthex.settings.options import facts
@@ -33,6 +33,7 @@ PLATFORMS: Final = (
     "cloud-run", "alb", "terraform", "kubernetes", "helm", "compose", "systemd", "nginx", "haproxy", "caddy", "envoy",
     "traefik",
 )  # fmt: skip
+PROXIES: Final = frozenset({"nginx", "haproxy", "caddy", "envoy", "traefik"})
 DECIDED: Final = frozenset(
     {"environment", "host", "port", "data_dir", "public_url", "allowed_hosts", "drain_grace_s", "max_socket_life_s",
      "max_connections", "trusted_proxies", "log_format", "single_instance", "workers", "service_host"}
@@ -76,7 +77,16 @@ def render(platform: str, settings: Settings, target: Target) -> dict[str, str]:
         platform: one of `PLATFORMS`.
         settings: of the deployment, as `narthex serve` would read them.
         target: the rest.
+
+    Raises:
+        ConfigError: the settings name a root path, and the platform's files serve the root of a host.
     """
+    if platform in PROXIES and settings.root_path:
+        detail = (
+            f"NARTHEX_ROOT_PATH is set, and the {platform} files serve narthex at the root of a host. Unset it, or "
+            "write the location by hand: docs/edge.md#behind-a-proxy has one for nginx."
+        )
+        raise ConfigError([detail])
     values = _values(platform, settings, target)
     skipped = _skipped(platform, target)
     root = resources.files("narthex.deploy") / "templates" / platform
