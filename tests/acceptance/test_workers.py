@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -40,10 +41,14 @@ async def on_both(program: Program, token: str) -> dict[str, Person]:
 
 
 def workers_of(program: Program) -> list[psutil.Process]:
-    """The serving child processes."""
+    """The serving child processes; a killed one may not be buried yet."""
     assert program.process is not None
-    children = psutil.Process(program.process.pid).children()
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    found = []
+    for child in psutil.Process(program.process.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 async def test_a_run_reaches_devices_on_every_worker(pair: Program) -> None:
