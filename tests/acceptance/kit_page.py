@@ -12,12 +12,13 @@ import contextlib
 import json
 import subprocess
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
 from playwright.async_api import Browser, BrowserContext, Page, Route
+from playwright.async_api import TimeoutError as PageTimeoutError
 
 from tests.acceptance.fleet import fleet
 from tests.acceptance.program import Program
@@ -101,12 +102,16 @@ class KitPage:
     Attributes:
         page: Playwright's.
         chat: the name of its thread.
+        thread: the id of a thread to open; empty: none yet.
+        token: ada's, unless a test sets another.
         faults: errors on the page so far.
     """
 
     def __init__(self, page: Page, found: Kits, name: str, chat: str) -> None:
         self.page = page
         self.chat = chat
+        self.thread = ""
+        self.token = found.token
         self.faults: list[str] = []
         self._kits = found
         self._name = name
@@ -135,12 +140,13 @@ class KitPage:
         await self.page.route(f"{base}/kits/**", serve)
         query = {
             "url": f"{base}/agui/model",
-            "ws": f"{base}/ws",
-            "token": self._kits.token,
+            "ws": f"{base.replace('http', 'ws', 1)}/ws",
+            "token": self.token,
             "chat": self.chat,
+            **({"thread": self.thread} if self.thread else {}),
         }
         await self.page.goto(f"{base}/kits/{self._name}?{urlencode(query)}")
-        await self.page.get_by_label("Message").wait_for()
+        await self._soon(self.page.get_by_label("Message").wait_for())
 
     async def send(self, text: str) -> None:
         """Type and press Send."""
@@ -153,15 +159,22 @@ class KitPage:
 
     async def shows(self, text: str) -> None:
         """Wait until a text is on the page."""
-        await self.page.get_by_text(text).first.wait_for()
+        await self._soon(self.page.get_by_text(text).first.wait_for())
 
     async def until(self, expression: str) -> None:
         """Wait until a JavaScript expression holds."""
-        await self.page.wait_for_function(expression)
+        await self._soon(self.page.wait_for_function(expression))
 
     async def value(self, expression: str) -> Any:
         """Of a JavaScript expression, as plain JSON."""
         return json.loads(await self.page.evaluate(f"JSON.stringify({expression})"))
+
+    async def _soon(self, wait: Awaitable[object]) -> None:
+        """Wait; if it takes too long, fail with the page's own errors."""
+        try:
+            await wait
+        except PageTimeoutError as fault:
+            raise AssertionError(self.faults) from fault
 
     def check(self) -> None:
         """Check that the page had no error that a user would not see."""

@@ -29,16 +29,23 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(400)]
 ROOT: Final = Path(__file__).parents[2]
 
 
-OPTIONAL_PEERS: Final = ("ai",)
+OPTIONAL_PEERS: Final = ("ai", "react", "vue", "@types/react")
 USE_TS: Final = """
 import type { UIMessage } from "ai";
+import { Centrifuge } from "centrifuge";
 import { narthexSocket, type SocketOptions } from "@narthex/client";
 import { NarthexChatTransport, type RunMetadata } from "@narthex/client/ai-sdk";
+
+import { useThread, type ThreadItem } from "@narthex/client/react";
+import { usePresence } from "@narthex/client/vue";
 
 const options: SocketOptions = { buffer: 3 };
 export const Socket = narthexSocket(options);
 type Message = UIMessage<{ narthex?: RunMetadata }>;
 export const transport = new NarthexChatTransport<Message>({ url: "/agui/concierge" });
+const client = new Centrifuge("ws://127.0.0.1:8000/ws");
+export const items = (): readonly ThreadItem[] => useThread(client, null).items;
+export const users = (): string[] => usePresence(client, () => null).value.users.map((user) => user.name);
 export const loaded: Promise<Message[]> = transport.loadMessages("t");
 """
 """A program that takes every export of the npm package."""
@@ -189,7 +196,10 @@ def test_the_npm_package_installs_from_its_tarball(made: Path, tmp_path: Path) -
     peer = modules / "centrifuge"
     subprocess.run(["npm", "install", *quiet, str(tarball), str(peer)], cwd=app, check=True, timeout=120)
     for kit in OPTIONAL_PEERS:  # as if the user had installed them; npm would fetch what they depend on
-        (app / "node_modules" / kit).symlink_to(modules / kit, target_is_directory=True)
+        there = app / "node_modules" / kit
+        there.parent.mkdir(exist_ok=True)
+        if not there.exists():
+            there.symlink_to(modules / kit, target_is_directory=True)
     (app / "use.ts").write_text(USE_TS)
     compiler = [shutil.which("node") or "node", str(modules / "typescript/bin/tsc"), "--noEmit", "--strict"]
     settings = [

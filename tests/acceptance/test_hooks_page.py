@@ -1,0 +1,96 @@
+"""The bindings for React (in StrictMode) and Vue in real Chromium, on two gateways."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser
+
+from tests.acceptance.kit_page import KitPage, Kits, kits, tab
+from tests.acceptance.scripts import WEB
+from tests.security.test_browser import chromium
+from tests.timing import within
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
+
+MOUNTS: Final = 200
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    """Playwright answers for the page, so that Chromium does not know it as one of this machine."""
+    async with chromium("--disable-features=LocalNetworkAccessChecks") as started:
+        yield started
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def found(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Kits]:
+    async with kits(tmp_path_factory.mktemp("hooks"), WEB / "test" / "kits") as started:
+        yield started
+
+
+async def phase(page: KitPage, wanted: str, *, complete: str = "true") -> None:
+    """Wait until the last run is in a phase."""
+    await page.until(
+        f"[...document.querySelectorAll('article')].at(-1)?.dataset.phase === '{wanted}' && "
+        f"[...document.querySelectorAll('article')].at(-1).dataset.complete === '{complete}'"
+    )
+
+
+@pytest.mark.parametrize("framework", ["react", "vue"])
+async def test_a_thread_a_run_and_who_is_there(browser: Browser, found: Kits, framework: str) -> None:
+    """A first message makes the thread; another page shows its run live, proved, stops one and answers a question."""
+    async with tab(browser, found, framework) as first, tab(browser, found, framework) as second:
+        await first.open()
+        await first.send(f"wait {framework}")
+        await first.shows(f"Waiting for {framework}")
+        await phase(first, "running", complete="null")
+        thread = await first.page.locator("main").get_attribute("data-thread")
+        assert thread
+
+        second.thread = thread
+        await second.open(1)
+        await second.shows(f"Waiting for {framework}")
+        found.open_gate(framework)
+        for page in (first, second):
+            await page.shows("and done.")
+            await phase(page, "finished")
+        assert await first.page.locator("#users").inner_text() == "ada"
+
+        await second.page.get_by_label("Message").press_sequentially("w")
+        await first.page.locator("#typing", has_text="ada").wait_for()
+        await second.send(f"wait stop-{framework}")
+        await first.shows(f"Waiting for stop-{framework}")
+        await first.stop()
+        await found.cancelled(f"stop-{framework}")
+        for page in (first, second):
+            await phase(page, "cancelled")
+
+        await first.send("ask leave")
+        await second.page.get_by_role("button", name="Yes").click()
+        for page in (first, second):
+            await page.shows("I did leave.")
+            await phase(page, "finished")
+        shown = "[...document.querySelectorAll('blockquote, p')].map((one) => one.textContent)"
+        texts = await first.value(f"{shown}.filter(Boolean)")
+        assert texts[0] == f"wait {framework}"
+        first.thread = thread
+        await first.open(1)
+        await first.shows("I did leave.")
+        for page in (first, second):
+            page.check()
+    assert found.calls(f"user wait {framework}") == 1
+
+
+async def test_components_that_mount_twice(browser: Browser, found: Kits) -> None:
+    """In StrictMode 200 of 200 mounts end subscribed, or get a run of their thread whole; no subscription is left."""
+    async with tab(browser, found, "react") as page:
+        page.token = found.gateways[0].token("bob", plan="enterprise")  # others may have 200 threads
+        await page.open()
+        page.page.set_default_timeout(within(200) * 1000)
+        told = await page.page.evaluate(f"mounts({MOUNTS})")
+        assert told == {"shown": MOUNTS, "subscriptions": 0}
+        page.check()
