@@ -68,6 +68,7 @@ class Caller:
     """A client that records its frames.
 
     Attributes:
+        pinged: the gateway has sent a ping.
         closed: the close code, once the gateway has closed the connection.
     """
 
@@ -78,6 +79,7 @@ class Caller:
         self._number = 0
         self._received: list[dict[str, Any]] = []
         self._news = asyncio.Condition()
+        self.pinged = asyncio.Event()
         self.closed = 0
 
     async def ask(self, command: str, **body: Any) -> dict[str, Any]:
@@ -106,6 +108,7 @@ class Caller:
             self._tape.append(Frame(self._client, False, frame))
             if not frame:
                 await self.say({})
+                self.pinged.set()
                 continue
             async with self._news:
                 self._received.append(frame)
@@ -227,7 +230,7 @@ EVENTS: list[dict[str, Any]] = [
 async def recorded(folder: Path) -> list[Frame]:
     """Hold the conversation; its frames in their order."""
     tape: list[Frame] = []
-    options: dict[str, Any] = {"admin_key": ADMIN, "ping_interval_s": 1.0, "pong_timeout_s": 0.9}
+    options: dict[str, Any] = {"admin_key": ADMIN, "ping_interval_s": 5.0, "pong_timeout_s": 4.5}
     async with gateway(folder, agents=[talker], **options) as running, asyncio.timeout(within(60)):
         assert running.gateway.parts is not None
         services = running.gateway.parts.core.engine._services
@@ -369,6 +372,7 @@ async def _rest(running: Running, ada: Caller, bob: Caller, thread: str) -> None
     await ada.ask("ping")
     await ada.rpc("thread.members.remove", thread_id=thread, user_id="bob")
     await bob.event("CUSTOM", name="narthex.thread_removed")
+    await asyncio.wait_for(ada.pinged.wait(), within(20))
 
 
 async def _stream(running: Running, tape: list[Frame]) -> None:
