@@ -39,9 +39,8 @@ async def gateways(tmp_path: Path) -> AsyncIterator[tuple[Fleet, str]]:
 async def test_a_gateway_leaves_runs_of_agents_that_it_does_not_have(gateways: tuple[Fleet, str]) -> None:
     """The run waits, and is not ended, until a worker comes that has the agent."""
     fleet, _ = gateways
-    accepts, other = await asyncio.gather(
-        fleet.gateway("--no-agents"), fleet.gateway(NARTHEX_AGENT=f"{MODULE}:again")
-    )
+    accepts = await fleet.gateway("--no-agents")
+    other = await fleet.gateway(NARTHEX_AGENT=f"{MODULE}:again")
     token = await accepts.login("ada@example.com")
     async with person(accepts.ws, token) as ada, person(other.ws, token):  # so that both serve users
         thread_id = (await ada.rpc("thread.create"))["thread_id"]
@@ -87,7 +86,7 @@ async def test_a_draining_gateway_begins_no_run(gateways: tuple[Fleet, str]) -> 
     import asyncpg
 
     fleet, store_url = gateways
-    first, second = await fleet.gateways(2)
+    first, second = await fleet.gateway(), await fleet.gateway()
     token = await first.login("ada@example.com")
     async with person(second.ws, token) as ada:
         async with person(first.ws, token) as here:
