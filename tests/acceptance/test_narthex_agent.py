@@ -25,7 +25,7 @@ from tests.timing import within
 pytestmark = [
     pytest.mark.acceptance,
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.timeout(within(120)),
+    pytest.mark.timeout(within(300)),
 ]
 SCRIPT = Path(__file__).with_name("narthex_agent.mjs")
 TRANSPORTS = ("http", "websocket")
@@ -86,7 +86,7 @@ class Client:
     async def until(self, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Read lines until one holds; returns it."""
         assert self._process.stdout is not None
-        async with asyncio.timeout(within(60)):
+        async with asyncio.timeout(within(120)):
             while True:
                 raw = await self._process.stdout.readline()
                 assert raw, "the script ended"
