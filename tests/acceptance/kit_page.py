@@ -65,6 +65,12 @@ class Kits:
                 await asyncio.sleep(0.01)
         return float(note.read_text())
 
+    async def idle(self, chat: str) -> None:
+        """Wait until the store has no queued or running run of a thread."""
+        async with asyncio.timeout(within(20)):
+            while (await self.thread(chat))["runs"]:  # noqa: ASYNC110  # another process ends it
+                await asyncio.sleep(0.05)
+
     async def thread(self, chat: str) -> dict[str, Any]:
         """The stored thread."""
         headers = {"Authorization": f"Bearer {self.token}"}

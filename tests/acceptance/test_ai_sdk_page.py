@@ -150,6 +150,7 @@ async def test_a_second_tab_shows_and_stops_the_run_of_the_first(browser: Browse
         assert last["metadata"]["narthex"]["state"] == "cancelled"
         assert (await first.value("finished"))[-1]["finishReason"] == "other"
 
+        await found.idle(first.chat)
         await second.send("from the second")
         for page in (first, second):
             await page.shows("You said: from the second")
