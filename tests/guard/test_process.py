@@ -264,10 +264,11 @@ async def test_a_drain_closes_every_socket_and_the_process_ends_well(tmp_path: P
         env = {"NARTHEX_DRAIN_GRACE_S": "3"}
         async with guarding(tmp_path, f"ws://127.0.0.1:{node.port}", env) as guard, AsyncExitStack() as stack:
             sockets = [await stack.enter_async_context(client(guard, f"u{at}")) for at in range(20)]
+            for socket in sockets:
+                await request_of(socket)
             assert guard.process is not None
             guard.process.terminate()
             for socket in sockets:
-                await request_of(socket)
                 with pytest.raises(ConnectionClosed) as caught:
                     await asyncio.wait_for(socket.recv(), within(10))
                 assert caught.value.rcvd is not None
