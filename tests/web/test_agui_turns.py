@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from narthex.app.runs.compaction import compact
 from narthex.ports.agents import Agent, Question, RunInput
 from narthex.testing import gateway
 from tests.timing import within
@@ -128,3 +130,28 @@ async def test_the_result_of_a_call_that_waited_for_an_approval_is_stored(ada: C
     assert (await ada.thread())["messages"][-1]["content"] == (
         "user delete, assistant , tool ok=True, user again"
     )
+
+
+async def test_a_thread_shows_a_run_until_its_messages_are_stored(
+    ada: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that reads it between a run's last event and the storing of its answer follows the run: else it would
+    show neither.
+    """
+    stored = asyncio.Event()
+
+    async def late(*arguments: Any) -> None:
+        await stored.wait()
+        await compact(*arguments)
+
+    monkeypatch.setattr("narthex.app.runs.execution.compact", late)
+    run = await ada.ask("hello")
+    found = await ada.thread()
+    assert [one["runId"] for one in found["runs"]] == [run]
+    assert [one["role"] for one in found["messages"]] == ["user"]
+    stored.set()
+    async with asyncio.timeout(within(20)):
+        while (found := await ada.thread())["runs"]:  # noqa: ASYNC110 - the store has no event for it
+            await asyncio.sleep(0.02)
+    assert [one["content"] for one in found["messages"]] == ["hello", "heard hello"]
+    assert [one["state"] for one in found["endedRuns"]] == ["finished"]

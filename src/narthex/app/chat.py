@@ -184,14 +184,23 @@ class Chat:
         ]
 
     async def view(
-        self, identity: Identity, thread_id: str, before: float | None, limit: int, before_id: str = ""
+        self,
+        identity: Identity,
+        thread_id: str,
+        before: float | None,
+        limit: int,
+        before_id: str = "",
+        *,
+        whole_runs: bool = False,
     ) -> ThreadView:
         """A thread with its newest messages before (`before`, `before_id`): moment and id of the oldest known
         message. The order of the reads makes it gapless: the position first, then the active runs, then the finished
         ones (a run's messages are stored before it counts as ended).
 
         A run whose end is in the log already is not shown as active, though its row may still be written; the
-        offset lies before it, so that its events which are not in `messages` yet come live.
+        offset lies before it, so that its events which are not in `messages` yet come live. With `whole_runs`, for
+        readers that follow runs instead of the log, every run is here: the rows are waited for, and a run whose row
+        does not come in time is shown as active.
         """
         role = await self.require(identity, thread_id)
         name = thread_channel(thread_id)
@@ -199,6 +208,8 @@ class Chat:
         page = await self._broker.history(channel_key(tenant, name), limit=0)
         active = await self._runs.active_in_thread(tenant, thread_id)
         ended = await self._ended(identity, thread_id, active)
+        if whole_runs:
+            active, ended = await self._written(identity, thread_id, active, ended)
         kept = self._kept()
         thread = await self._threads.get(tenant, thread_id, kept=kept)
         messages = await self._threads.messages(
@@ -380,6 +391,17 @@ class Chat:
         key = channel_key(identity.tenant, thread_channel(thread_id))
         page = await self._broker.history(key, limit=TAIL, reverse=True)
         return ended_in(page.publications)
+
+    async def _written(
+        self, identity: Identity, thread_id: str, active: list[Run], ended: set[str]
+    ) -> tuple[list[Run], set[str]]:
+        """The active runs, once the rows of those whose end is in the log are written."""
+        for _ in range(round(SETTLE_S / SETTLE_STEP_S)):
+            if not any(run.run_id in ended for run in active):
+                break
+            await asyncio.sleep(SETTLE_STEP_S)
+            active = await self._runs.active_in_thread(identity.tenant, thread_id)
+        return active, set()
 
     async def forget(self, identity: Identity, thread_id: str) -> None:
         """Remove the log of a thread that is gone: an event was published into it after its deletion."""

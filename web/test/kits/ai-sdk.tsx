@@ -59,7 +59,7 @@ window.chat = chat;
 function Page() {
   const { messages, sendMessage, addToolApprovalResponse, stop, status, error } = useChat({ chat, resume: true });
   const [text, setText] = useState("");
-  useEffect(() => transport.follow(chat), []);
+  useEffect(() => transport.follow(chat, console.error), []);
   const answer = (interruptId: string, approved: boolean): void => {
     void sendMessage(undefined, { body: { resume: [{ interruptId, payload: { approved } }] } });
   };

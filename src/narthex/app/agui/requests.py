@@ -111,7 +111,7 @@ class AguiRequests:
         self, identity: Identity, thread_id: str, before: float | None, before_id: str
     ) -> tuple[ThreadView, list[Message]]:
         """The thread, and its newest `MAX_MESSAGES` messages before a place."""
-        view = await self._chat.view(identity, thread_id, before, PAGE, before_id)
+        view = await self._chat.view(identity, thread_id, before, PAGE, before_id, whole_runs=True)
         rows = page = view.messages
         while len(page) == PAGE and len(rows) < MAX_MESSAGES:
             older = await self._chat.view(identity, thread_id, page[0].created_at, PAGE, page[0].message_id)

@@ -150,10 +150,15 @@ export class NarthexChatTransport<Message extends UIMessage = UIMessage> impleme
     };
     const request = this.#request(`${this.#url}/connect`, undefined, JSON.stringify(body));
     let tail = Promise.resolve();
+    const busy = (): boolean => chat.status === "submitted" || chat.status === "streaming";
     const take = async (names: string[]): Promise<void> => {
-      while (!signal.aborted && (chat.status === "submitted" || chat.status === "streaming")) await sleep(BUSY_STEP_MS, signal);
-      if (signal.aborted || names.some((name) => this.#ours.has(name))) return;
-      chat.messages = await this.loadMessages(chat.id);
+      let messages: Message[];
+      do {
+        while (!signal.aborted && busy()) await sleep(BUSY_STEP_MS, signal);
+        if (signal.aborted || names.some((name) => this.#ours.has(name))) return;
+        messages = await this.loadMessages(chat.id);
+      } while (busy()); // the user sent a message meanwhile, which is not among those loaded
+      chat.messages = messages;
       await chat.resumeStream();
     };
     readEvents({ ...request, until: "never", retries: Infinity }, signal, (event) => {
