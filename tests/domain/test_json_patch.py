@@ -56,3 +56,19 @@ def test_a_patch_that_does_not_fit_is_refused(patch: Any) -> None:
     """The whole patch, so that no half of it counts."""
     with pytest.raises(PatchFault):
         applied(DOCUMENT, [{"op": "add", "path": "/first", "value": 1}, patch])
+
+
+def test_copies_that_would_fill_memory_are_refused() -> None:
+    """Each doubles the document: thirty of them make a gigabyte of a kilobyte."""
+    patch = [{"op": "copy", "from": "", "path": f"/{number}"} for number in range(30)]
+    with pytest.raises(PatchFault, match="too large together"):
+        applied({"text": "x" * 100}, patch)
+
+
+def test_a_document_that_nests_too_deep_is_refused() -> None:
+    """It is a fault of the patch's sender and no crash."""
+    document: Any = {}
+    for _ in range(5_000):
+        document = {"inside": document}
+    with pytest.raises(PatchFault, match="nests too deep"):
+        applied(document, [])

@@ -6,9 +6,13 @@ Rules: the document is never changed in place; a patch that does not fit raises,
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, Final
+
+import msgspec
 
 from narthex.domain.digest import same_members
+
+MAX_COPIED_BYTES: Final = 1_048_576  # of one patch's `copy` operations together, as JSON
 
 
 class PatchFault(ValueError):
@@ -17,15 +21,27 @@ class PatchFault(ValueError):
 
 def applied(document: Any, patch: list[Any]) -> Any:
     """The document after the patch. Raises PatchFault."""
-    document = copy.deepcopy(document)
+    document = _copied(document)
+    left = MAX_COPIED_BYTES
     for step in patch:
         if not isinstance(step, dict):
             raise PatchFault("an operation is not an object")
         try:
+            if step["op"] == "copy":  # thirty of them make a gigabyte of a kilobyte
+                left -= len(msgspec.json.encode(_value(document, _tokens(step["from"]))))
+                if left < 0:
+                    raise ValueError("the copies of one patch are too large together")
             document = _step(document, step)
-        except (KeyError, IndexError, ValueError, TypeError) as fault:
+        except (KeyError, IndexError, ValueError, TypeError, RecursionError) as fault:
             raise PatchFault(f"{step.get('op')!r} at {str(step.get('path'))[:200]!r}: {fault}") from fault
     return document
+
+
+def _copied(document: Any) -> Any:
+    try:
+        return copy.deepcopy(document)
+    except RecursionError as fault:
+        raise PatchFault("the document nests too deep") from fault
 
 
 def _step(document: Any, step: dict[str, Any]) -> Any:

@@ -32,7 +32,7 @@ def make_broker(settings: Settings) -> Broker:
     if not url:
         from narthex.adapters.brokers.sqlite import SqliteBroker
 
-        return SqliteBroker(_data(settings) / LOG_FILE, synchronous=_synchronous(settings))
+        return SqliteBroker(data_directory(settings) / LOG_FILE, synchronous=_synchronous(settings))
     return broker_at(url)
 
 
@@ -60,7 +60,9 @@ def make_store(settings: Settings, *, beside: bool = False) -> Store:
     if not url:
         from narthex.adapters.stores.sqlite import SqliteStore
 
-        return SqliteStore(_data(settings) / STORE_FILE, synchronous=_synchronous(settings), beside=beside)
+        return SqliteStore(
+            data_directory(settings) / STORE_FILE, synchronous=_synchronous(settings), beside=beside
+        )
     require(*requirements(settings, {"store"}))
     from narthex.adapters.stores.postgres import PostgresStore
 
@@ -73,7 +75,9 @@ def make_shared_store(settings: Settings) -> Store:
         return make_store(settings)
     from narthex.adapters.stores.sqlite import SqliteStore
 
-    return SqliteStore(_data(settings) / SHARED_FILE, synchronous=_synchronous(settings), shared=True)
+    return SqliteStore(
+        data_directory(settings) / SHARED_FILE, synchronous=_synchronous(settings), shared=True
+    )
 
 
 async def reach_broker(settings: Settings) -> str:
@@ -111,7 +115,7 @@ def _synchronous(settings: Settings) -> Literal["NORMAL", "FULL"]:
     return "FULL" if settings.sqlite_synchronous == "full" else "NORMAL"
 
 
-def _data(settings: Settings) -> Path:
+def data_directory(settings: Settings) -> Path:
     """The data directory, made if it is not there, readable by its owner only: it holds signing keys.
 
     Other users must not be able to replace the files in an existing one. Where it belongs to another user, as a

@@ -170,7 +170,9 @@ class Supervisor:
             held = listen(settings.host, settings.port, reuse_port=True)
             stack.callback(_close, held)
             port = held[0].getsockname()[1]
-            multiprocess.prepare(settings.data_dir / "metrics")
+            from narthex.wiring.engines import data_directory
+
+            multiprocess.prepare(data_directory(settings) / "metrics")
             beside = self._hold_store(stack)
             nats = self._start_nats(stack)
             orders = WorkerArguments(

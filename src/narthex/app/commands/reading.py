@@ -8,6 +8,7 @@ answer would be gigabytes in the process for one client.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Final
 
 import msgspec
@@ -23,8 +24,12 @@ HISTORY_BYTES: Final = 512 * 1024  # of a history page; its client continues fro
 RECOVERY_BYTES: Final = (
     4 * 1024 * 1024
 )  # about 10,000 deltas; for a client that missed more, thread.get is cheaper
-DELTA_SLICE: Final = 50  # deltas computed before the loop gets its turn: 1 to 2 ms
-MOST_DELTAS: Final = 1_000  # of one recovery, 20 to 40 ms: nobody else shares their cost
+DELTA_SLICE: Final = 50  # publications shown before the loop gets its turn in any case
+DELTA_SLICE_S: Final = (
+    0.002  # of computing deltas before it does: one between unlike texts takes a millisecond
+)
+MOST_DELTAS: Final = 1_000  # of one recovery …
+MOST_DELTAS_S: Final = 0.04  # … and the CPU time for them: no other client shares their cost
 
 
 async def read(
@@ -71,11 +76,17 @@ async def views_with_deltas(publications: list[Publication], *, text: bool) -> l
     """
     found: list[PublicationView] = []
     base: bytes | None = None
+    spent_s, turn_ends_s = 0.0, DELTA_SLICE_S
     for at, publication in enumerate(publications):
-        if at % DELTA_SLICE == DELTA_SLICE - 1:
+        if at % DELTA_SLICE == DELTA_SLICE - 1 or spent_s > turn_ends_s:
+            turn_ends_s = spent_s + DELTA_SLICE_S
             await asyncio.sleep(0)
         shown = view(publication)
-        delta = create_delta(base, publication.data) if base is not None and at < MOST_DELTAS else None
+        delta: bytes | None = None
+        if base is not None and at < MOST_DELTAS and spent_s < MOST_DELTAS_S:
+            began_s = time.thread_time()
+            delta = create_delta(base, publication.data)
+            spent_s += time.thread_time() - began_s
         base = publication.data
         shown.delta = delta is not None
         data = base if delta is None else delta

@@ -241,7 +241,7 @@ class Subscriptions:
             connection.position_lost(channel)
             return None
         if deltas and result.publications:
-            channel.deltas[connection] = page.publications[-1].data
+            channel.recovered(connection, page.publications[-1].data)
         return result
 
     async def _read(self, key: str, request: SubscribeRequest | None) -> tuple[Page, SubscribeResult]:

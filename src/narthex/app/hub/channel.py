@@ -205,6 +205,14 @@ class Channel:
             self._recipients = None
         self.joiners.pop(subscriber, None)
         self.deltas.pop(subscriber, None)
+        if not self.deltas:
+            self._latest = None
+
+    def recovered(self, subscriber: Subscriber, data: bytes) -> None:
+        """The recovery of a subscriber that takes deltas ended with this data. One copy serves all that recover."""
+        if self._latest is None:
+            self._latest = data
+        self.deltas[subscriber] = self._latest if self._latest == data else data
 
     def prepared(self, subscriber: Subscriber, delivery: Delivery) -> Prepared:
         """A delivery as this subscriber takes it; send it at once: the next may be a delta to it."""

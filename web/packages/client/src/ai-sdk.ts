@@ -21,7 +21,7 @@ import {
   type StreamRequest,
 } from "./agui-stream.ts";
 import type { Json } from "./events.ts";
-import { chunksOf, RunChunks } from "./ui-chunks.ts";
+import { chunksOf, RunChunks, type AskedInterrupt } from "./ui-chunks.ts";
 import { StoredChat, type StoredThread } from "./ui-messages.ts";
 
 export { AguiRefusal, Unreachable } from "./agui-stream.ts";
@@ -77,6 +77,8 @@ const BUSY_STEP_MS = 25;
 
 /** See the module. */
 export class NarthexChatTransport<Message extends UIMessage = UIMessage> implements ChatTransport<Message> {
+  /** For the SDK: a reconnection brings the whole answer again, so that what a cut stream showed is dropped first. */
+  readonly resumeStreamIsReplay = true;
   readonly #options: NarthexChatOptions;
   readonly #url: string;
   /** Of each chat: what `loadMessages` read, until the run that was under way then has been streamed. */
@@ -103,9 +105,10 @@ export class NarthexChatTransport<Message extends UIMessage = UIMessage> impleme
   async sendMessages(
     options: Parameters<ChatTransport<Message>["sendMessages"]>[0],
   ): Promise<ReadableStream<UIMessageChunk>> {
-    const { chatId, messages, abortSignal, headers, body } = options;
+    const { chatId, messages, messageId, abortSignal, headers, body } = options;
     const runId = uuid();
-    const last = messages.at(-1);
+    // An approval may belong to an earlier answer than the last one.
+    const last = messages.find((message) => message.id === messageId) ?? messages.at(-1);
     const input = this.#input(chatId, runId, last, (body ?? {}) as NarthexChatBody);
     this.#ours.add(runId);
     this.#loaded.delete(chatId);
@@ -150,16 +153,17 @@ export class NarthexChatTransport<Message extends UIMessage = UIMessage> impleme
     };
     const request = this.#request(`${this.#url}/connect`, undefined, JSON.stringify(body));
     let tail = Promise.resolve();
-    const busy = (): boolean => chat.status === "submitted" || chat.status === "streaming";
+    const isBusy = (): boolean => chat.status === "submitted" || chat.status === "streaming";
     const take = async (names: string[]): Promise<void> => {
-      let messages: Message[];
-      do {
-        while (!signal.aborted && busy()) await sleep(BUSY_STEP_MS, signal);
+      for (;;) {
+        while (!signal.aborted && isBusy()) await sleep(BUSY_STEP_MS, signal);
         if (signal.aborted || names.some((name) => this.#ours.has(name))) return;
-        messages = await this.loadMessages(chat.id);
-      } while (busy()); // the user sent a message meanwhile, which is not among those loaded
-      chat.messages = messages;
-      await chat.resumeStream();
+        const messages = await this.loadMessages(chat.id);
+        if (isBusy()) continue; // the user sent something meanwhile: these messages do not have it
+        if (!signal.aborted) chat.messages = messages;
+        break;
+      }
+      if (!signal.aborted) await chat.resumeStream();
     };
     readEvents({ ...request, until: "never", retries: Infinity }, signal, (event) => {
       const ids = metaOf(event);
@@ -181,7 +185,9 @@ export class NarthexChatTransport<Message extends UIMessage = UIMessage> impleme
   #input(threadId: string, runId: string, last: UIMessage | undefined, body: NarthexChatBody): object {
     const { resume, tools = this.#tools(), context = [], state = {}, busy = this.#options.busy, ...forwarded } = body;
     const forwardedProps = { ...forwarded, ...(busy === undefined ? {} : { narthex: { busy } }) };
-    const news = resume === undefined ? newsOf(last, this.#options.answer ?? asItIs) : { resume };
+    // The SDK sends `body` again with the request that it makes by itself after the run: then the questions are answered.
+    const open = resume?.filter(({ interruptId }) => !isAnswered(last, interruptId)) ?? [];
+    const news = open.length > 0 ? { resume: open } : newsOf(last, this.#options.answer ?? asItIs);
     const answers = (news.resume ?? []).map((entry) => ({ status: "resolved", ...entry }));
     return {
       threadId,
@@ -319,6 +325,11 @@ export class NarthexChatTransport<Message extends UIMessage = UIMessage> impleme
       await sleep(Math.min(4_000, 125 * 2 ** attempt), signal);
     }
   }
+}
+
+/** Whether the gateway has said that a question of this message is answered. */
+function isAnswered(message: UIMessage | undefined, interruptId: string): boolean {
+  return (message?.parts ?? []).some((part) => part.type === "data-interrupt" && part.id === interruptId && (part.data as AskedInterrupt).answeredBy !== "");
 }
 
 /** A message's chunks, then those of the run that goes on with it: one `start`. */
