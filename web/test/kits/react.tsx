@@ -95,6 +95,20 @@ function Shown({ threadId, told }: { threadId: string; told: (thread: Thread) =>
   return null;
 }
 
+const PACE_MS = 200; // a client that sends more commands a second than its plan allows is slowed down, then disconnected
+
+/** A new thread, asked for again where the gateway is busy. */
+async function create(title: string): Promise<{ thread_id: string }> {
+  for (;;) {
+    try {
+      return (await client.rpc("thread.create", { title })).data as { thread_id: string };
+    } catch (error) {
+      if (!(error as { temporary?: boolean }).temporary) throw new Error(`${title}: ${JSON.stringify(error)}`);
+      await new Promise((resolve) => setTimeout(resolve, 500));
+    }
+  }
+}
+
 /**
  * How many of `count` mounts on new threads ended subscribed, or, every twentieth, showed a run that began after it; and
  * the subscriptions that are left then.
@@ -103,9 +117,8 @@ window.mounts = async (count) => {
   let shown = 0;
   for (let number = 0; number < count; number += 1) {
     const speaks = number % 20 === 0;
-    const { data } = await client.rpc("thread.create", { title: `mount ${number}` }).catch((error: unknown) => {
-      throw new Error(`mount ${number}: ${JSON.stringify(error)}`);
-    });
+    await new Promise((resolve) => setTimeout(resolve, PACE_MS));
+    const data = await create(`mount ${number}`);
     const root = createRoot(document.createElement("div"));
     let sent = false;
     await new Promise<void>((resolve) => {
