@@ -1,4 +1,4 @@
-"""A recovery with deltas: what it may cost, whatever the texts are."""
+"""A recovery with deltas: what it may cost for any texts."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 usage: python -m tests.acceptance.sdks.own_suites go|java|js|python PATH [OPTION …]     (options for the suite's runner)
 
 The suites were written for Centrifugo on port 8000 with open channels. So a gateway runs here whose channel names are
-mapped: any name is a thread that everybody owns, everybody may publish, tokens are Centrifugo's, and `/api/` takes
+mapped: any name is a thread that every user owns, every user may publish, tokens are Centrifugo's, and `/api/` takes
 Centrifugo's requests. All else is the real program. Exit 0: no failure but those of `EXPECTED`; 1: others, which are
 printed. The checkout for `js` needs its packages (`npm install --ignore-scripts --legacy-peer-deps`); Maven builds the
 one for `java`.
