@@ -209,7 +209,7 @@ class Chat:
         active = await self._runs.active_in_thread(tenant, thread_id)
         ended = await self._ended(identity, thread_id, active)
         if whole_runs:
-            active, ended = await self._written(identity, thread_id, active, ended)
+            active, ended = await self._written(identity, thread_id, active, ended), set()
         kept = self._kept()
         thread = await self._threads.get(tenant, thread_id, kept=kept)
         messages = await self._threads.messages(
@@ -394,14 +394,14 @@ class Chat:
 
     async def _written(
         self, identity: Identity, thread_id: str, active: list[Run], ended: set[str]
-    ) -> tuple[list[Run], set[str]]:
-        """The active runs, once the rows of those whose end is in the log are written."""
+    ) -> list[Run]:
+        """The active runs, once the rows of those whose end is in the log are written; after `SETTLE_S` in any case."""
         for _ in range(round(SETTLE_S / SETTLE_STEP_S)):
             if not any(run.run_id in ended for run in active):
                 break
             await asyncio.sleep(SETTLE_STEP_S)
             active = await self._runs.active_in_thread(identity.tenant, thread_id)
-        return active, set()
+        return active
 
     async def forget(self, identity: Identity, thread_id: str) -> None:
         """Remove the log of a thread that is gone: an event was published into it after its deletion."""

@@ -25,9 +25,7 @@ RECOVERY_BYTES: Final = (
     4 * 1024 * 1024
 )  # about 10,000 deltas; for a client that missed more, thread.get is cheaper
 DELTA_SLICE: Final = 50  # publications shown before the loop gets its turn in any case
-DELTA_SLICE_S: Final = (
-    0.002  # of computing deltas before it does: one between unlike texts takes a millisecond
-)
+DELTA_SLICE_S: Final = 0.002  # of CPU for deltas before it does: one of unlike texts takes 1 ms
 MOST_DELTAS: Final = 1_000  # of one recovery …
 MOST_DELTAS_S: Final = 0.04  # … and the CPU time for them: no other client shares their cost
 
