@@ -12,9 +12,11 @@ from typing import Any
 import httpx2
 import pytest
 
+from narthex.adapters.tokens.router import TokenRouter
 from narthex.settings import load
 from narthex.status.process import make_process
 from narthex.testing.issuer import Issuer
+from narthex.web.rates import ADDRESS_SHARE
 from narthex.wiring.server_process import open_listeners
 from tests.acceptance.program import Program
 from tests.timing import within
@@ -89,6 +91,32 @@ async def test_an_issuer_that_is_away_takes_nothing_from_the_page(tmp_path: Path
         assert (await opened(client, "admin-key-of-the-tests-0001"))[0] == 200
         status, problem = await opened(client, Issuer().valid("olga", permissions=["operator"]))
         assert (status, problem["code"]) == (503, "auth_unavailable")
+
+
+async def test_requests_of_one_address_are_limited_before_their_tokens_are_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at a gateway: signatures cost CPU, and anybody can send forged ones; probes are never refused."""
+    verified: list[str] = []
+    verify = TokenRouter.verify
+
+    def counted(self: TokenRouter, token: str, *, now: float, traffic: str) -> Any:
+        verified.append(token)
+        return verify(self, token, now=now, traffic=traffic)
+
+    monkeypatch.setattr(TokenRouter, "verify", counted)
+    issuer = Issuer()
+    limits = {"NARTHEX_HTTP_REQUESTS_PER_S": "1", "NARTHEX_HTTP_REQUESTS_BURST": "1"}
+    async with serving(tmp_path, **issuer.environ, **limits) as client:
+        forged = issuer.forged("olga", permissions=["operator"])
+        found = [await opened(client, forged) for _ in range(ADDRESS_SHARE * 6)]
+        codes = [problem["code"] for _, problem in found]
+        assert set(codes) == {"token_invalid", "rate_limited"}
+        assert len(verified) == codes.count("token_invalid")
+        for path in ("/livez", "/readyz"):
+            assert [(await client.get(path)).status_code for _ in range(ADDRESS_SHARE * 2)] == [200] * (
+                ADDRESS_SHARE * 2
+            )
 
 
 @pytest.fixture

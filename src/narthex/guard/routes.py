@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -22,7 +21,6 @@ from narthex.adapters.edge.rules import HeadRules, head_problem
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.app.drain import COMMAND_AFTER_S
 from narthex.app.health import Check, auth_check, ping_check
-from narthex.app.rates import Rates
 from narthex.domain.refusals import PROBLEM_TYPE_BASE, Refusal
 from narthex.domain.verdict import Rejected, Unavailable, Verdict
 from narthex.errors import ClientError
@@ -38,9 +36,8 @@ from narthex.web.fields import bearer
 from narthex.web.health import HealthPages, with_root
 from narthex.web.paths import root_path
 from narthex.web.problems import NO_STORE, exception_handlers, problem
-from narthex.web.rates import ADDRESS_SHARE, AddressRates
 from narthex.web.request_rules import RequestAuthenticator, head_of
-from narthex.wiring.server_process import make_health, trusted_scraper
+from narthex.wiring.server_process import address_rates, make_health, trusted_scraper, user_rates
 from narthex.wiring.tokens import make_exchange
 
 PREFIX: Final = "/ws"
@@ -93,11 +90,10 @@ class GuardRoutes:
         self._path = path
         self._prefix = prefix
         settings, limits = core.settings, core.limits
-        self._rates = Rates(limits.http_requests_per_s, limits.http_requests_burst)
         self._http = RequestAuthenticator(
             core.handshakes,
             settings.public_url,
-            rates=self._rates,
+            rates=user_rates(limits, core.meter),
             limited=lambda: core.meter.count("http_rate_limited", by="user"),
         )
         self._rules = HeadRules(allowed_host=settings.hosts.allows)
@@ -163,15 +159,7 @@ class GuardRoutes:
             routes=routes,
             exception_handlers=exception_handlers(core.report_bug, self._http.cors),
             middleware=[
-                Middleware(
-                    AddressRates,
-                    rates=Rates(
-                        limits.http_requests_per_s * ADDRESS_SHARE, limits.http_requests_burst * ADDRESS_SHARE
-                    ),
-                    http=self._http,
-                    foreign=(),
-                    refused=lambda: core.meter.count("http_rate_limited", by="address"),
-                )
+                address_rates(limits, self._http, core.meter),
             ],
         )
 

@@ -119,6 +119,7 @@ def make_process(
         health,
         meter,
         log,
+        rules=rules,
         name="status",
         on_ready=lambda: on_ready(url + SERVED.page),
     )

@@ -19,7 +19,7 @@ from narthex.domain.addresses import bucket
 from narthex.domain.refusals import rate_limited
 from narthex.web.paths import route_path
 from narthex.web.problems import problem
-from narthex.web.request_rules import RequestAuthenticator
+from narthex.web.request_rules import RequestRules
 
 ADDRESS_SHARE: Final = (
     10  # users behind one address, an office or a provider's NAT, at their full rate at once
@@ -33,7 +33,7 @@ class AddressRates:
     Args:
         app: the application behind it.
         rates: by `bucket` of the address.
-        http: the client's address, and CORS for the refusal.
+        rules: the client's address, and CORS for the refusal.
         foreign: routes of the embedding program, which have no limit here.
         refused: called at each refusal.
     """
@@ -43,13 +43,13 @@ class AddressRates:
         app: ASGIApp,
         *,
         rates: Rates,
-        http: RequestAuthenticator,
-        foreign: Sequence[BaseRoute],
+        rules: RequestRules,
+        foreign: Sequence[BaseRoute] = (),
         refused: Callable[[], None],
     ) -> None:
         self._app = app
         self._rates = rates
-        self._http = http
+        self._rules = rules
         self._foreign = tuple(foreign)
         self._refused = refused
 
@@ -59,13 +59,13 @@ class AddressRates:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
-        wait_s = self._rates.take(bucket(self._http.address(request)), time.monotonic())
+        wait_s = self._rates.take(bucket(self._rules.address(request)), time.monotonic())
         if not wait_s:
             await self._app(scope, receive, send)
             return
         self._refused()
         refusal = rate_limited(wait_s, "Too many requests from this address.")
-        await problem(refusal, headers=self._http.cors(request))(scope, receive, send)
+        await problem(refusal, headers=self._rules.cors(request))(scope, receive, send)
 
     def _is_foreign(self, scope: Scope) -> bool:
         return any(route.matches(scope)[0] is not Match.NONE for route in self._foreign)

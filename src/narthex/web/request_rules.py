@@ -102,6 +102,18 @@ class RequestRules:
         host = request.headers.get("host", "")
         return self._origins.allows(origin, host=host, scheme=self.client(request).scheme)
 
+    def cors(self, request: Request) -> dict[str, str]:
+        """The headers by which a page of an allowed origin may read an answer (Fetch standard)."""
+        origin = request.headers.get("origin")
+        if origin is None or not self.origin_allowed(request, origin):
+            return {"Vary": "Origin"}
+        return {
+            "Vary": "Origin",
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Allow-Credentials": "true",
+            "Access-Control-Expose-Headers": CORS_EXPOSED,
+        }
+
 
 class RequestAuthenticator(RequestRules):
     """The gateway's rules with authentication. `authenticate` fits `web.access.Authenticate`.
@@ -125,18 +137,6 @@ class RequestAuthenticator(RequestRules):
         self._handshakes = handshakes
         self._rates = rates
         self._limited = limited
-
-    def cors(self, request: Request) -> dict[str, str]:
-        """The headers by which a page of an allowed origin may read an answer (Fetch standard)."""
-        origin = request.headers.get("origin")
-        if origin is None or not self.origin_allowed(request, origin):
-            return {"Vary": "Origin"}
-        return {
-            "Vary": "Origin",
-            "Access-Control-Allow-Origin": origin,
-            "Access-Control-Allow-Credentials": "true",
-            "Access-Control-Expose-Headers": CORS_EXPOSED,
-        }
 
     def cors_preflight(self, request: Request, methods: Iterable[str]) -> Response:
         """The answer to OPTIONS; a page of another origin gets no permission in it."""

@@ -117,11 +117,12 @@ def make_auth_service(
     node = f"auth-{secrets.token_hex(6)}"
     lifecycle.add(reporting(settings, health, lambda: lifecycle.fault, meter, node, log), first=True)
     keys = settings.admin_keys()
+    rules = RequestRules(settings.proxies, settings.origins, settings.public_url)
     site = AuthRoutes(
         provider=provider,
         verifier=verifier,
         revocations=revocations,
-        rules=RequestRules(settings.proxies, settings.origins, settings.public_url),
+        rules=rules,
         service_keys=keys,
         open_introspection=not keys and not settings.policy.environment.remote,
     )
@@ -137,6 +138,7 @@ def make_auth_service(
         health,
         meter,
         log,
+        rules=rules,
         name="auth",
         on_ready=lambda: on_ready(issuer),
         middleware=[Middleware(StartCheck, starting)],

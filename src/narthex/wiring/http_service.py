@@ -1,7 +1,7 @@
 """The shell of a service that serves HTTP and no WebSockets: sign-in, and the status page.
 
-Not here: a service's own routes and components. Rules: every service has `/livez`, `/readyz`, `/metrics` and the
-pages of problems; an exception that no route handles is a bug, counted and logged with its trace id.
+Not here: a service's own routes and components. Rules: every service has `/livez`, `/readyz`, `/metrics`, the
+pages of problems, and the gateway's limit of requests from one address; an exception that no route handles is a bug, counted and logged with its trace id.
 """
 
 from __future__ import annotations
@@ -23,8 +23,16 @@ from narthex.domain.descriptors import capacity
 from narthex.settings import Settings
 from narthex.web import problem_pages
 from narthex.web.problems import exception_handlers
+from narthex.web.request_rules import RequestRules
 from narthex.wiring.capacity_log import Evictions
-from narthex.wiring.server_process import NoUpgrades, ServerProcess, edge_limits, make_edge, probe_pages
+from narthex.wiring.server_process import (
+    NoUpgrades,
+    ServerProcess,
+    address_rates,
+    edge_limits,
+    make_edge,
+    probe_pages,
+)
 
 
 def make_http_service(
@@ -36,6 +44,7 @@ def make_http_service(
     meter: PrometheusMeter,
     log: Any,
     *,
+    rules: RequestRules,
     name: str,
     on_ready: Callable[[], None],
     middleware: Sequence[Middleware] = (),
@@ -50,6 +59,7 @@ def make_http_service(
         health: see `make_health`.
         meter: of the process.
         log: a structlog logger.
+        rules: whose requests these are.
         name: of the service, where its bugs are counted.
         on_ready: called once the service answers.
         middleware: around all routes.
@@ -61,8 +71,8 @@ def make_http_service(
 
     app = Starlette(
         routes=[*routes, *probe_pages(settings, health, meter).routes(), *problem_pages.routes()],
-        middleware=middleware,
-        exception_handlers=exception_handlers(report_bug),
+        middleware=[address_rates(settings.limits(), rules, meter), *middleware],
+        exception_handlers=exception_handlers(report_bug, rules.cors),
     )
     fitted = capacity(settings.limits(), raise_descriptor_limit())
     edge = make_edge(

@@ -24,7 +24,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
+from starlette.routing import BaseRoute
 
 from narthex._version import __version__
 from narthex.adapters.edge.connections import Evicted
@@ -40,16 +42,20 @@ from narthex.app.handshake_record import Record
 from narthex.app.health import CRITICAL, Check, CheckResult, Health
 from narthex.app.lifecycle import Component, Lifecycle
 from narthex.app.periodic import Periodic
+from narthex.app.rates import MAX_KEYS, Rates
 from narthex.domain.addresses import TrustedProxies, client_of
 from narthex.domain.descriptors import Capacity
 from narthex.domain.environment import EnvironmentPolicy
+from narthex.domain.limits import Limits
 from narthex.domain.refusals import Refusal
 from narthex.errors import Damaged, DependencyError
 from narthex.ports.edge import Deny, RequestHead
 from narthex.settings import Settings
 from narthex.web.access import Access
 from narthex.web.health import ProbePages
+from narthex.web.rates import ADDRESS_SHARE, AddressRates
 from narthex.web.request_rules import RequestRules
+from narthex.wiring.gauges import buffer_readings
 from narthex.wiring.secret_renewal import secret_renewal
 
 if TYPE_CHECKING:
@@ -334,6 +340,28 @@ def probe_pages(
         origin=rules.origin_refusal,
     )
     return ProbePages(health, metrics=meter.scraped, access=access, details=details)
+
+
+def address_rates(
+    limits: Limits, rules: RequestRules, meter: PrometheusMeter, foreign: Sequence[BaseRoute] = ()
+) -> Middleware:
+    """The limit of HTTP requests of one address, in front of every route; `foreign`: see `AddressRates`."""
+    rates = Rates(limits.http_requests_per_s * ADDRESS_SHARE, limits.http_requests_burst * ADDRESS_SHARE)
+    meter.read_from(partial(buffer_readings, [("http_address_rate_table", rates.__len__, MAX_KEYS)]))
+    return Middleware(
+        AddressRates,
+        rates=rates,
+        rules=rules,
+        foreign=foreign,
+        refused=partial(meter.count, "http_rate_limited", by="address"),
+    )
+
+
+def user_rates(limits: Limits, meter: PrometheusMeter) -> Rates:
+    """The limit of HTTP requests of one user."""
+    rates = Rates(limits.http_requests_per_s, limits.http_requests_burst)
+    meter.read_from(partial(buffer_readings, [("http_user_rate_table", rates.__len__, MAX_KEYS)]))
+    return rates
 
 
 def handshake_writer(settings: Settings, log: Any) -> Record | None:

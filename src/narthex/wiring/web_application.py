@@ -28,7 +28,6 @@ from narthex.app.health import (
 )
 from narthex.app.lifecycle import Component
 from narthex.app.provider import Provider
-from narthex.app.rates import MAX_KEYS, Rates
 from narthex.app.runs.worker_presence import workers_check
 from narthex.app.sign_in import SignIn
 from narthex.domain import endpoints
@@ -48,12 +47,11 @@ from narthex.web.health import HealthPages, client_config, with_root
 from narthex.web.oidc import OidcRoutes
 from narthex.web.paths import root_path
 from narthex.web.problems import exception_handlers
-from narthex.web.rates import ADDRESS_SHARE, AddressRates
 from narthex.web.request_rules import RequestAuthenticator
-from narthex.wiring.gauges import buffer_readings, provider_counts
+from narthex.wiring.gauges import provider_counts
 from narthex.wiring.parts import Parts
 from narthex.wiring.provider import make_code_flow, make_provider
-from narthex.wiring.server_process import make_health, trusted_scraper
+from narthex.wiring.server_process import address_rates, make_health, trusted_scraper, user_rates
 from narthex.wiring.tokens import make_exchange
 
 log = get_logger("narthex.health")
@@ -80,19 +78,10 @@ class WebApplication:
         self._parts = parts
         self._tcp_connections = tcp_connections
         limits = parts.core.config.limits
-        users = Rates(limits.http_requests_per_s, limits.http_requests_burst)
-        addresses = Rates(
-            limits.http_requests_per_s * ADDRESS_SHARE, limits.http_requests_burst * ADDRESS_SHARE
-        )
-        tables = [
-            ("http_user_rate_table", lambda: len(users), MAX_KEYS),
-            ("http_address_rate_table", lambda: len(addresses), MAX_KEYS),
-        ]
-        parts.meter.read_from(lambda: buffer_readings(tables))
         self.http = RequestAuthenticator(
             parts.handshakes,
             parts.settings.public_url,
-            rates=users,
+            rates=user_rates(limits, parts.meter),
             limited=lambda: parts.meter.count("http_rate_limited", by="user"),
         )
         keys = parts.settings.admin_keys()
@@ -143,13 +132,7 @@ class WebApplication:
             exception_handlers=exception_handlers(parts.report_bug, self.http.cors),
             middleware=[
                 *self._access_log(),
-                Middleware(
-                    AddressRates,
-                    rates=addresses,
-                    http=self.http,
-                    foreign=routes,
-                    refused=lambda: parts.meter.count("http_rate_limited", by="address"),
-                ),
+                address_rates(limits, self.http, parts.meter, foreign=routes),
                 Middleware(KeptFromApplications),
             ],
         )
