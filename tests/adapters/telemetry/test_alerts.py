@@ -34,7 +34,7 @@ def promtool(*words: str) -> str:
 
 
 @pytest.mark.timeout(300)  # promtool takes 8 s, and a minute on a machine at load 12
-def test_each_alert_fires_and_is_quiet_as_promtool_sees_it(tmp_path: Path) -> None:
+def test_each_alert_fires_is_quiet_and_resolves_as_promtool_sees_it(tmp_path: Path) -> None:
     """The repository's rules and tests, which `./check --write-docs` writes from the table."""
     assert f"{len(ALERTS)} rules found" in promtool("check", "rules", str(RULES))
     assert "SUCCESS" in promtool("test", "rules", str(RULES.with_name("narthex_test.yml")))
@@ -51,21 +51,34 @@ LIES: tuple[Callable[[Alert], Alert], ...] = (
 """A rule that cannot fire, one that always does, and one that would within ten days."""
 
 
+def caught(directory: Path, rules: str) -> set[str]:
+    """The alerts whose examples fail with these rules."""
+    if shutil.which("promtool") is None:
+        missing("promtool", "apt-get install prometheus")
+    (directory / "narthex.yml").write_text(rules)
+    (directory / "test.yml").write_text(alert_rules.tests())
+    words = ["promtool", "test", "rules", str(directory / "test.yml")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode != 0
+    return set(re.findall(r"alertname: (\w+)", done.stdout + done.stderr))
+
+
 @pytest.mark.timeout(300)  # likewise
 def test_a_seeded_lie_in_any_rule_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each alert's own examples decide: all rules are lies here, in turn of each kind, and every one is named."""
-    if shutil.which("promtool") is None:
-        missing("promtool", "apt-get install prometheus")
     lies = [LIES[at % len(LIES)](alert) for at, alert in enumerate(ALERTS)]
     with monkeypatch.context() as seeded:
         seeded.setattr(alert_rules, "ALERTS", lies)
-        (tmp_path / "narthex.yml").write_text(alert_rules.rules(alert_rules.thresholds({})))
-    (tmp_path / "test.yml").write_text(alert_rules.tests())
-    words = ["promtool", "test", "rules", str(tmp_path / "test.yml")]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode != 0
-    caught = set(re.findall(r"alertname: (\w+)", done.stdout + done.stderr))
-    assert {alert.name for alert in ALERTS} - caught == set()
+        rules = alert_rules.rules(alert_rules.thresholds({}))
+    assert {alert.name for alert in ALERTS} - caught(tmp_path, rules) == set()
+
+
+@pytest.mark.timeout(300)  # likewise
+def test_an_alert_that_goes_on_after_its_fault_is_caught(tmp_path: Path) -> None:
+    """All rules fire as they should, and go on for ten hours when the fault is gone: every one is named."""
+    rules = alert_rules.rules(alert_rules.thresholds({}))
+    lies = rules.replace("        for: ", "        keep_firing_for: 10h\n        for: ")
+    assert {alert.name for alert in ALERTS} - caught(tmp_path, lies) == set()
 
 
 def faults_of_runbook(alert: Alert) -> list[str]:

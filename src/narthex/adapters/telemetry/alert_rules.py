@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from string import Template
 from typing import Final
 
-from narthex.adapters.telemetry.alerts import ALERTS, THRESHOLDS, WORDS, Alert, Example
+from narthex.adapters.telemetry.alerts import ALERTS, THRESHOLDS, WORDS, Alert
 from narthex.errors import ConfigError
 
 RUNBOOKS: Final = "https://narthex.example/docs/runbooks/"
 NOTE: Final = "# Written by `narthex alerts render`; the table is in narthex/adapters/telemetry/alerts.py.\n"
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _DURATION: Final = re.compile(r"(?<=[\[:])(\d+)([smhd])(?=[\]:])|(?<=offset )(\d+)([smhd])")
+_QUIET: Final = "        exp_alerts: []"
+_VALUES: Final = re.compile(r"([\d.]+)([+][\d.]+)?x(\d+)")
+STALE_MIN: Final = 5  # Prometheus keeps a series' last sample for so long
 _LABEL: Final = re.compile(r"{{ \$labels\.(\w+) }}")
 
 
@@ -83,22 +86,63 @@ def _rule(alert: Alert, values: Mapping[str, float | str], runbooks: str, scale:
 
 
 def tests(rules_file: str = "narthex.yml", *, runbooks: str = RUNBOOKS) -> str:
-    """Tests for promtool: each alert fires in its one example and not in its other."""
+    """Tests for promtool: each alert fires in its one example and not in its other, and ends with its fault."""
     lines = [NOTE + f"rule_files: [{rules_file}]", "evaluation_interval: 1m", "tests:"]
     for alert in ALERTS:
-        for word, example in (("fires", alert.fires), ("is quiet", alert.quiet)):
-            lines += [f"  - name: {json.dumps(f'{alert.name} {word}')}", *_inputs(example)]
-            lines += [f"      - eval_time: {example.at_min}m", f"        alertname: {alert.name}"]
-            lines += _expected(alert, runbooks) if word == "fires" else ["        exp_alerts: []"]
+        series, ends_min = _mended(alert)
+        looks = [(alert.fires.at_min, _expected(alert, runbooks)), (ends_min, [_QUIET])]
+        lines += _test(alert, "fires and resolves", series, looks)
+        lines += _test(alert, "is quiet", alert.quiet.series, [(alert.quiet.at_min, [_QUIET])])
     return "\n".join(lines) + "\n"
 
 
-def _inputs(example: Example) -> list[str]:
-    lines = ["    interval: 1m", "    input_series:"]
-    for line in example.series:
-        series, _, values = line.partition("} ")
-        lines += [f"      - series: {json.dumps(series + '}')}", f"        values: {json.dumps(values)}"]
-    return [*lines, "    alert_rule_test:"]
+def _test(
+    alert: Alert, title: str, series: Sequence[str], looks: Iterable[tuple[int, list[str]]]
+) -> list[str]:
+    lines = [f"  - name: {json.dumps(f'{alert.name} {title}')}", "    interval: 1m", "    input_series:"]
+    for line in series:
+        name, _, values = line.partition("} ")
+        lines += [f"      - series: {json.dumps(name + '}')}", f"        values: {json.dumps(values)}"]
+    lines.append("    alert_rule_test:")
+    for minute, expected in looks:
+        lines += [f"      - eval_time: {minute}m", f"        alertname: {alert.name}", *expected]
+    return lines
+
+
+def _mended(alert: Alert) -> tuple[list[str], int]:
+    """The series of the example that fires, mended after its look, and the minute by which the alert has ended: its
+    window has passed without the fault.
+    """
+    end = alert.fires.at_min + _window_min(alert) + STALE_MIN
+    series = []
+    for line, after in zip(alert.fires.series, alert.mended, strict=True):
+        name, _, values = line.partition("} ")
+        until, last = _cut(values, alert.fires.at_min + 1)
+        begin = f"{last + float(after):g}{after}" if after.startswith("+") else after
+        series.append(f"{name}}} {until} {begin}x{end - alert.fires.at_min}")
+    return series, end
+
+
+def _window_min(alert: Alert) -> int:
+    """The minutes that the expression looks back: where conditions are joined by `and`, one of them ends the alert."""
+    found = [
+        [int(one[0] or one[2]) * _UNITS[one[1] or one[3]] // 60 for one in _DURATION.findall(part)]
+        for part in alert.expr.split("\nand ")
+    ]
+    return min((max(part) for part in found if part), default=0)
+
+
+def _cut(values: str, samples: int) -> tuple[str, float]:
+    """The first samples of a series in promtool's notation, and the last one's value; missing ones are filled in."""
+    kept, last = [], 0.0
+    for start, step, times in _VALUES.findall(values):
+        count = min(int(times or 0), samples - 1)
+        samples -= count + 1
+        kept.append(f"{start}{step}x{count}")
+        last = float(start) + float(step or 0) * count
+        if not samples:
+            break
+    return " ".join([*kept, *([f"_x{samples}"] if samples else [])]), last
 
 
 def _expected(alert: Alert, runbooks: str) -> list[str]:

@@ -53,7 +53,9 @@ THRESHOLDS: Final[dict[str, Threshold]] = {
     "e2e_failed_share": Threshold(0.1, "Share of end-to-end tests that failed, over 6 hours."),
     "keys_stale_s": Threshold(7200, "Age of an issuer's keys, in seconds; they serve for 24 hours."),
     "expiry_s": Threshold(1_209_600, "Remaining life of a key or certificate, in seconds."),
-    "storm_reconnects": Threshold(3, "Handshakes in 5 minutes, per live connection."),
+    "storm_reconnects": Threshold(
+        3, "Handshakes in 5 minutes, for each of the most connections in half an hour."
+    ),
     "min_connections": Threshold(50, "Fewer connections prove nothing about a fall or a storm."),
     "connections_share": Threshold(0.85, "Share of an instance's limit of connections."),
     "buffer_share": Threshold(0.9, "Share of a buffer's limit."),
@@ -85,6 +87,7 @@ class Alert(NamedTuple):
 
     Attributes:
         after_s: how long the condition must hold.
+        mended: how each series of the example that fires goes on once the fault is gone: `+N` a minute, or the value.
         labels: of the alert in the example that fires.
         group: of the rules, and the dashboard that shows it.
     """
@@ -97,6 +100,7 @@ class Alert(NamedTuple):
     after_s: float
     fires: Example
     quiet: Example
+    mended: tuple[str, ...]
     labels: Mapping[str, str] = MappingProxyType({"job": "narthex"})
 
     @property
@@ -168,6 +172,7 @@ ALERTS: Final = (
         300,
         _one("narthex_info", "1x5", 30, version="1", environment="staging"),
         _one("narthex_info", "1x60", 30, version="1", environment="staging"),
+        mended=("1",),
     ),
     Alert(
         "NarthexDown",
@@ -178,7 +183,8 @@ ALERTS: Final = (
         120,
         _one("up", "0x60", instance="a"),
         _one("up", "1x60", instance="a"),
-        {"job": "narthex", "instance": "a"},
+        mended=("1",),
+        labels={"job": "narthex", "instance": "a"},
     ),
     Alert(
         "NarthexUnhealthy",
@@ -189,7 +195,8 @@ ALERTS: Final = (
         60,
         _one("narthex_health_status", "2x60", instance="a", check="broker"),
         _one("narthex_health_status", "1x60", instance="a", check="agents"),
-        {"job": "narthex", "instance": "a", "check": "broker"},
+        mended=("0",),
+        labels={"job": "narthex", "instance": "a", "check": "broker"},
     ),
     Alert(
         "NarthexProbeFailing",
@@ -205,7 +212,8 @@ ALERTS: Final = (
                 _series("narthex_probe_last_round_timestamp_seconds", "0+60x60", url="wss://x/ws"),
             )
         ),
-        {"job": "narthex", "url": "wss://x/ws"},
+        mended=("1",),
+        labels={"job": "narthex", "url": "wss://x/ws"},
     ),
     Alert(
         "NarthexHandshakesRefused",
@@ -217,6 +225,7 @@ ALERTS: Final = (
         300,
         _handshakes("0+60x60", {"token_invalid": "0+60x60", "draining": "0+1x60"}),
         _handshakes("0+60x60", {"token_expired": "0+6x60", "connection_limit": "0+60x60"}),
+        mended=("+60", "+6", "+0"),
     ),
     Alert(
         "NarthexHandshakesFailing",
@@ -228,6 +237,7 @@ ALERTS: Final = (
         120,
         _handshakes("0+60x60", {"auth_unavailable": "0+6x60"}),
         _handshakes("0+60x60", {"token_invalid": "0+60x60", "draining": "0+60x60", "starting": "0+60x60"}),
+        mended=("+60", "+0"),
     ),
     Alert(
         "NarthexConnectBurnFast",
@@ -238,6 +248,7 @@ ALERTS: Final = (
         120,
         _handshakes("0+60x60", {"internal": "0+2x60"}),
         _handshakes("0+600x60", {"internal": "0+1x60"}),
+        mended=("+60", "+0"),
     ),
     Alert(
         "NarthexConnectBurnSlow",
@@ -248,6 +259,7 @@ ALERTS: Final = (
         900,
         _handshakes("0+600x120", {"internal": "0+6x120"})._replace(at_min=90),
         _handshakes("0+600x120", {"internal": "0+1x120"})._replace(at_min=90),
+        mended=("+600", "+0"),
     ),
     Alert(
         "NarthexBreakerOpen",
@@ -258,7 +270,8 @@ ALERTS: Final = (
         60,
         _one("narthex_breaker_state", "2x60", dependency="jwks:default", class_="user"),
         _one("narthex_breaker_state", "1x60", dependency="jwks:default", class_="user"),
-        {"job": "narthex", "dependency": "jwks:default", "class": "user"},
+        mended=("0",),
+        labels={"job": "narthex", "dependency": "jwks:default", "class": "user"},
     ),
     Alert(
         "NarthexTokenExtractionFailing",
@@ -285,7 +298,8 @@ and sum by (job, carrier) (rate(narthex_credential_extractions_total[5m])) > $mi
                 ),
             )
         ),
-        {"job": "narthex", "carrier": "cookie"},
+        mended=("+60", "+1"),
+        labels={"job": "narthex", "carrier": "cookie"},
     ),
     Alert(
         "NarthexKeysStale",
@@ -296,7 +310,8 @@ and sum by (job, carrier) (rate(narthex_credential_extractions_total[5m])) > $mi
         300,
         _one("narthex_keys_fetched_timestamp_seconds", "0x240", 180, issuer="default"),
         _one("narthex_keys_fetched_timestamp_seconds", "0+60x240", 180, issuer="default"),
-        {"job": "narthex", "issuer": "default"},
+        mended=("10860",),
+        labels={"job": "narthex", "issuer": "default"},
     ),
     Alert(
         "NarthexKeyExpiring",
@@ -307,7 +322,8 @@ and sum by (job, carrier) (rate(narthex_credential_extractions_total[5m])) > $mi
         300,
         _one("narthex_key_expiry_timestamp_seconds", "1000000x60", key="default"),
         _one("narthex_key_expiry_timestamp_seconds", "5000000x60", key="default"),
-        {"job": "narthex", "key": "default"},
+        mended=("5000000",),
+        labels={"job": "narthex", "key": "default"},
     ),
     Alert(
         "NarthexCertificateExpiring",
@@ -318,7 +334,8 @@ and sum by (job, carrier) (rate(narthex_credential_extractions_total[5m])) > $mi
         300,
         _one("narthex_probe_certificate_expiry_timestamp_seconds", "1000000x60", url="wss://x/ws"),
         _one("narthex_probe_certificate_expiry_timestamp_seconds", "5000000x60", url="wss://x/ws"),
-        {"job": "narthex", "url": "wss://x/ws"},
+        mended=("5000000",),
+        labels={"job": "narthex", "url": "wss://x/ws"},
     ),
     Alert(
         "NarthexReconnectStorm",
@@ -326,20 +343,23 @@ and sum by (job, carrier) (rate(narthex_credential_extractions_total[5m])) > $mi
         "handshakes",
         "Clients reconnect again and again.",
         f"""sum by (job) (increase({_HS}{{outcome="admitted",{_USERS}}}[5m]))
-> $storm_reconnects * sum by (job) (narthex_connections_active) > $storm_reconnects * $min_connections""",
+> $storm_reconnects * (max_over_time(sum by (job) (narthex_connections_active)[30m:1m]) > $min_connections)""",
         60,
         Example(
             (
                 *_handshakes("0+120x60").series,
-                _series("narthex_connections_active", "100x60", class_="user"),
+                _series("narthex_connections_active", "100x20 10x40", class_="user"),
             )
         ),
         Example(
             (
                 *_handshakes("0+20x60").series,
                 _series("narthex_connections_active", "100x60", class_="user"),
+                _series(_HS, "0+120x60", job="few", outcome="admitted", code="ok", class_="user"),
+                _series("narthex_connections_active", "40x60", job="few", class_="user"),
             )
         ),
+        mended=("+20", "100"),
     ),
     Alert(
         "NarthexConnectionsNearLimit",
@@ -361,7 +381,8 @@ and sum by (job, carrier) (rate(narthex_credential_extractions_total[5m])) > $mi
                 _series("narthex_buffer_limit", "10000x60", buffer="connections", instance="a"),
             )
         ),
-        {"job": "narthex", "instance": "a"},
+        mended=("7000", "10000"),
+        labels={"job": "narthex", "instance": "a"},
     ),
     Alert(
         "NarthexBufferNearLimit",
@@ -383,7 +404,8 @@ and sum by (job, carrier) (rate(narthex_credential_extractions_total[5m])) > $mi
                 _series("narthex_buffer_limit", "20000x60", buffer="broker_queue", instance="a"),
             )
         ),
-        {"job": "narthex", "instance": "a", "buffer": "broker_queue"},
+        mended=("9000", "20000"),
+        labels={"job": "narthex", "instance": "a", "buffer": "broker_queue"},
     ),
     Alert(
         "NarthexConnectionsFell",
@@ -395,6 +417,7 @@ and sum by (job, carrier) (rate(narthex_credential_extractions_total[5m])) > $mi
         120,
         _one("narthex_connections_active", "1000x20 100x40", class_="user"),
         _one("narthex_connections_active", "1000x20 700x40", class_="user"),
+        mended=("900",),
     ),
     Alert(
         "NarthexSlowConsumers",
@@ -405,6 +428,7 @@ and sum by (job, carrier) (rate(narthex_credential_extractions_total[5m])) > $mi
         60,
         _one("narthex_slow_closes_total", "0+10x60", limit="lag"),
         _one("narthex_slow_closes_total", "0+1x60", limit="lag"),
+        mended=("+1",),
     ),
     Alert(
         "NarthexLoopLag",
@@ -416,7 +440,8 @@ rate(narthex_loop_lag_seconds_bucket[5m]))) > $loop_lag_s""",
         300,
         _buckets("narthex_loop_lag_seconds", "0+500x60", "0+600x60", "0+600x60", instance="a"),
         _buckets("narthex_loop_lag_seconds", "0+600x60", "0+600x60", "0+600x60", instance="a"),
-        {"job": "narthex", "instance": "a"},
+        mended=("+600", "+600", "+600"),
+        labels={"job": "narthex", "instance": "a"},
     ),
     Alert(
         "NarthexBugs",
@@ -427,7 +452,8 @@ rate(narthex_loop_lag_seconds_bucket[5m]))) > $loop_lag_s""",
         0,
         _one("narthex_bugs_total", "0+1x60", where="gateway"),
         _one("narthex_bugs_total", "3x60", where="gateway"),
-        {"job": "narthex", "where": "gateway"},
+        mended=("+0",),
+        labels={"job": "narthex", "where": "gateway"},
     ),
     Alert(
         "NarthexEventsLost",
@@ -438,6 +464,7 @@ rate(narthex_loop_lag_seconds_bucket[5m]))) > $loop_lag_s""",
         0,
         _one("narthex_events_lost_total", "0x20 1x40"),
         _one("narthex_events_lost_total", "1x60"),
+        mended=("+0",),
     ),
     Alert(
         "NarthexEngineSlow",
@@ -453,7 +480,8 @@ rate(narthex_engine_seconds_bucket{operation!~"start|stop"}[5m]))) > $engine_s""
         _buckets(
             "narthex_engine_seconds", "0+600x60", "0+600x60", "0+600x60", engine="store", operation="ping"
         ),
-        {"job": "narthex", "engine": "store"},
+        mended=("+600", "+600", "+600"),
+        labels={"job": "narthex", "engine": "store"},
     ),
     Alert(
         "NarthexEngineFailing",
@@ -464,7 +492,8 @@ rate(narthex_engine_seconds_bucket{operation!~"start|stop"}[5m]))) > $engine_s""
         60,
         _one("narthex_engine_failures_total", "0+60x60", engine="broker", operation="publish"),
         _one("narthex_engine_failures_total", "0+1x60", engine="broker", operation="publish"),
-        {"job": "narthex", "engine": "broker"},
+        mended=("+1",),
+        labels={"job": "narthex", "engine": "broker"},
     ),
     Alert(
         "NarthexRunsFailing",
@@ -476,6 +505,7 @@ and sum by (job) (increase(narthex_runs_total[10m])) > $min_runs""",
         120,
         _runs("0+10x60", "0+10x60"),
         _runs("0+10x60", "0+1x60"),
+        mended=("+10", "+0"),
     ),
     Alert(
         "NarthexRunsStuck",
@@ -486,6 +516,7 @@ and sum by (job) (increase(narthex_runs_total[10m])) > $min_runs""",
         120,
         _one("narthex_run_queue_seconds", "0+60x60"),
         _one("narthex_run_queue_seconds", "20x60"),
+        mended=("0",),
     ),
     Alert(
         "NarthexRunsBurnFast",
@@ -496,6 +527,7 @@ and sum by (job) (increase(narthex_runs_total[10m])) > $min_runs""",
         120,
         _runs("0+10x60", "0+10x60"),
         _runs("0+10x60", "0+1x60"),
+        mended=("+10", "+0"),
     ),
     Alert(
         "NarthexRunsBurnSlow",
@@ -506,6 +538,7 @@ and sum by (job) (increase(narthex_runs_total[10m])) > $min_runs""",
         900,
         _runs("0+10x120", "0+1x120", 90),
         _runs("0+100x120", "0+1x120", 90),
+        mended=("+10", "+0"),
     ),
     Alert(
         "NarthexWrongTestKeys",
@@ -517,6 +550,7 @@ increase(narthex_e2e_admissions_total{result=~"wrong_key|wrong_token|rate_limite
         0,
         _one("narthex_e2e_admissions_total", "0+2x60", result="wrong_key"),
         _one("narthex_e2e_admissions_total", "0+2x60", result="admitted"),
+        mended=("+0",),
     ),
     Alert(
         "NarthexTestsOutsideHours",
@@ -528,6 +562,7 @@ and on () (hour() < $test_hours_from or hour() >= $test_hours_to)""",
         0,
         _one("narthex_e2e_admissions_total", "0+1x800", 120, result="admitted"),
         _one("narthex_e2e_admissions_total", "0+1x800", 720, result="admitted"),
+        mended=("+0",),
     ),
     Alert(
         "NarthexBypassActive",
@@ -549,6 +584,7 @@ unless on (job) narthex_info{environment=~"$bypass_environments"}""",
                 _series("narthex_info", "1x60", environment="staging", version="1"),
             )
         ),
+        mended=("0", "1"),
     ),
     Alert(
         "NarthexTestsFailing",
@@ -571,6 +607,7 @@ unless on (job) narthex_info{environment=~"$bypass_environments"}""",
                 _series("narthex_e2e_tests_total", "0+90x60", result="skipped"),
             )
         ),
+        mended=("+10", "+0"),
     ),
 )
 """In the order of docs/runbooks/README.md within each group."""
