@@ -1,7 +1,8 @@
 """The shell of a service that serves HTTP and no WebSockets: sign-in, and the status page.
 
-Not here: a service's own routes and components. Rules: every service has `/livez`, `/readyz`, `/metrics`, the
-pages of problems, and the gateway's limit of requests from one address; an exception that no route handles is a bug, counted and logged with its trace id.
+Not here: a service's own routes and components. Rules: every service has `/livez`, `/readyz`, `/metrics`, the pages of
+problems, and the gateway's limit of requests from one address; an exception that no route handles is a bug, counted and
+logged with its trace id.
 """
 
 from __future__ import annotations
