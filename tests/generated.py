@@ -177,12 +177,6 @@ def _http_page() -> str:
     return page()
 
 
-def _numbers() -> str:
-    from tests.numbers_page import numbers_page
-
-    return numbers_page()
-
-
 def _map_of_tests() -> str:
     from tests.map_of_tests import render
 
@@ -194,7 +188,6 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "docs/operations.md": _operations,
     "docs/design.md": _design,
     "docs/map-tests.md": _map_of_tests,
-    "docs/numbers.md": _numbers,
     "web/packages/client/src/contract.ts": _contract,
     "docs/refusals.md": _refusals,
     "docs/troubleshooting.md": _troubleshooting,

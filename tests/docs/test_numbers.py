@@ -25,7 +25,6 @@ from narthex.ports.broker import PRESENCE_TTL_S
 from narthex.ports.tokens import MAX_TOKEN_BYTES
 from narthex.web import access, auth, tickets
 from tests.generated import stale
-from tests.numbers_page import numbers_page
 
 DOCS = Path(__file__).parents[2] / "docs"
 KIB = 1024
@@ -119,11 +118,6 @@ def test_the_three_limits_of_failed_sign_ins() -> None:
 def test_a_number_in_a_page_is_the_codes(page: str, text: str) -> None:
     """The statement of a page, in the words of the page."""
     assert text in said(page)
-
-
-def test_every_number_of_the_code_is_in_its_page() -> None:
-    """docs/numbers.md has each time-out, limit, size and interval with its value of now."""
-    assert said("numbers.md") == " ".join(numbers_page().split())
 
 
 def test_the_generated_pages_are_current() -> None:
