@@ -209,15 +209,19 @@ class RedisBroker:
 
     async def behind(self, known: Mapping[str, Position]) -> Mapping[str, Position]:
         """See the port. Raises DependencyError."""
-        listed = [(channel, end.offset, end.epoch) for channel, end in known.items()]
+        listed = list(known.items())
         found: dict[str, Position] = {}
         for start in range(
             0, max(len(listed), 1), COMPARE_AT_ONCE
         ):  # also without channels, to check that the server is the same run
             part = listed[start : start + COMPARE_AT_ONCE]
-            answer = await self._retrying(partial(self._compare, msgspec.json.encode(part)))
-            for place, top, epoch in answer:
-                found[part[place][0]] = Position(int(top), epoch.decode())
+            by_epoch = [
+                [epoch, *(one for name, end in part if end.epoch == epoch for one in (name, end.offset))]
+                for epoch in {end.epoch for _, end in part}
+            ]
+            body = msgspec.json.encode(by_epoch)
+            for name, top, epoch in await self._retrying(partial(self._compare, body)):
+                found[name.decode()] = Position(int(top), epoch.decode())
         return found
 
     async def _compare(self, listed: bytes) -> Any:

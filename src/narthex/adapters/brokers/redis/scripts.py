@@ -120,13 +120,16 @@ return {top, epoch, kept, entries, tonumber(redis.call('GET', KEYS[5]) or 0)}
 BEHIND: Final = (
     _HEAD
     + """
--- KEYS: epoch, reign   ARGV: reign, prefix of the meta keys, JSON [[channel, offset, epoch], …]
--- Returns {index in the list (from 0), top, epoch} for every channel whose log ends elsewhere than the list states.
-local found = {}
-for place, known in ipairs(cjson.decode(ARGV[3])) do
-  local meta = redis.call('HMGET', ARGV[2] .. ':{' .. known[1] .. '}', 't', 'i')
-  local top, epoch = tonumber(meta[1] or 0), epoch_of(meta[2])
-  if top ~= known[2] or epoch ~= known[3] then found[#found + 1] = {place - 1, top, epoch} end
+-- KEYS: epoch, reign   ARGV: reign, prefix of the meta keys, JSON [[epoch, channel, offset, channel, offset, …], …]
+-- Returns {channel, top, epoch} for every channel whose log ends elsewhere than the list states. Lists by epoch (nearly
+-- all channels have the same) cost the server a quarter less than a list for each channel.
+local found, prefix = {}, ARGV[2] .. ':{'
+for _, known in ipairs(cjson.decode(ARGV[3])) do
+  for n = 2, #known, 2 do
+    local meta = redis.call('HMGET', prefix .. known[n] .. '}', 't', 'i')
+    local top, epoch = tonumber(meta[1] or 0), epoch_of(meta[2])
+    if top ~= known[n + 1] or epoch ~= known[1] then found[#found + 1] = {known[n], top, epoch} end
+  end
 end
 return found
 """
