@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,11 +18,14 @@ from narthex.adapters.brokers.nats.comparison import Comparison
 from narthex.adapters.brokers.nats.connection import parse_address
 from narthex.adapters.brokers.nats.contention import Contention
 from narthex.adapters.brokers.nats.jetstream import (
+    Conflict,
     JetStream,
     JetStreamUnavailable,
     Latest,
     RequestRejected,
     Stored,
+    StreamMissing,
+    _checked,
 )
 from narthex.adapters.brokers.nats.stream_monitor import StreamMonitor
 from narthex.adapters.brokers.nats.subscriptions import Subscriptions
@@ -90,6 +95,27 @@ async def test_a_channel_that_is_dropped_is_unsubscribed_at_the_server() -> None
         await found.settled(name)
     assert client.now == {"p.b"}
     assert not found.wants("b")
+    running.cancel()
+
+
+async def test_what_came_while_the_subscription_was_made_is_delivered_first() -> None:
+    """The library keeps messages in a queue of its own until the request has been sent."""
+    seen: list[Any] = []
+    client = Subscribed()
+    subscribe = client.subscribe
+
+    async def early(subject: str, **options: Any) -> Any:
+        held = await subscribe(subject, **options)
+        for number in (1, 2):
+            held._pending_queue.put_nowait(number)
+        return held
+
+    client.subscribe = early  # type: ignore[method-assign]
+    found = Subscriptions(lambda: client, "p.", seen.append)  # type: ignore[arg-type, return-value]  # what it uses
+    running = asyncio.create_task(found.run())
+    found.want("a")
+    await found.settled("a")
+    assert seen == [1, 2]
     running.cancel()
 
 
@@ -230,6 +256,45 @@ async def test_a_second_reader_does_not_hide_what_the_first_was_not_told(*, rere
     stream.end = 8
     compared.read("c", 9)
     assert list(await compared.behind({"c": here}, 10)) == ["c"]
+
+
+async def test_a_channel_that_was_left_is_compared_anew_when_it_is_followed_again() -> None:
+    """Its old place says nothing about what was read the second time."""
+    stream = OneSubject()
+    compared = Comparison(
+        stream,  # type: ignore[arg-type]  # what it asks
+        subject=lambda channel: f"s.{channel}",
+        epoch=lambda _: "e",
+        mark=lambda: "mark",
+    )
+    stream.end = 8
+    compared.read("c", 9)
+    compared.forget("c")
+    compared.read("c", 5)
+    here = Position(decode_batch(encode(StreamBatch(b"12345678", "", 5, 0, 0, []))).top, "e")
+    assert list(await compared.behind({"c": here}, 10)) == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "raised"),
+    [
+        ({"code": 499, "err_code": 1, "description": "no"}, RequestRejected),
+        ({"code": 500, "err_code": 1, "description": "no"}, JetStreamUnavailable),
+        ({"code": 503, "err_code": 10008, "description": "away"}, JetStreamUnavailable),
+        ({"code": 400, "err_code": 10071, "description": "wrong last sequence: 1"}, Conflict),
+        ({"code": 404, "err_code": 10059, "description": "stream not found"}, StreamMissing),
+    ],
+)
+def test_an_error_of_jetstream_says_whether_to_try_again(
+    fault: dict[str, Any], raised: type[Exception]
+) -> None:
+    """5xx is a cluster that may be back; 4xx is final, but for the conflict and the stream that is not there."""
+    message = SimpleNamespace(data=json.dumps({"error": fault}).encode())
+    with pytest.raises(raised):
+        _checked(message)  # type: ignore[arg-type]  # what it reads
+    assert _checked(SimpleNamespace(data=b'{"seq": 1}')) == {"seq": 1}  # type: ignore[arg-type]
+    with pytest.raises(JetStreamUnavailable, match="not JSON"):
+        _checked(SimpleNamespace(data=b"<html>"))  # type: ignore[arg-type]
 
 
 async def test_the_watch_over_the_stream_pauses_after_each_failure(monkeypatch: pytest.MonkeyPatch) -> None:

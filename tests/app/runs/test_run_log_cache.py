@@ -84,5 +84,10 @@ async def test_readings_are_bounded(fake_rig: Rig) -> None:
         other = msgspec.structs.replace(run, run_id=f"r-{number}")
         await log_cache.of(other)
     assert len(log_cache._kept) == MAX_CACHED
+    oldest, next_oldest = list(log_cache._kept)[:2]
+    await log_cache.of(msgspec.structs.replace(run, run_id=oldest[1]))
+    await log_cache.of(msgspec.structs.replace(run, run_id="r-another"))
+    assert oldest in log_cache._kept, "it was asked for a moment ago"
+    assert next_oldest not in log_cache._kept
     await engine.requests.cancel(ALICE, run.run_id)
     await fake_rig.ended(run)
