@@ -244,6 +244,26 @@ async def test_outside_ready_nothing_is_asked_and_the_answer_is_unhealthy(state:
     assert all(probe.asked == 0 for probe in bench.probes.values())
 
 
+@pytest.mark.parametrize("state", ["draining", "stopped"])
+async def test_a_check_that_the_drain_overtakes_is_no_fault(state: str) -> None:
+    """The gateway refuses its own probe then, which neither the log nor a metric shows as a fault."""
+    bench = Bench()
+    assert await bench.status() == "healthy"
+    bench.changes.clear()
+    handshake = bench.probes["handshake"]
+    handshake.gate = asyncio.Event()
+    handshake.begun.clear()
+    waiting = asyncio.ensure_future(bench.health.report())
+    await handshake.begun.wait()
+    bench.state = state
+    handshake.fault = CheckFailed("a valid ticket was refused: draining")
+    handshake.gate.set()
+    report = await waiting
+    assert (report["status"], report["errors"]) == ("unhealthy", [f"the gateway is {state}"])
+    assert bench.changes == []
+    assert b'narthex_health_status{check="handshake"} 0.0' in bench.meter.scraped("")[0]()
+
+
 async def test_ready_asks_broker_store_and_keys_only() -> None:
     """An agent's unavailable provider must not take the gateway out of rotation; nor must degraded keys."""
     bench = Bench()

@@ -162,12 +162,13 @@ class TestQueue:
         await start(store, run("r1"), run("r2", at=2.0))
         [claimed] = await store.runs.claim("n1", 10.0, 5.0, 9, AGENTS)
         assert await store.runs.started(claimed, Position(7, "e"), 11.0)
-        assert not await store.runs.give_back(msgspec.structs.replace(claimed, owner="n2"))
-        assert not await store.runs.give_back(msgspec.structs.replace(claimed, attempt=2))
-        assert await store.runs.give_back(claimed)
-        assert not await store.runs.give_back(claimed)
-        kept = await store.runs.get("a", "r1")
+        assert await store.runs.give_back(msgspec.structs.replace(claimed, owner="n2"), 12.0) is None
+        assert await store.runs.give_back(msgspec.structs.replace(claimed, attempt=2), 12.0) is None
+        kept = await store.runs.give_back(claimed, 12.0)
+        assert await store.runs.give_back(claimed, 12.0) is None
         assert kept is not None
+        assert await store.runs.get("a", "r1") == kept
+        assert (kept.finished_at, kept.unclosed) == (0.0, False)
         assert (kept.state, kept.owner, kept.attempt, kept.started_at) == ("queued", "", 0, 0.0)
         assert not await finish(store, claimed)
         [again] = await store.runs.claim("n2", 10.0, 5.0, 9, AGENTS)
@@ -175,10 +176,21 @@ class TestQueue:
         [lease] = await store.runs.leases()
         [over] = await store.runs.take_over("n3", [lease], 20.0, 5.0)
         assert await store.runs.started(over, Position(7, "e"), 21.0)
-        assert await store.runs.give_back(over)
-        kept = await store.runs.get("a", "r1")
+        kept = await store.runs.give_back(over, 22.0)
         assert kept is not None
         assert (kept.attempt, kept.started_at) == (1, 21.0)  # what an earlier owner did is not known
+
+    async def test_a_cancelled_run_that_is_given_back_is_over(self, store: Store) -> None:
+        """It waits for no claim: its state is what a cancel in the queue leaves."""
+        await start(store, run("r1"), run("r2", at=2.0))
+        [claimed] = await store.runs.claim("n1", 10.0, 5.0, 9, AGENTS)
+        await store.runs.request_cancel("a", "r1", "bob", 11.0)
+        kept = await store.runs.give_back(claimed, 12.0)
+        assert kept is not None
+        assert (kept.state, kept.unclosed, kept.owner, kept.finished_at) == ("cancelled", True, "", 12.0)
+        assert kept.cancel_requested_by == "bob"
+        assert await store.runs.unclosed(9) == [kept]
+        assert ids(await store.runs.claim("n2", 13.0, 5.0, 9, AGENTS)) == ["r2"]
 
     async def test_claim_honours_the_users_limit(self, store: Store) -> None:
         """A user with two concurrent runs waits with the third; another user's run goes ahead."""
@@ -335,6 +347,35 @@ class TestLeases:
         older = msgspec.structs.replace(seen, lease_until=seen.lease_until - 1.0)
         assert await store.runs.take_over("n2", [older], 1e9, 5.0) == []
         assert ids(await store.runs.take_over("n2", [seen], 1e9, 5.0)) == ["r1"]
+
+    async def test_unreserve(self, store: Store) -> None:
+        """Only the owner's queued runs are for any node then, and not those of an agent that waits there."""
+        mine = {"owner": "n1", "lease_until": 99.0}
+        await start(
+            store,
+            run("running"),
+            msgspec.structs.replace(run("queued", "t2", user="bob"), **mine),
+            msgspec.structs.replace(run("answer", "t3", user="cid"), parent_run_id="asked", **mine),
+            msgspec.structs.replace(run("other", "t4", user="dan"), parent_run_id="gone", **mine),
+            msgspec.structs.replace(run("theirs", "t5", user="eve"), owner="n2", lease_until=99.0),
+        )
+        assert ids(await store.runs.claim("n1", 10.0, 60.0, 1, AGENTS)) == ["running"]
+        assert await store.runs.unreserve("n1", ["asked", "another"]) == 2
+        assert await store.runs.unreserve("n1", ["asked"]) == 0
+        owners = {lease.run_id: lease.owner for lease in await store.runs.leases()}
+        assert owners == {"running": "n1", "answer": "n1", "theirs": "n2"}
+        assert ids(await store.runs.claim("n3", 12.0, 5.0, 10, AGENTS)) == ["queued", "other"]
+        assert await store.runs.unreserve("n1", []) == 1
+
+    async def test_an_answer_after_a_clean_stop_is_for_any_node(self, store: Store) -> None:
+        """The agent that asked waits nowhere any more; what other nodes' agents asked stays theirs."""
+        await start(store, run("r1"))
+        asked = interrupt("i1")
+        await store.runs.open_interrupt(asked)
+        await store.runs.open_interrupt(msgspec.structs.replace(asked, interrupt_id="i2", node="other/1"))
+        assert await store.runs.release(asked.node, [("a", "i1"), ("a", "i2"), ("b", "i1")]) == 0
+        nodes = [await store.runs.interrupt("a", name) for name in ("i1", "i2")]
+        assert [one and one.node for one in nodes] == ["", "other/1"]
 
     async def test_release(self, store: Store) -> None:
         """A clean stop leaves no run or reservation with that owner, and does not touch other owners'."""

@@ -10,12 +10,13 @@ from pathlib import Path
 import httpx2
 import pytest
 from starlette.applications import Starlette
+from structlog.testing import capture_logs
 
 from narthex.adapters.edge.listeners import listen, url_of
 from narthex.adapters.edge.rules import HeadRules
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.adapters.telemetry.metrics import PrometheusMeter
-from narthex.app.health import ping_check
+from narthex.app.health import CheckFailed, Degraded, ping_check
 from narthex.app.lifecycle import Component, Lifecycle
 from narthex.domain.descriptors import capacity
 from narthex.errors import ConfigError, DependencyError
@@ -54,6 +55,38 @@ class Engine:
     async def ping(self) -> None:
         if self.fault is not None:
             raise self.fault
+
+
+@pytest.mark.parametrize(
+    ("fault", "shown"),
+    [
+        (CheckFailed("a ticket was refused: draining"), None),
+        (caused := CheckFailed("no handshake over loopback (OSError)"), OSError),
+        (Degraded("not available: concierge"), None),
+        (ValueError("a bug"), ValueError),
+    ],
+)
+async def test_the_log_has_a_traceback_of_faults_that_the_sentence_does_not_explain(
+    tmp_path: Path, fault: Exception, shown: type[Exception] | None
+) -> None:
+    """A check that failed by its own judgement says all there is to say in `detail`."""
+
+    async def check() -> str:
+        if fault is caused:
+            raise fault from OSError("reset")
+        raise fault
+
+    settings = load({"port": 0, "data_dir": tmp_path}, {})
+    lifecycle = Lifecycle([], grace_s=0.5, on_state=lambda _: None)
+    meter = PrometheusMeter(version="1", environment="testing")
+    health = make_health(settings, {"handshake": check}, lifecycle, meter, log)
+    await lifecycle.start()
+    with capture_logs() as lines:
+        await health.report()
+    await lifecycle.stop()
+    [line] = [line for line in lines if line["event"] == "health"]
+    assert line["log_level"] == "warning"
+    assert (line["exc_info"] and type(line["exc_info"])) == shown
 
 
 def made(

@@ -172,6 +172,7 @@ class NodeCore:
         self.registry = ConnectionRegistry[Connection]()
         user_traffic = UserTraffic(self.registry.has_users, loop.time, config.settled_s)
         deliveries = DeliveryTraces() if tracer.enabled else None
+        self.worker_presence = WorkerPresence(broker, node, agents, meter, runs=config.run_agents)
         self.engine = RunEngine(
             broker=broker,
             store=store,
@@ -186,8 +187,8 @@ class NodeCore:
             deliveries=deliveries,
             claims=config.run_agents,
             serves_users=lambda: not config.shared or user_traffic.serves_users(),
+            presence=self.worker_presence,
         )
-        self.worker_presence = WorkerPresence(broker, node, agents, meter, runs=config.run_agents)
         self.starter = RunStarter(self.chat, self.engine, self.quotas)
         self.agui = AguiRequests(self.chat, self.engine, self.starter, store, broker)
         self.queue_watch = QueueWatch(store.runs, meter, clock)

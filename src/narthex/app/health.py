@@ -5,7 +5,8 @@ Not here: a check's work (the ports' `ping` and `check`, `adapters/edge/self_pro
 
 Rules of docs/design.md#health: broker, store or handshake failing is `unhealthy`, auth or agents failing is `degraded`;
 a check without an answer in time has failed, so nothing is healthy unasked. While starting or draining the
-checks are not run, and the answer is `unhealthy`, which makes a load balancer stop sending traffic.
+checks are not run, and the answer is `unhealthy`, which makes a load balancer stop sending traffic; the result of a
+check that was under way then is no change of its status.
 """
 
 from __future__ import annotations
@@ -176,6 +177,8 @@ class Health:
         finally:
             slot.task = None
         result = CheckResult(status=status, latency_ms=round((loop.time() - began) * 1000, 2), detail=detail)
+        if self._state() != "ready":  # a drain that began meanwhile refuses the check itself
+            return result
         if slot.result is None or slot.result.status != status:
             self._on_change(name, result, cause)
         self._meter.gauge("health_status", _SEVERITY[status], check=name)
@@ -209,13 +212,14 @@ class Health:
     async def report(self, *, fresh: bool = False) -> dict[str, object]:
         """The body of `/ws/health` (docs/design.md#health); `fresh`: see `result`, for a caller that asks seldom."""
         policy = self._policy
-        state = self._state()
         checks: dict[str, CheckResult] = {}
         errors: list[str] = []
-        if state == "ready":
+        if self._state() == "ready":
             names = sorted(self._slots, key=_rank)
             results = await asyncio.gather(*(self.result(name, fresh=fresh) for name in names))
             checks = dict(zip(names, results, strict=True))
+        state = self._state()
+        if state == "ready":
             errors = [f"{name}: {r.detail or r.status}" for name, r in checks.items() if r.status != HEALTHY]
             status = max((r.status for r in checks.values()), key=_SEVERITY.__getitem__, default=UNHEALTHY)
         else:

@@ -24,6 +24,11 @@ class BackgroundTask:
         self._name = name
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def started(self) -> bool:
+        """Whether it is between `start` and `stop`."""
+        return self._task is not None
+
     async def start(self) -> None:
         """Begin."""
         if self._task is None:

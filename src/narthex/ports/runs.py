@@ -199,9 +199,10 @@ class Runs(Protocol):
         is reserved for another node is not claimable. Fair: tenants with the fewest running first, then the oldest.
         """
 
-    async def give_back(self, run: Run) -> bool:
-        """Queue a claimed run again, at its old place, as if it had not been claimed: its agent has not begun. False
-        when (owner, attempt) no longer holds it.
+    async def give_back(self, run: Run, now: float) -> Run | None:
+        """Queue a claimed run again, at its old place, as if it had not been claimed: its agent has not begun. A run
+        whose cancel was requested becomes `cancelled` and `unclosed` instead, as by `request_cancel` in the queue.
+        Returns the run after the step; None when (owner, attempt) no longer holds it.
         """
 
     async def queue(self) -> Queue:
@@ -267,9 +268,15 @@ class Runs(Protocol):
         reservation that is still as seen is lifted: any node may claim the run. Leases that changed meanwhile stay.
         """
 
-    async def release(self, owner: str) -> int:
+    async def unreserve(self, owner: str, waiting: Collection[str]) -> int:
+        """Lift the reservations of `owner` (it drains), except those of runs that continue one of the runs `waiting`.
+        Returns how many any node may claim now.
+        """
+
+    async def release(self, owner: str, asked: Collection[tuple[str, str]] = ()) -> int:
         """End every lease and reservation of `owner` (a clean stop): the runs have no owner then, so that other nodes
-        need not wait for the leases to lapse.
+        need not wait for the leases to lapse. `asked`: tenant and id of each interrupt whose agent waited there; the
+        run that answers it is reserved for no node.
         """
 
     async def active_in_thread(self, tenant: str, thread_id: str) -> list[Run]:

@@ -124,7 +124,9 @@ class AgentWorker:
         self.broker = ControlLog(measured_broker(make_broker(settings), self.meter))
         self.store = measured_store(make_store(settings), self.meter)
         self.tracer, self._traces = make_tracer(settings, self.meter)
-        self.engine = self._make_engine(load_agents(settings, self._facts), settings.plan_table())
+        agents = load_agents(settings, self._facts)
+        self.presence = WorkerPresence(self.broker, self.node, agents, self.meter)
+        self.engine = self._make_engine(agents, settings.plan_table())
         self.fleet = Fleet(
             self.node,
             kind="worker",
@@ -173,13 +175,13 @@ class AgentWorker:
             concurrent_runs=lambda identity: plan(identity).concurrent_runs,
             limits=run_limits(self.settings),
             tracer=self.tracer,
+            presence=self.presence,
         )
 
     def _make_lifecycle(self) -> Lifecycle:
         watch = LoopWatch(self.meter)
         handler = ControlHandler(self.engine, self._drain, self.fleet.control)
         staleness = StalenessCheck(handler, self.broker)
-        presence = WorkerPresence(self.broker, self.node, self.engine.agents, self.meter)
         return Lifecycle(
             [
                 *self._traces,
@@ -188,7 +190,7 @@ class AgentWorker:
                 Component("broker", lambda: self.broker.start(handler, self.node), self.broker.stop),
                 Component("staleness", staleness.start, staleness.stop),
                 Component("runs", self.engine.open, self.engine.close),
-                Component("attendance", presence.start, presence.stop),
+                Component("attendance", self.presence.start, self.presence.stop),
                 *self.fleet.components(),
             ],
             drain_runs=self.engine.drain,

@@ -39,7 +39,7 @@ from narthex.adapters.systemd import SystemdNotifier, activated_descriptor
 from narthex.adapters.telemetry.metrics import PrometheusMeter
 from narthex.app.connection_record import ConnectionRecorder
 from narthex.app.handshake_record import Record
-from narthex.app.health import CRITICAL, Check, CheckResult, Health
+from narthex.app.health import CRITICAL, Check, CheckFailed, CheckResult, Health
 from narthex.app.lifecycle import Component, Lifecycle
 from narthex.app.periodic import Periodic
 from narthex.app.rates import MAX_KEYS, Rates
@@ -301,7 +301,9 @@ def make_health(
 
     def changed(name: str, result: CheckResult, cause: BaseException | None) -> None:
         level = log.info if result.status == "healthy" else log.warning
-        level("health", check=name, status=result.status, detail=result.detail, exc_info=cause)
+        # The sentence of a failed check is its detail; where it came from shows nothing more.
+        shown = cause.__cause__ if isinstance(cause, CheckFailed) else cause
+        level("health", check=name, status=result.status, detail=result.detail, exc_info=shown)
 
     health = Health(
         checks,

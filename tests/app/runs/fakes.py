@@ -207,15 +207,19 @@ class FakeRuns:
             )
         return claimed
 
-    async def give_back(self, run: Run) -> bool:
+    async def give_back(self, run: Run, now: float) -> Run | None:
         if not self._held(run):
-            return False
+            return None
         self._beat(run)
         started_at = 0.0 if run.attempt == 1 else self.rows[run.run_id].started_at
-        self._set(
+        kept = self._set(
             run, state="queued", owner="", lease_until=0.0, attempt=run.attempt - 1, started_at=started_at
         )
-        return True
+        return (
+            await self.request_cancel(run.tenant, run.run_id, by, now)
+            if (by := kept.cancel_requested_by)
+            else kept
+        )
 
     async def queue(self) -> Queue:
         queued = [r for r in self.rows.values() if r.state == "queued"]
@@ -342,8 +346,20 @@ class FakeRuns:
                 taken.append(self._set(run, owner=owner, lease_until=now + lease_s, attempt=run.attempt + 1))
         return taken
 
-    async def release(self, owner: str) -> int:
-        mine = [r for r in self.rows.values() if r.owner == owner and r.state in {"queued", "running"}]
+    async def unreserve(self, owner: str, waiting: Collection[str]) -> int:
+        queued = [r for r in self.rows.values() if r.owner == owner and r.state == "queued"]
+        return self._release([r for r in queued if r.parent_run_id not in waiting])
+
+    async def release(self, owner: str, asked: Collection[tuple[str, str]] = ()) -> int:
+        for _, interrupt_id in asked:
+            interrupt = self.interrupts[interrupt_id]
+            if interrupt.node == owner:
+                self.interrupts[interrupt_id] = msgspec.structs.replace(interrupt, node="")
+        return self._release(
+            [r for r in self.rows.values() if r.owner == owner and r.state in {"queued", "running"}]
+        )
+
+    def _release(self, mine: list[Run]) -> int:
         for run in mine:
             self._beat(run)
             self._set(run, owner="", lease_until=0.0)

@@ -11,6 +11,7 @@ from typing import Any
 
 from narthex.app.runs.engine import RunEngine
 from narthex.app.runs.services import RunLimits
+from narthex.app.runs.worker_presence import WorkerPresence
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.digest import digest_of
 from narthex.domain.event_order import EventOrder
@@ -79,6 +80,7 @@ class Rig:
         serves_users: Callable[[], bool] = lambda: True,
         now: Callable[[], float] = time.time,
         tracer: Tracer = NO_TRACING,
+        presence: WorkerPresence | None = None,
     ) -> RunEngine:
         """Start another node, whose wall clock is `now`."""
         engine = RunEngine(
@@ -94,6 +96,7 @@ class Rig:
             claims=claims,
             serves_users=serves_users,
             tracer=tracer,
+            presence=presence,
         )
         await engine.open()
         self.engines.append(engine)

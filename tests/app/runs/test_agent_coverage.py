@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 import pytest
 
 from narthex.app.runs.agent_coverage import ABSENT_LOOKS
-from narthex.app.runs.worker_presence import WorkerPresence, known_agents
+from narthex.app.runs.worker_presence import CHANNEL, WorkerPresence, known_agents, served_agents
 from narthex.ports.agents import Agent, Event, RunInput
-from narthex.ports.broker import Control
+from narthex.ports.broker import Control, Member
 from narthex.ports.runs import Run
-from tests.app.runs.rig import QUICK, Rig, agent, text_of
+from tests.app.runs.rig import ALICE, QUICK, Rig, agent, text_of
 from tests.app.runs.test_takeover import kill
 from tests.timing import within
 
@@ -91,7 +91,7 @@ async def test_a_restartable_run_waits_for_a_node_that_has_its_agent(rig: Rig) -
     await rig.until(run, lambda events: len(events) > 2)
     kill(dead)
     other = await rig.node(agent(hello, "other"), name="n2", limits=PATIENT)
-    await rig.comes(lambda: "bot" in other._local_runs.coverage._left)  # the lease has lapsed for it
+    await rig.comes(lambda: "bot" in other._services.coverage._left)  # the lease has lapsed for it
     assert (await state(rig, run))[0] == "running"
     await rig.node(agent(hello, restartable=True), name="n3")
     row, _ = await rig.ended(run)
@@ -126,17 +126,17 @@ async def test_the_runs_of_an_agent_that_no_node_has_are_ended(rig: Rig) -> None
     run = await rig.say(gateway, await rig.thread())
     node = await rig.node(agent(hello, "other"), name="n2")
     looks = 0
-    real = node._local_runs.coverage.look
+    real = node._services.coverage.look
 
     async def look() -> bool:
         nonlocal looks
         looks += 1
         return await real()
 
-    node._local_runs.coverage.look = look  # type: ignore[method-assign]
+    node._services.coverage.look = look  # type: ignore[method-assign]
     await rig.comes(lambda: looks > ABSENT_LOOKS + 2)
     assert await state(rig, run) == ("queued", "")
-    assert node._local_runs.coverage.missing == []
+    assert node._services.coverage.missing == []
     await accepts.stop()
     row, events = await rig.ended(run)
     assert (row.state, row.error) == ("failed", "agent_unknown")
@@ -149,12 +149,12 @@ async def test_an_agent_that_is_back_in_time_runs(rig: Rig) -> None:
     run = await rig.say(gateway, await rig.thread())
     node = await rig.node(agent(hello, "other"), name="n2", limits=PATIENT)
     for _ in range(ABSENT_LOOKS - 1):
-        await node._local_runs.coverage.look()
+        await node._services.coverage.look()
     assert node.missing_agents() == ["bot"]
     await rig.node(agent(hello), name="n3")
     assert (await rig.ended(run))[0].state == "finished"
-    await node._local_runs.coverage.look()
-    assert node._local_runs.coverage.missing == []
+    await node._services.coverage.look()
+    assert node._services.coverage.missing == []
 
 
 async def test_the_next_run_of_a_thread_is_announced_where_its_agent_is_elsewhere(fake_rig: Rig) -> None:
@@ -173,10 +173,144 @@ async def test_the_next_run_of_a_thread_is_announced_where_its_agent_is_elsewher
     assert (await state(rig, second))[0] == "queued"
 
 
-async def test_a_node_without_users_keeps_to_its_own_runs(rig: Rig) -> None:
+@pytest.mark.parametrize("why", ["drains", "no_agents", "no_users"])
+async def test_the_next_run_of_a_thread_is_announced_where_this_node_may_not_claim_it(
+    fake_rig: Rig, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """It has the agent, and leaves the run to other nodes."""
+    rig = fake_rig
+
+    async def members(_: str) -> dict[str, Member]:
+        return {"n1": Member(client="n1", user="worker", conn_info={"agents": ["bot"], "serves_users": True})}
+
+    monkeypatch.setattr(rig.fake_broker, "members", members)
+    owner = await rig.node(agent(hangs), name="n1", limits=PATIENT)
+    thread_id = await rig.thread()
+    first = await rig.say(owner, thread_id)
+    await rig.until(first, lambda events: len(events) > 2)
+    here = await rig.node(
+        agent(hangs),
+        name="n2",
+        limits=PATIENT,
+        claims=why != "no_agents",
+        serves_users=lambda: why != "no_users",
+    )
+    second = await rig.say(owner, thread_id)
+    third = await rig.say(owner, thread_id)
+    if why == "drains":
+        here._services.coverage.draining = True
+    kill(owner)
+    ended = msgspec.structs.replace(first, owner="", attempt=9)
+    rig.fake_store.fake_runs.rows[first.run_id] = msgspec.structs.replace(ended, state="failed")
+    rig.fake_broker.controls.clear()
+    await here.requests.cancel(ALICE, second.run_id)
+    await rig.comes(lambda: Control("runs_available", {}) in rig.fake_broker.controls)
+    assert (await state(rig, third))[0] == "queued"
+
+
+@pytest.fixture
+async def presences(rig: Rig) -> AsyncIterator[Callable[[str], WorkerPresence]]:
+    """Makes a node's presence, which is withdrawn in the end."""
+    made: list[WorkerPresence] = []
+
+    def presence(node: str) -> WorkerPresence:
+        made.append(WorkerPresence(rig.broker, node, ["bot"], rig.meter))
+        return made[-1]
+
+    yield presence
+    for one in made:
+        await one.stop()
+
+
+async def announced(rig: Rig, agents: set[str]) -> None:
+    """Wait until these agents are announced as running for users."""
+    async with asyncio.timeout(within(10)):
+        while await served_agents(rig.broker, "") != agents:  # noqa: ASYNC110 - presence is asked for
+            await asyncio.sleep(0.005)
+
+
+@on_sqlite
+async def test_a_fleet_in_its_first_minute_leaves_no_run_to_others(
+    rig: Rig, presences: Callable[[str], WorkerPresence]
+) -> None:
+    """No node has served users for long enough since the restart, so each claims what waits, at its first look."""
+    gateway = await rig.node(agent(hello), name="n1", claims=False)
+    waits = await rig.say(gateway, await rig.thread())
+    for name in ("n2", "n3"):
+        presence = presences(name)
+        await rig.node(agent(hello), name=name, limits=PATIENT, serves_users=lambda: False, presence=presence)
+        await presence.start()
+    row, _ = await rig.ended(waits)
+    assert row.state == "finished"
+    row, _ = await rig.ended(await rig.say(gateway, await rig.thread()))
+    assert row.state == "finished"
+
+
+@on_sqlite
+async def test_a_node_of_the_version_before_counts_as_one_that_serves_users(rig: Rig) -> None:
+    """It announces its agents, and does not know of users; a candidate leaves its runs alone."""
+    about: dict[str, object] = {"agents": ["bot"]}
+    await rig.broker.join(CHANNEL, Member(client="w1", user="worker", conn_info=about))
+    assert await served_agents(rig.broker, "n2") == {"bot"}
+    assert await served_agents(rig.broker, "w1") == set()
+    await rig.broker.leave(CHANNEL, "w1")
+
+
+@on_sqlite
+async def test_a_drain_leaves_runs_to_a_node_without_users(
+    rig: Rig, presences: Callable[[str], WorkerPresence]
+) -> None:
+    """The last node that served users drains, as in a deploy: its successor claims at once, while the drain goes on."""
+    old_presence = presences("n1")
+    old = await rig.node(agent(hangs), name="n1", limits=PATIENT, presence=old_presence)
+    await old_presence.start()
+    await announced(rig, {"bot"})
+    gateway = await rig.node(agent(hello), name="n3", claims=False)
+    held = await rig.say(gateway, await rig.thread())
+    await rig.until(held, lambda events: len(events) > 2)
+    new_presence = presences("n2")
+    new = await rig.node(
+        agent(hello), name="n2", limits=PATIENT, serves_users=lambda: False, presence=new_presence
+    )
+    await new_presence.start()
+    await rig.comes(lambda: new._services.coverage._heads == {})
+    assert new._services.coverage.claimable() == []
+    drain = asyncio.get_running_loop().create_task(old.drain(within(20)))
+    await announced(rig, set())
+    await rig.comes(lambda: new._services.coverage.claimable() == ["bot"])
+    row, _ = await rig.ended(await rig.say(gateway, await rig.thread()))
+    assert (row.state, row.text) == ("finished", "hello")
+    assert not drain.done()
+    await gateway.requests.cancel(ALICE, held.run_id)
+    await drain
+
+
+@on_sqlite
+async def test_a_node_announces_that_users_have_come(
+    rig: Rig, presences: Callable[[str], WorkerPresence]
+) -> None:
+    """Within one look, not when its entry is next renewed."""
+    users, presence = False, presences("n1")
+    engine = await rig.node(agent(hello), name="n1", serves_users=lambda: users, presence=presence)
+    await presence.start()
+    assert engine.missing_agents() == []
+    users = True
+    await announced(rig, {"bot"})
+    users = False
+    await announced(rig, set())
+
+
+@on_sqlite
+async def test_a_node_without_users_keeps_to_its_own_runs(
+    rig: Rig, presences: Callable[[str], WorkerPresence]
+) -> None:
     """A revision before its traffic: what it accepted runs there and nowhere else; it leaves alone what others
     accepted, as long as those claim it.
     """
+    other = presences("n9")
+    await other.start()
+    await other.announce(serves_users=True)
+    await announced(rig, {"bot"})
     began: list[str] = []
     apart = await rig.node(
         counted("bot", began, "new"), name="n2", limits=PATIENT, serves_users=lambda: False
@@ -195,8 +329,8 @@ async def test_a_node_without_users_keeps_to_its_own_runs(rig: Rig) -> None:
     again = await rig.say(gateway, await rig.thread())
     await looked(rig, 3)
     assert await state(rig, again) == ("queued", "")
-    await apart._local_runs.coverage.look()
-    await apart._local_runs.coverage.look()  # no node has claimed it in between
+    await apart._services.coverage.look()
+    await apart._services.coverage.look()  # no node has claimed it in between
     await rig.ended(again)
     assert began == ["new", "old", "new"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from narthex import client
 from narthex.adapters.stores.sql.operation import Operation
 from narthex.app.runs import closing, loops, requests
 from narthex.app.runs.closing import close_cancelled
-from narthex.app.runs.local_runs import LocalRuns
 from narthex.app.runs.run_log_state import read_back
 from narthex.app.runs.services import RunServices
 from narthex.client.gateway import Gateway
@@ -81,10 +80,10 @@ async def test_one_that_cannot_be_closed_is_in_no_others_way(
     runs.unclosed_ids.add("0")  # the first by id
     fake_rig.fake_broker.fail_publishes = 0
 
-    async def close(services: RunServices, local_runs: LocalRuns, found: Run) -> None:
+    async def close(services: RunServices, drop: Callable[[str], Awaitable[None]], found: Run) -> None:
         if found.run_id == "0":
             raise ValueError("no JSON")
-        await close_cancelled(services, local_runs, found)
+        await close_cancelled(services, drop, found)
 
     monkeypatch.setattr(loops, "close_cancelled", close)
     await fake_rig.node(agent(waits), name="worker")
@@ -152,14 +151,14 @@ async def test_a_closer_whose_log_was_replaced_meanwhile_reads_the_next_one(
     services, local_runs = node._services, node._local_runs
     lost = await read_back(services, cancelled)
     fake_rig.fake_broker.lose()
-    await close_cancelled(services, local_runs, cancelled)
+    await close_cancelled(services, local_runs.drop_waiting, cancelled)
     fake_rig.fake_broker.keys.clear()
 
     async def as_it_was(*_: object) -> object:
         return lost
 
     monkeypatch.setattr(closing, "read_back", as_it_was)
-    await close_cancelled(services, local_runs, cancelled)
+    await close_cancelled(services, local_runs.drop_waiting, cancelled)
     assert kinds(await fake_rig.events(run)) == ENDED
 
 
@@ -175,7 +174,7 @@ async def test_a_deleted_threads_log_does_not_come_back(rig: Rig) -> None:
     else:
         assert await rig.store.threads.delete("acme", run.thread_id) == "deleted"
     engine = rig.engines[0]
-    await close_cancelled(engine._services, engine._local_runs, listed[0])
+    await close_cancelled(engine._services, engine._local_runs.drop_waiting, listed[0])
     assert await rig.events(run) == []
 
 
@@ -187,7 +186,7 @@ async def test_a_run_that_the_store_forgot_takes_no_log_with_it(fake_rig: Rig) -
     del fake_rig.fake_store.fake_runs.rows[run.run_id]
     fake_rig.fake_store.fake_runs.unclosed_ids.clear()
     engine = fake_rig.engines[0]
-    await close_cancelled(engine._services, engine._local_runs, listed[0])
+    await close_cancelled(engine._services, engine._local_runs.drop_waiting, listed[0])
     assert kinds(await fake_rig.events(run)) == ENDED
 
 

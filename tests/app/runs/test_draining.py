@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ from narthex.errors import DependencyError
 from narthex.ports.agents import Event, RunInput
 from narthex.ports.broker import Control
 from narthex.ports.runs import Run
-from tests.app.runs.rig import ALICE, QUICK, Rig, agent
+from tests.app.runs.rig import ALICE, QUICK, Rig, agent, kinds
 from tests.timing import within
 
 GRACE_S = within(20)
@@ -56,6 +56,31 @@ async def draining(engine: RunEngine) -> asyncio.Task[None]:
     return task
 
 
+async def drained_before_it_began(
+    rig: Rig,
+    engine: RunEngine,
+    where: tuple[object, str],
+    monkeypatch: pytest.MonkeyPatch,
+    meanwhile: Callable[[Run], Awaitable[None]] | None = None,
+) -> Run:
+    """A run that the node has claimed, and that is held by a call of a port until the drain has begun."""
+    thread_id = await rig.thread()
+    claimed = Gate(rig.store.runs, "claim", monkeypatch, before=False)
+    run = await rig.say(engine, thread_id)  # reads the log too, so the gate comes after it
+    await claimed.reached()
+    with pytest.MonkeyPatch.context() as patch:
+        gate = Gate(*where, patch)
+        claimed.opened.set()
+        await gate.reached()
+        drain = await draining(engine)
+        if meanwhile is not None:
+            await meanwhile(run)
+        gate.opened.set()
+        async with asyncio.timeout(within(10)):
+            await drain
+    return run
+
+
 async def begun_elsewhere(rig: Rig, run: Run) -> None:
     """Another node runs it as if it had not been claimed before."""
     await rig.node(agent(says_where), name="n2")
@@ -72,24 +97,32 @@ async def test_a_claimed_run_that_has_not_begun_is_given_back(
     """Wherever it waits for an engine; the drain does not wait for its grace."""
     owner = {"broker": rig.broker, "runs": rig.store.runs, "threads": rig.store.threads}[port]
     engine = await rig.node(agent(says_where), limits=SELDOM)
-    thread_id = await rig.thread()
-    claimed = Gate(rig.store.runs, "claim", monkeypatch, before=False)
-    run = await rig.say(engine, thread_id)  # reads the log too, so the gate comes after it
-    await claimed.reached()
-    with pytest.MonkeyPatch.context() as patch:
-        gate = Gate(owner, name, patch)
-        claimed.opened.set()
-        await gate.reached()
-        drain = await draining(engine)
-        gate.opened.set()
-        async with asyncio.timeout(within(10)):
-            await drain
+    run = await drained_before_it_began(rig, engine, (owner, name), monkeypatch)
     row = await rig.store.runs.get(run.tenant, run.run_id)
     assert row is not None
     assert (row.state, row.owner, row.attempt, row.started_at) == ("queued", "", 0, 0.0)
     if rig.broker is rig.fake_broker:
         assert rig.fake_broker.controls[-1] == Control("runs_available", {})
+    assert rig.notices == []  # no device shows that it began
     await begun_elsewhere(rig, run)
+    assert [name for name, _ in rig.notices if name == "narthex.run_began"] == ["narthex.run_began"]
+
+
+@pytest.mark.parametrize("name", ["given", "started"])
+async def test_a_run_that_was_cancelled_before_it_began_ends_with_the_drain(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """It waits for no claim of another node: there is none."""
+    engine = await rig.node(agent(says_where), limits=SELDOM)
+
+    async def cancel(run: Run) -> None:
+        assert (await engine.requests.cancel(ALICE, run.run_id))["state"] == "running"
+
+    run = await drained_before_it_began(rig, engine, (rig.store.runs, name), monkeypatch, cancel)
+    row, events = await rig.ended(run)
+    assert (row.state, row.cancel_requested_by, row.unclosed) == ("cancelled", ALICE.subject, False)
+    assert kinds(events) == ["RUN_STARTED", "RUN_FINISHED"]
+    assert events[-1]["outcome"]["type"] == "cancelled"
 
 
 async def test_a_claim_under_way_is_not_lost(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,6 +185,150 @@ async def test_a_run_that_resumes_a_waiting_agent_begins_all_the_same(fake_rig: 
     assert (ended.state, ended.text) == ("finished", "answered True")
 
 
+class Holding:
+    """An agent that works in some threads until it is let go, and says one word in the others."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, asyncio.Event] = {}
+
+    async def work(self, run: RunInput) -> AsyncIterator[Event | str]:
+        """See the class."""
+        yield "hello"
+        if (gate := self.held.get(run.thread_id)) is not None:
+            await gate.wait()
+
+    async def begin(self, rig: Rig, engine: RunEngine) -> Run:
+        """A run that is held."""
+        thread_id = await rig.thread()
+        self.held[thread_id] = asyncio.Event()
+        run = await rig.say(engine, thread_id)
+        await rig.until(run, lambda events: len(events) > 2)
+        return run
+
+    def let_go(self, run: Run) -> None:
+        """Let a run end, and all later ones of its thread."""
+        self.held.pop(run.thread_id).set()
+
+
+async def test_other_nodes_claim_what_a_draining_node_has_reserved(rig: Rig) -> None:
+    """At once, not when its last run has ended."""
+    holding = Holding()
+    apart = await rig.node(agent(holding.work), limits=SELDOM, serves_users=lambda: False)
+    last = await holding.begin(rig, apart)
+    first = await holding.begin(rig, apart)
+    behind = await rig.say(apart, first.thread_id)
+    assert behind.owner == apart._services.owner
+    await rig.node(agent(says_where), name="n2")
+    drain = await draining(apart)
+    holding.let_go(first)
+    row, _ = await rig.ended(behind)
+    assert (row.state, row.attempt) == ("finished", 1)
+    assert not drain.done()
+    holding.let_go(last)
+    await drain
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["well", "store_away_once"])
+async def test_a_message_that_arrives_as_the_drain_begins_is_not_reserved(rig: Rig, fails: bool) -> None:
+    """Its run was to be this node's when the drain began; other nodes may claim it as soon as it is stored."""
+    holding = Holding()
+    limits = msgspec.structs.replace(SELDOM, renew_s=QUICK.renew_s)
+    apart = await rig.node(agent(holding.work), limits=limits, serves_users=lambda: False)
+    last = await holding.begin(rig, apart)
+    with pytest.MonkeyPatch.context() as patch:
+        gate = Gate(rig.store.runs, "start", patch)
+        late = asyncio.get_running_loop().create_task(rig.say(apart, await rig.thread()))
+        await gate.reached()
+        drain = await draining(apart)
+        await rig.comes(lambda: not apart._loops._taking.locked())
+        if fails:
+            unreserve_fails_once(rig, patch)
+        gate.opened.set()
+        run = await late
+        await begun_elsewhere(rig, run)
+    assert not drain.done()
+    holding.let_go(last)
+    await drain
+
+
+def unreserve_fails_once(rig: Rig, patch: pytest.MonkeyPatch) -> None:
+    """The store is away for one call."""
+    real = rig.store.runs.unreserve
+
+    async def unreserve(owner: str, waiting: Collection[str]) -> int:
+        patch.setattr(rig.store.runs, "unreserve", real)
+        raise DependencyError("store", "It is away.")
+
+    patch.setattr(rig.store.runs, "unreserve", unreserve)
+
+
+async def asks(run: RunInput) -> AsyncIterator[Event | str]:
+    """Asks one question."""
+    answer = await run.ask({"type": "boolean"}, "go on?")
+    yield f"answered {answer}"
+
+
+async def asked(rig: Rig, engine: RunEngine) -> tuple[Run, str]:
+    """A run that ended with a question, and the question."""
+    run = await rig.say(engine, await rig.thread(), "@asks")
+    row, events = await rig.ended(run)
+    assert row.state == "interrupted"
+    return row, events[-1]["outcome"]["interrupts"][0]["id"]
+
+
+@pytest.mark.parametrize("before", [True, False])
+async def test_an_agent_that_waits_goes_on_while_its_node_drains(rig: Rig, before: bool) -> None:
+    """Whether the answer comes before the drain, and the node does not know it, or during it."""
+    holding = Holding()
+    engine = await rig.node(agent(holding.work), agent(asks, "asks"), limits=SELDOM)
+    gateway = await rig.node(agent(holding.work), agent(asks, "asks"), name="n2", claims=False)
+    last = await holding.begin(rig, engine)
+    run, question = await asked(rig, engine)
+    if not before:
+        drain = await draining(engine)
+    with pytest.MonkeyPatch.context() as patch:
+        if before:
+            patch.setattr(engine, "control", lambda _: None)
+        resumed = (await gateway.requests.resume(ALICE, run.run_id, question, True))["run_id"]
+        if rig.broker is rig.fake_broker and not before:  # it delivers no control messages
+            engine.control(rig.fake_broker.controls[-1])
+    if before:
+        drain = await draining(engine)
+    row = await rig.over(msgspec.structs.replace(run, run_id=resumed))
+    assert (row.state, row.text) == ("finished", "answered True")
+    assert not drain.done()
+    holding.let_go(last)
+    await drain
+
+
+async def test_an_answer_after_the_drain_waits_for_no_lease(rig: Rig) -> None:
+    """Its agent can go on anywhere, and the node that it waited on has left."""
+    resumable = msgspec.structs.replace(agent(asks, "asks"), resumable=True)
+    engine = await rig.node(agent(says_where), resumable)
+    run, question = await asked(rig, engine)
+    await engine.drain(GRACE_S)
+    other = await rig.node(
+        agent(says_where), resumable, name="n2", limits=msgspec.structs.replace(QUICK, lease_s=3_600)
+    )
+    resumed = (await other.requests.resume(ALICE, run.run_id, question, True))["run_id"]
+    row = await rig.over(msgspec.structs.replace(run, run_id=resumed))
+    assert row.state != "failed", row
+
+
+@pytest.mark.parametrize("call", ["unclosed", "queue", "leases"])
+async def test_a_drain_waits_for_nothing_that_claims_no_run(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """An idle node ends at once, although the store does not answer the loop that looks."""
+    gate = Gate(rig.store.runs, call, monkeypatch)
+    engine = await rig.node(agent(says_where))
+    await gate.reached()
+    drain = await draining(engine)
+    async with asyncio.timeout(within(10)):
+        await drain
+    assert not gate.opened.is_set()
+
+
 async def test_a_store_that_is_away_leaves_the_run_to_the_lease(
     fake_rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,7 +336,7 @@ async def test_a_store_that_is_away_leaves_the_run_to_the_lease(
     rig = fake_rig
     engine = await rig.node(agent(says_where), limits=SELDOM)
 
-    async def away(_: Run) -> bool:
+    async def away(_: Run, now: float) -> Run | None:
         raise DependencyError("store", "It is away.")
 
     monkeypatch.setattr(rig.fake_store.fake_runs, "give_back", away)

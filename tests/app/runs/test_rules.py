@@ -229,7 +229,7 @@ async def test_a_run_that_this_node_cannot_claim_is_announced_to_the_others(
     """Otherwise it would wait for their next poll; a node with a free slot claims it without a message."""
     limits = msgspec.structs.replace(QUICK, max_running=0 if state == "full" else 5)
     node = await fake_rig.node(agent(_hello), claims=state != "claims nothing", limits=limits)
-    node._local_runs.draining = state == "draining"
+    node._services.coverage.draining = state == "draining"
     await fake_rig.say(node, await fake_rig.thread())
     announced = [one.kind for one in fake_rig.fake_broker.controls if one.kind == "runs_available"]
     assert len(announced) == (state != "free")

@@ -47,7 +47,7 @@ def kill(engine: RunEngine) -> None:
             execution.journal._writer.cancel()
         if execution.session is not None:
             execution.session.cancel()
-    engine._local_runs.draining = True  # nothing is kept for later
+    engine._services.coverage.draining = True  # nothing is kept for later
     for task in list(engine._local_runs.tasks._running):
         task.cancel()
 

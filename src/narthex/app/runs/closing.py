@@ -7,12 +7,13 @@ node that runs agents finds the run and closes it. Every step may be repeated.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from narthex.app.runs.compaction import compact
 from narthex.app.runs.endings import Cancelled, terminal
 from narthex.app.runs.execution import notify_members
 from narthex.app.runs.journal import Journal
 from narthex.app.runs.lease import Lease, OwnershipLost
-from narthex.app.runs.local_runs import LocalRuns
 from narthex.app.runs.queue_notices import notify_queue
 from narthex.app.runs.run_log_state import RunLogState, read_back
 from narthex.app.runs.services import RunServices
@@ -24,15 +25,22 @@ from narthex.ports.runs import Run
 _NEVER = float("inf")
 
 
-async def close_cancelled(services: RunServices, local_runs: LocalRuns, run: Run) -> None:
+async def close_cancelled(
+    services: RunServices, drop_waiting: Callable[[str], Awaitable[None]], run: Run
+) -> None:
     """Publish the missing ones of the two events, and note in the store that they are there.
+
+    Args:
+        services: shared.
+        drop_waiting: `LocalRuns.drop_waiting`.
+        run: it is `unclosed`.
 
     Raises:
         BrokerGone: not closed; repeat.
         DependencyError: the same.
     """
     if run.parent_run_id:  # it would have carried a waiting agent on
-        await local_runs.drop_waiting(run.parent_run_id)
+        await drop_waiting(run.parent_run_id)
         await services.broker.control(Control("run", {"op": "drop", "run_id": run.parent_run_id}))
     log, _ = await read_back(services, run)
     if log.terminal is None:

@@ -24,6 +24,7 @@ from narthex.app.runs.requests import RunRequests
 from narthex.app.runs.run_trace import encoded_trace
 from narthex.app.runs.services import NotifyMembers, RunLimits, RunServices, identity_json
 from narthex.app.runs.steering import MessageSteering
+from narthex.app.runs.worker_presence import WorkerPresence
 from narthex.domain.agent_input import AgentInput
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.identity import Identity
@@ -39,6 +40,7 @@ from narthex.ports.tracing import NO_TRACING, Tracer, current_span
 
 log = structlog.get_logger("narthex.runs", log_name="narthex.runs")
 
+LAST_CLAIM_S: Final = 1.0  # of a claim under way at the end of a drain
 AGENT_CLOSE_S: Final = 3.0  # of one agent; the process of the local model takes at most 2 s
 
 
@@ -60,6 +62,7 @@ class RunEngine:
         claims: whether agents run here; False leaves every run to other nodes (`narthex worker`).
         serves_users: whether users are connected here. A node without them reserves the runs that it accepts for
             itself, and leaves those of other nodes to nodes that have some.
+        presence: announces what this node does; None: nothing does.
 
     Attributes:
         requests: operations on an existing run: cancel, steer, resume, get.
@@ -82,6 +85,7 @@ class RunEngine:
         deliveries: DeliveryTraces | None = None,
         claims: bool = True,
         serves_users: Callable[[], bool] = lambda: True,
+        presence: WorkerPresence | None = None,
     ) -> None:
         # A node may come back under its old id; its runs must not. Hence the random part.
         owner = f"{node}/{uuid.uuid4().hex[:8]}"
@@ -98,7 +102,9 @@ class RunEngine:
             notify_members=notify_members,
             tracer=tracer,
             deliveries=deliveries,
+            claims=claims,
             serves_users=serves_users,
+            presence=presence,
         )
         self._concurrent_runs = concurrent_runs
         self._claims = claims
@@ -122,7 +128,7 @@ class RunEngine:
 
     def missing_agents(self) -> list[str]:
         """Agents whose runs wait, and that no node had at this node's last look."""
-        return self._local_runs.coverage.missing
+        return self._services.coverage.missing
 
     def running_channels(self) -> set[str]:
         """Channel keys of the threads with an active run of this node."""
@@ -153,32 +159,36 @@ class RunEngine:
             self._loops.start()
 
     async def drain(self, grace_s: float) -> None:
-        """Stop claiming; let runs finish for `grace_s`; hand restartable ones over, end the others, and release
-        every lease so that other nodes need not wait for it.
+        """Claim no run for a new agent; let runs finish for `grace_s`; hand restartable ones over, end the others, and
+        release every lease so that other nodes need not wait for it.
         """
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + grace_s
-        await self._loops.stop_claiming(grace_s)
+        await self._loops.drain(grace_s)
         await self._local_runs.drain(max(0.0, ends_at - loop.time()))
+        await self._loops.settle(LAST_CLAIM_S)
         await self.close()
 
     async def close(self) -> None:
         """Stop now. Other nodes take over active runs. Idempotent."""
         await self._loops.stop()
+        asked = self._local_runs.asked
         await self._local_runs.close()
         try:
             if self._opened:  # else there is nothing to release, and maybe no table either
-                await self._services.runs.release(self._services.owner)
+                await self._services.runs.release(self._services.owner, asked)
         finally:
             for agent in self._services.agents.values():
                 await _closed(agent)
 
     def control(self, message: Control) -> None:
         """A control message of kind `runs_available` or `run`; does not block. The hub passes them on."""
+        data = message.data
         if message.kind == "runs_available":
+            if data.get("look"):
+                self._loops.changed()
             self._loops.wake()
             return
-        data = message.data
         if message.kind != "run":
             return
         run_id, by = str(data.get("run_id", "")), str(data.get("by", ""))
@@ -267,6 +277,9 @@ class RunEngine:
             if services.deliveries is not None:
                 services.deliveries.started(kept, current_span())
             self._loops.wake()
+        if reserved and self._local_runs.draining:  # since the moment at which reservations were lifted
+            with contextlib.suppress(DependencyError):
+                await self._loops.unreserve()
         if kept.state != RunState.QUEUED:
             return kept, False
         waits = await self._waits(kept)

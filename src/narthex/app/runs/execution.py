@@ -190,6 +190,7 @@ class Execution:
         openings: Sequence[Event] = (),
         answers: list[Answer] | None = None,
         may_begin: Callable[[], bool] = lambda: True,
+        began: Callable[[], None] = lambda: None,
     ) -> Ending:
         """Run to the end.
 
@@ -199,6 +200,7 @@ class Execution:
             openings: events to publish before the agent's first one (`narthex.answered`).
             answers: those that let a waiting session continue.
             may_begin: asked once, before RUN_STARTED.
+            began: called when the log has RUN_STARTED.
 
         Returns:
             The ending: `Lost`, `Abandoned` and `GivenBack` were not published.
@@ -212,6 +214,7 @@ class Execution:
         ending: Ending = Abandoned()
         try:
             await self._open(restart, openings, may_begin)
+            began()
             session.bind(self, self.services.now() + deadline_s)
             if answers is not None:
                 session.answer(answers)

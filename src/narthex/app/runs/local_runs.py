@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from narthex.app.runs.agent_coverage import AgentCoverage
+from narthex.app.runs.closing import close_cancelled
 from narthex.app.runs.conversation import given_to, load
 from narthex.app.runs.endings import Abandoned, Cancelled, Completed, Ending, Failed, GivenBack, Lost
 from narthex.app.runs.execution import Execution, finish, notify_members
@@ -48,28 +48,29 @@ class LocalRuns:
         on_free: called whenever a run ended, so that the next can be claimed.
 
     Attributes:
-        coverage: the agents whose runs begin here.
         executions: by run id, while an agent works or a run is being ended.
         leases: by run id, from claim to end.
         waiting: by the id of the run that asked: sessions that wait for an answer.
         unfinished: by run id: runs that this node owns and must still end, and how (None: find out).
-        draining: begin nothing more.
         reserving: this node has reserved queued runs for itself, which must be renewed.
     """
 
     def __init__(self, services: RunServices, on_free: Callable[[], None]) -> None:
         self.services = services
-        self.coverage = AgentCoverage(services)
         self.executions: dict[str, Execution] = {}
         self.leases: dict[str, Lease] = {}
         self.waiting: dict[str, AgentSession] = {}
         self.unfinished: dict[str, tuple[Run, Ending | None]] = {}
-        self.draining = False
         self.reserving = False
         self._on_free = on_free
         self._ended = asyncio.Event()
         # For each running one: its own task, its notice's, and one that ends while the next begins.
         self.tasks = Tasks("runs", services.limits.max_running * 3, self._bug)
+
+    @property
+    def draining(self) -> bool:
+        """Whether only agents that wait here go on."""
+        return self.services.coverage.draining
 
     # -- beginning -----------------------------------------------------------------------------------------
 
@@ -163,12 +164,18 @@ class LocalRuns:
         """
         if _has_begun(run, log_state) or run.parent_run_id in self.waiting:
             return False
-        return self.draining or not self.coverage.covers(run.agent)
+        return self.draining or not self.services.coverage.covers(run.agent)
 
     async def _give_back(self, run: Run) -> None:
-        if await self.services.runs.give_back(run):
-            log.info("run_given_back", run_id=run.run_id, agent=run.agent)
-            await self.services.broker.control(Control("runs_available", {}))
+        services = self.services
+        kept = await services.runs.give_back(run, services.now())
+        if kept is None:
+            return
+        log.info("run_given_back", run_id=run.run_id, agent=run.agent, state=kept.state)
+        if kept.unclosed:  # cancelled meanwhile; a loop of any node repeats what fails here
+            await close_cancelled(services, self.drop_waiting, kept)
+        else:
+            await services.broker.control(Control("runs_available", {}))
 
     async def _still_ours(self, run: Run) -> bool:
         kept = await self.services.runs.get(run.tenant, run.run_id)
@@ -218,7 +225,6 @@ class LocalRuns:
             return await execution.conclude(ending or Failed("agent_unknown", RUN_ERRORS["agent_unknown"]))
         if session is not None:
             return await self._resume(execution, run, session)
-        self._announce(run)
         messages, user = await load(self.services, run, execution.given)
         restart = 0
         if _has_begun(run, log_state) or (run.parent_run_id and not agent.resumable):
@@ -229,7 +235,11 @@ class LocalRuns:
         )
         openings = [] if log_state.seq else [_answered(one) for one in answered]
         outcome = await execution.main(
-            session, restart=restart, openings=openings, may_begin=lambda: bool(restart) or not self.draining
+            session,
+            restart=restart,
+            openings=openings,
+            may_begin=lambda: bool(restart) or not self.draining,
+            began=lambda: self._announce(run),
         )
         return self._checked(run, outcome)
 
@@ -261,9 +271,11 @@ class LocalRuns:
             raise OwnershipLost  # the thread was deleted meanwhile
         kept = [found[name] for name in session.asked]
         session.continues(execution.given)
-        self._announce(run)
         outcome = await execution.main(
-            session, openings=[_answered(one) for one in kept], answers=[answer_of(one) for one in kept]
+            session,
+            openings=[_answered(one) for one in kept],
+            answers=[answer_of(one) for one in kept],
+            began=lambda: self._announce(run),
         )
         return self._checked(run, outcome)
 
@@ -276,7 +288,7 @@ class LocalRuns:
         return outcome
 
     def _announce(self, run: Run) -> None:
-        """Notify every device of every member that a run began, beside the run: its first token does not wait."""
+        """Notify every device of every member that a run began, beside the run, which does not wait for it."""
         value: dict[str, object] = {"parentRunId": run.parent_run_id} if run.parent_run_id else {}
         self.run_beside(notify_members(self.services, run, "narthex.run_began", value))
 
@@ -309,7 +321,6 @@ class LocalRuns:
 
     async def drain(self, grace_s: float) -> None:
         """Let runs finish for `grace_s`; then hand restartable ones over and end the others (`draining`)."""
-        self.draining = True
         try:
             async with asyncio.timeout(grace_s):
                 while self.leases:
@@ -326,7 +337,7 @@ class LocalRuns:
 
     async def close(self) -> None:
         """Stop all runs now; other nodes take over after the release of the leases."""
-        self.draining = True
+        self.services.coverage.draining = True
         for execution in list(self.executions.values()):
             execution.end(Abandoned())
         await self.tasks.drain(self.services.limits.stop_grace_s + 1)
@@ -335,6 +346,11 @@ class LocalRuns:
             session.cancel()
         for session in waiting.values():
             await session.stop(self.services.limits.stop_grace_s)
+
+    @property
+    def asked(self) -> list[tuple[str, str]]:
+        """Tenant and id of each question whose agent waits here."""
+        return [(one.user.tenant, name) for one in self.waiting.values() for name in one.asked]
 
     def _bug(self, fault: BaseException) -> None:
         log.error("run_task_failed", exc_info=fault)

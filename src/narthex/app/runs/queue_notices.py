@@ -39,8 +39,10 @@ async def notify_queue(services: RunServices, tenant: str, thread_id: str) -> No
 
 
 async def _wake_owner(services: RunServices, run: Run) -> None:
-    """The next run of a thread may be another node's: one that reserved it, or any that has its agent."""
-    if run.owner and run.owner != services.owner:
+    """The next run of a thread may be another node's: one that reserved it, or any that may claim it."""
+    if run.owner == services.owner:
+        return
+    if run.owner:
         await services.broker.control(Control("runs_available", {}, node_of(run.owner)))
-    elif run.agent not in services.agents:
+    elif run.agent not in services.coverage.claimable():
         await services.broker.control(Control("runs_available", {}))

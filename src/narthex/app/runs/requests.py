@@ -311,7 +311,7 @@ class RunRequests:
         try:
             async with asyncio.timeout(CLOSE_S):
                 while kept is not None and kept.unclosed:
-                    await close_cancelled(self._services, self._local_runs, kept)
+                    await close_cancelled(self._services, self._local_runs.drop_waiting, kept)
                     kept = await self._services.runs.get(run.tenant, run.run_id)
                     if kept is not None and kept.unclosed:  # another node is doing it at this moment
                         await asyncio.sleep(CLOSE_STEP_S)

@@ -8,6 +8,8 @@ from typing import Final, Protocol
 import msgspec
 
 from narthex.app.delivery_traces import DeliveryTraces
+from narthex.app.runs.agent_coverage import AgentCoverage
+from narthex.app.runs.worker_presence import WorkerPresence
 from narthex.domain.identity import Identity
 from narthex.ports.agents import Agent
 from narthex.ports.broker import Broker
@@ -75,7 +77,7 @@ class NotifyMembers(Protocol):
 
 class RunServices:
     """The shared services. `owner` names this process's life (node id and a random part), `node` the node,
-    `serves_users` whether users are connected here.
+    `serves_users` whether users are connected here, `coverage` which agents' runs begin here.
     """
 
     def __init__(
@@ -93,7 +95,9 @@ class RunServices:
         notify_members: NotifyMembers,
         tracer: Tracer = NO_TRACING,
         deliveries: DeliveryTraces | None = None,
+        claims: bool = True,
         serves_users: Callable[[], bool] = lambda: True,
+        presence: WorkerPresence | None = None,
     ) -> None:
         self.broker = broker
         self.runs = runs
@@ -108,6 +112,9 @@ class RunServices:
         self.tracer = tracer
         self.deliveries = deliveries
         self.serves_users = serves_users
+        self.coverage = AgentCoverage(
+            broker, runs, agents, node, claims=claims, serves_users=serves_users, presence=presence
+        )
 
 
 _TOKEN_FIELDS: Final = {"issuer": "", "token_id": "", "issued_at": None, "expires_at": None}

@@ -116,6 +116,14 @@ def insert_input(run: Run, run_input: str) -> Statement:
     )
 
 
+def unbind(owner: str, tenant: str, interrupt_id: str) -> Statement:
+    """The agent that asked waits there no more."""
+    return (
+        "UPDATE interrupts SET node = '' WHERE tenant = ? AND interrupt_id = ? AND node = ?",
+        (tenant, interrupt_id, owner),
+    )
+
+
 def _get(tenant: str, interrupt_id: str) -> Operation[Interrupt | None]:
     return _INTERRUPT.one("FROM interrupts WHERE tenant = ? AND interrupt_id = ?", tenant, interrupt_id)
 

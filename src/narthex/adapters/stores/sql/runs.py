@@ -13,7 +13,7 @@ from functools import cache
 from typing import Final
 
 from narthex.adapters.stores.sql.dialect import Dialect
-from narthex.adapters.stores.sql.interrupts import SqlInterrupts, insert_input
+from narthex.adapters.stores.sql.interrupts import SqlInterrupts, insert_input, unbind
 from narthex.adapters.stores.sql.operation import (
     Operation,
     Shape,
@@ -142,14 +142,19 @@ class SqlRuns(SqlInterrupts):
         return claimed
 
     @writes
-    def give_back(self, run: Run) -> Operation[bool]:
+    def give_back(self, run: Run, now: float) -> Operation[Run | None]:
         """See the port; the moment of a start without a beginning is forgotten."""
-        return found(
-            f"""UPDATE runs SET state = '{after("given_back")}', owner = '', lease_until = 0, beat = beat + 1,
-            attempt = attempt - 1, started_at = CASE WHEN attempt = 1 THEN 0 ELSE started_at END
-            WHERE {_HELD} RETURNING 1""",
-            *(run.tenant, run.run_id, run.owner, run.attempt),
+        wanted = "cancel_requested_by = ''"
+        rows = yield (
+            f"""UPDATE runs SET owner = '', lease_until = 0, beat = beat + 1, attempt = attempt - 1,
+            state = CASE WHEN {wanted} THEN '{after("given_back")}' ELSE '{after("cancelled")}' END,
+            unclosed = CASE WHEN {wanted} THEN unclosed ELSE 1 END,
+            finished_at = CASE WHEN {wanted} THEN finished_at ELSE ? END,
+            started_at = CASE WHEN attempt = 1 THEN 0 ELSE started_at END
+            WHERE {_HELD} RETURNING {RUN.columns}""",
+            (now, run.tenant, run.run_id, run.owner, run.attempt),
         )
+        return RUN.first(rows)
 
     @reads
     def queue(self) -> Operation[Queue]:
@@ -286,9 +291,18 @@ class SqlRuns(SqlInterrupts):
         return taken
 
     @writes
-    def release(self, owner: str) -> Operation[int]:
+    def unreserve(self, owner: str, waiting: Collection[str]) -> Operation[int]:
         """See the port."""
-        return release("owner = ?", owner)
+        names = padded(waiting)
+        others = f"(parent_run_id = '' OR parent_run_id NOT IN ({marks(len(names))}))"
+        return release(f"owner = ? AND {_QUEUED} AND {others}", owner, *names)
+
+    @writes
+    def release(self, owner: str, asked: Collection[tuple[str, str]] = ()) -> Operation[int]:
+        """See the port."""
+        for tenant, interrupt_id in asked:
+            yield unbind(owner, tenant, interrupt_id)
+        return (yield from release("owner = ?", owner))
 
     @reads
     def unclosed(self, limit: int) -> Operation[list[Run]]:
