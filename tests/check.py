@@ -6,7 +6,9 @@ round shows everything; pytest comes last and closes the output; the exit code i
     python -m tests.check                # everything
     python -m tests.check --no-tests     # what takes seconds
     python -m tests.check --write-docs   # bring the generated pages up to date
-    python -m tests.check --docs         # build the documentation site strictly into site/
+    python -m tests.check --docs         # build the documentation site strictly into site/, with pictures taken now
+    python -m tests.check --docs-versions  # the same of every release, beside each other, with a switcher
+    python -m tests.check --pictures     # take the pictures of docs/images anew
     python -m tests.check tests/domain   # with other arguments: they go to pytest
 """
 
@@ -22,6 +24,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
+
+from tools.docs_build import build_site, build_versions
 
 from tests.generated import ROOT, stale, write
 
@@ -43,10 +47,11 @@ def main(arguments: Sequence[str]) -> int:
         for page in write():
             print(f"written: {page}")
         return 0
-    if "--docs" in words:
-        return (
-            0 if all([_step("docs", _docs), _step("site", partial(build_site, ROOT, ROOT / "site"))]) else 1
-        )
+    if "--pictures" in words:
+        return 0 if _step("pictures", _renew_pictures) else 1
+    if "--docs" in words or "--docs-versions" in words:
+        build = build_versions if "--docs-versions" in words else partial(build_site, ROOT)
+        return 0 if all([_step("docs", _docs), _step("site", partial(_site, build))]) else 1
     with_tests = "--no-tests" not in words
     words = [word for word in words if word != "--no-tests"]
     failed = [name for name, command in STEPS if not _step(name, partial(_run, command))]
@@ -77,21 +82,22 @@ def _docs() -> bool:
     return not pages
 
 
-def build_site(root: Path, into: Path) -> bool:
-    """Build the documentation site of a checkout; a link, an anchor or a page that is missing fails it."""
-    command = (
-        PYTHON,
-        "-m",
-        "mkdocs",
-        "build",
-        "--strict",
-        "--config-file",
-        str(root / "mkdocs.yml"),
-        "--site-dir",
-        str(into),
-    )
-    quiet = os.environ | {"NO_MKDOCS_2_WARNING": "1"}  # docs/decisions/0023-mkdocs-material.md knows of it
-    return subprocess.run(command, check=False, env=quiet, cwd=root).returncode == 0  # hooks import `tools`
+def _site(build: Callable[..., bool]) -> bool:
+    """Build into site/ with pictures taken now; without Chromium with those of docs/images."""
+    from tests.docs.pictures import taken
+
+    with taken() as pictures:
+        if pictures is None:
+            print("docs/images is used as it is: there is no chromium to take the pictures anew")
+        return build(ROOT / "site", pictures=pictures)
+
+
+def _renew_pictures() -> bool:
+    from tests.docs.pictures import renew
+
+    for name in renew():
+        print(f"taken: docs/images/{name}")
+    return True
 
 
 def _pages() -> bool:

@@ -193,7 +193,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "docs/troubleshooting.md": _troubleshooting,
     "docs/asyncapi.json": _asyncapi,
     "docs/asyncapi.md": _wire_page,
-    "docs/openapi.json": _openapi,
+    "src/narthex/web/api/openapi.json": _openapi,
     "docs/openapi.md": _http_page,
     "deploy/prometheus/narthex.yml": _rules,
     "deploy/prometheus/narthex_test.yml": _rule_tests,

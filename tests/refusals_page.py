@@ -40,7 +40,9 @@ _ERRORS_HEAD: Final = """
 ## Errors of commands and routes
 
 They concern one command or request; the connection stays. Over HTTP they are problems as above, on a WebSocket the
-errors of commands. The `type` of a problem, `/problems/<code>`, is a page of the gateway that refused.
+errors of commands. The `type` of a problem, `/problems/<code>`, is a page of the gateway that refused:
+
+![The page of origin_not_allowed: its code, status, close code, what happened and what to do](images/problem.png)
 
 | code | status | what happened | what to do |
 | --- | --- | --- | --- |

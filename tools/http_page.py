@@ -9,11 +9,12 @@ from tools.schema_tables import component_sections, member_table, type_text
 
 _HEAD: Final = """# HTTP API reference
 
-<!-- Made from src/narthex/web/api and tools/http_routes.py by tools/http_page.py: `./check --write-docs` -->
+<!-- Made from src/narthex/web/api/bodies.py and the tables of tools/ by tools/http_page.py: `./check --write-docs` -->
 
-Every path and method of a gateway. [openapi.json](openapi.json) is the same as a document for programs (OpenAPI 3.1);
-a gateway serves the part of it that back ends use at `/api/v1/openapi.json`. A test compares the paths with the
-gateway's routes, and its answers with the schemas.
+Every path and method of a gateway. [openapi.json](../src/narthex/web/api/openapi.json) is the same as a document for
+programs (OpenAPI 3.1). A gateway serves it at `/api/v1/openapi.json`, without the routes that it lacks: those of a
+status page that it does not embed, for example. A test compares the paths with the gateway's routes, and its answers
+with the schemas.
 
 A refusal of any route is [a problem](#problem) with a code of [refusals.md](refusals.md). HEAD works wherever GET does.
 `narthex guard` and `narthex auth serve` serve some of these routes: [guard-process.md](guard-process.md),

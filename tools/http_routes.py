@@ -1,8 +1,7 @@
 """The routes of a gateway for the OpenAPI description: what each takes, and what it answers.
 
-Not here: the document (`openapi`), bodies of the server API (`narthex.web.api.bodies`, from which the gateway's own
-`/api/v1/openapi.json` is made). Rules: `tests/docs/test_openapi.py` compares the paths and methods with the gateway's
-routes, and its answers with these schemas.
+Not here: the document (`openapi`), what the server API takes (`server_api`). Rules: `tests/docs/test_openapi.py`
+compares the paths and methods with the gateway's routes, and its answers with these schemas.
 """
 
 from __future__ import annotations
@@ -417,9 +416,15 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("get", "/static/{name}", "Pages", "A file of the pages.", "*/*"),
     Operation("get", "/problems", "Pages", "Every code of a problem.", HTML),
     Operation("get", "/problems/{code}", "Pages", "What one code means.", HTML),
-    Operation("get", "/api/v1/openapi.json", "Server API", "The server API as OpenAPI.", OBJECT),
+    Operation(
+        "get",
+        "/api/v1/openapi.json",
+        "Server API",
+        "This document, without the routes that the gateway lacks.",
+        OBJECT,
+    ),
 )
-"""Routes that the gateway's own description leaves out."""
+"""Routes outside the server API."""
 
 ANSWERS: Final[dict[tuple[str, str], Any]] = {
     ("post", "/api/v1/publish"): members({"offset": INTEGER, "epoch": STRING, "duplicate": BOOLEAN}),

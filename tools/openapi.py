@@ -1,8 +1,8 @@
 """The HTTP API as an OpenAPI 3.1 document: every path and method of a gateway, with what it takes and answers.
 
-Not here: the table of routes (`http_routes`), the page (`http_page`). The server API comes from the gateway's own
-description, which it serves at /api/v1/openapi.json; this document adds its answers and the other routes.
-`./check --write-docs` writes docs/openapi.json.
+Not here: the tables of routes (`http_routes`, `server_api`), the page (`http_page`). `./check --write-docs` writes it
+to src/narthex/web/api/openapi.json, which a gateway serves at /api/v1/openapi.json and the documentation site beside
+the page.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from typing import Any, Final
 
 from narthex._version import __version__
 from narthex.domain.carriers import SESSION_COOKIE
-from narthex.status.routes import DESCRIBED
-from narthex.web.api.description import openapi
 from tools.http_routes import ANSWERS, OF_USERS, OPERATIONS, PROBLEM, Operation
 from tools.schemas import STRING, Components
+from tools.server_api import paths_and_schemas
 from tools.wire_tables import explained
 
 SECURITY: Final[dict[str, list[dict[str, list[str]]]]] = {
@@ -31,15 +30,14 @@ _REFUSED: Final = {"$ref": "#/components/responses/Problem"}
 def document() -> dict[str, Any]:
     """The whole document."""
     components = Components()
-    made = openapi(__version__, DESCRIBED)
+    server_api, schemas = paths_and_schemas()
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
         _add(paths, operation, components)
-    for path, methods in made["paths"].items():
+    for path, methods in server_api.items():
         for method, found in methods.items():
             answer = components.of(ANSWERS[method, path])
             found["responses"] = {"200": _json("Done.", answer), "default": _REFUSED}
-            found["summary"] = f"{found['summary']}."
             found["tags"] = [_tag(path)]
             proof = "user" if path.startswith(OF_USERS) else "operator"
             found["security"] = SECURITY["status" if path.endswith("/samples") else proof]
@@ -47,7 +45,6 @@ def document() -> dict[str, Any]:
     for methods in paths.values():
         if "get" in methods:
             methods["head"] = _without_body(methods["get"])
-    schemas: dict[str, Any] = made["components"]["schemas"]
     if both := schemas.keys() & components.found.keys():
         raise ValueError(f"two schemas are named {', '.join(both)}")
     return {
@@ -156,5 +153,5 @@ def _tag(path: str) -> str:
 
 
 def text() -> str:
-    """The document as JSON text, as docs/openapi.json has it."""
+    """The document as JSON text, as src/narthex/web/api/openapi.json has it."""
     return json.dumps(document(), indent=1, ensure_ascii=False) + "\n"

@@ -61,10 +61,15 @@ def new_household() -> None:
     _domain = f"house-{next(_households)}.example.org"
 
 
+def browser_path() -> str | None:
+    """Chromium, or the browser of its family that is there."""
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
 @contextlib.asynccontextmanager
 async def chromium() -> AsyncIterator[Browser]:
     """Debian's Chromium, headless."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    path = browser_path()
     assert path is not None, "install chromium (Debian: apt-get install chromium)"
     expect.set_options(timeout=TIMEOUT_MS)
     async with async_playwright() as playwright:

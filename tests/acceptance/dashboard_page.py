@@ -5,7 +5,6 @@ Not here: the programs (`program`, `fleet`), the browser (`chat_page`). Rules: a
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,10 +14,7 @@ from tests.acceptance.chat_page import ChatPage, visitor
 from tests.acceptance.program import Program
 
 AXE: Final = Path(__file__).parents[2] / "web/node_modules/axe-core/axe.min.js"
-IMAGES: Final = Path(__file__).parents[2] / "docs/images"
 SECTIONS: Final = ("Overview", "Handshakes", "Connections", "Runs", "Instances", "Tests", "Incidents")
-PICTURES: Final = ("overview", "handshakes")
-"""Those that docs/dashboard.md shows."""
 NARROW_JS: Final = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -70,12 +66,6 @@ class Dashboard:
     async def shot(self, name: str) -> None:
         """Keep a screenshot when NARTHEX_TEST_SCREENSHOTS is set."""
         await self.visit.shot(name)
-
-    async def picture(self, name: str) -> None:
-        """As `shot`; with NARTHEX_TEST_DOCS_IMAGES it becomes the documentation's."""
-        await self.shot(name)
-        if os.environ.get("NARTHEX_TEST_DOCS_IMAGES") and name in PICTURES:
-            await self.page.screenshot(path=str(IMAGES / f"dashboard-{name}.png"))
 
 
 def operator(browser: Browser, program: Program, name: str, **options: Any) -> Any:

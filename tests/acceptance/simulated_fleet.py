@@ -6,10 +6,13 @@ Not here: the page (`dashboard_page`). Rules: every figure is drawn from one see
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -19,13 +22,62 @@ from narthex.app.fleet.history import FINE_S, HOUR_S, KEPT_S, MINUTE_S
 from narthex.domain.figures import Figures, Histogram
 from narthex.ports.broker import Control
 from narthex.ports.history import HistoryRow
-from narthex.testing import Running
+from narthex.ports.store import BaselineRecord, TestRunResult
+from narthex.testing import Running, gateway
 
 NODES: Final = tuple(f"cloud-run-{number:012x}" for number in range(0xA1B2C3, 0xA1B2C3 + 20))
 REASONS: Final = {"token_expired": 5.0, "auth_required": 3.0, "origin_not_allowed": 0.6, "rate_limited": 0.4}
 PLANS: Final = {"free": 0.55, "early": 0.2, "mid": 0.15, "enterprise": 0.1}
 LATENCIES: Final = (30, 220, 400, 180, 80, 40, 20, 9, 4, 2, 1, 0, 0, 0, 0)
 FIRST_EVENTS: Final = (0, 0, 0, 0, 4, 22, 60, 90, 70, 30, 12, 5, 2, 1, 0)
+
+
+@contextlib.asynccontextmanager
+async def simulated_fleet(directory: Path) -> AsyncIterator[Running]:
+    """A gateway with twenty simulated instances, their past, and twelve nights of tests and benchmarks."""
+    async with gateway(directory) as running:
+        parts = running.gateway.parts
+        assert parts is not None
+        rows = await asyncio.to_thread(list, past(time.time()))
+        for at in range(0, len(rows), 2_000):
+            await parts.store.history.put_history(rows[at : at + 2_000])
+        for number in range(12):
+            await parts.store.records.add_result(
+                TestRunResult(
+                    test_run=f"nightly-{number}",
+                    at=time.time() - (12 - number) * 86_400,
+                    environment="staging",
+                    passed=1_203 - (2 if number == 7 else 0),
+                    failed=2 if number == 7 else 0,
+                    skipped=4,
+                    duration_s=412.5,
+                    report=json.dumps(
+                        {
+                            "target": "deployed system",
+                            "success_rate": 1.0 if number != 7 else 0.998,
+                            "categories": {"chat": {"passed": 840}, "security": {"passed": 363}},
+                            "failed": [{"name": "chat.recovery.cold", "detail": "took 12 s"}]
+                            if number == 7
+                            else [],
+                        }
+                    ),
+                )
+            )
+            values = {"handshakes: CPU µs": 151 - number, "echo: CPU µs": 7.4 + number % 3 / 10}
+            await parts.store.records.add_baseline(
+                BaselineRecord(
+                    at=time.time() - (12 - number) * 86_400,
+                    kind="bench",
+                    version="0.2.0",
+                    machine="2 cores",
+                    figures=msgspec.json.encode(values).decode(),
+                )
+            )
+        simulated = asyncio.create_task(live(running))
+        try:
+            yield running
+        finally:
+            simulated.cancel()
 
 
 def load(at: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from playwright.async_api import Browser, expect
 
 from narthex.bench import baseline, html_report
 from narthex.doctor import canary_report
-from tests.acceptance.dashboard_page import IMAGES, NARROW_JS, serious_findings
+from tests.acceptance.dashboard_page import NARROW_JS, serious_findings
 from tests.reports.samples import bench_report, rounds
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
@@ -64,11 +63,6 @@ async def test_plots_are_seen_and_accessible(
         assert await page.evaluate(INVISIBLE_JS) == []
         assert await page.evaluate(OUTSIDE_JS) == []
         assert said == []
-        if os.environ.get("NARTHEX_TEST_DOCS_IMAGES") and width == 1100 and not dark:
-            await page.reload()
-            shown = page.locator("figure", has_text="by time and latency")
-            await shown.evaluate("one => one.previousElementSibling.scrollIntoView()")
-            await page.screenshot(path=str(IMAGES / f"{name}.png"))
     finally:
         await page.close()
 

@@ -2,68 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
-import httpx2
 import pytest
 from playwright.async_api import Browser, Route, expect
 
-from tests.acceptance.chat_page import ChatPage, visitor
-from tests.acceptance.dashboard_page import IMAGES, NARROW_JS, serious_findings
+from tests.acceptance.chat_page import visitor
+from tests.acceptance.dashboard_page import NARROW_JS, serious_findings
 from tests.acceptance.program import Program
-from tests.status.filled import fill
+from tests.acceptance.status_service import filled_service
 from tests.timing import within
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
-
-TOKEN: Final = "status-token-of-the-tests-01"
-LOGO: Final = (
-    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8">'
-    '<circle cx="4" cy="4" r="4" fill="#2c4a52"/></svg>'
-)
-LATENCY: Final = {"connect": 6.1, "send": 3.4, "stream": 12.0, "sign_in": 1.2}
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """A status service with 90 days of data, an open incident and maintenance to come."""
-    directory = tmp_path_factory.mktemp("status")
-    (directory / "logo.svg").write_text(LOGO)
-    environment = {
-        "NARTHEX_STATUS_TOKEN": TOKEN,
-        "NARTHEX_STATUS_NAME": "Acme Chat",
-        "NARTHEX_STATUS_LOGO": str(directory / "logo.svg"),
-        "NARTHEX_STATUS_LINKS": "Acme=https://acme.example,Support=mailto:help@acme.example",
-    }
-    program = Program(directory, environment, serving="status serve")
-    asyncio.run(fill(directory / "data" / "status.db", time.time()))
-    asyncio.run(program.start())
-    samples = [
-        {"component": name, "kind": "probe", "source": "eu", "good": 1, "latency_ms": ms, "every_s": 86_400}
-        for name, ms in LATENCY.items()
-    ]
-    answer = httpx2.post(
-        f"{program.http}/api/v1/status/samples",
-        json={"samples": samples},
-        headers={"Authorization": f"Bearer {TOKEN}"},
-        trust_env=False,
-    )
-    assert answer.json() == {"kept": 4}
-    time.sleep(1.1)  # the service keeps a document for a second
-    yield program
-    program.end()
-
-
-async def kept(visit: ChatPage, name: str) -> None:
-    """Keep a screenshot; with NARTHEX_TEST_DOCS_IMAGES that of `status` becomes the documentation's."""
-    await visit.shot(name)
-    if name == "status" and os.environ.get("NARTHEX_TEST_DOCS_IMAGES"):
-        await visit.page.screenshot(path=str(IMAGES / f"{name}.png"), full_page=True)
+    with filled_service(tmp_path_factory.mktemp("status")) as program:
+        yield program
 
 
 @pytest.mark.parametrize(
@@ -83,7 +41,7 @@ async def test_page_is_accessible_and_fits(
         assert await serious_findings(page) == []
         assert int(await page.evaluate(NARROW_JS)) <= 0
         await page.locator("summary").first.click()
-        await kept(visit, name)
+        await visit.shot(name)
         await page.get_by_role("link", name="Answers begin late").click()
         await expect(page.get_by_role("heading", level=1)).to_have_text("Answers begin late")
         assert await serious_findings(page) == []

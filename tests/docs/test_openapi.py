@@ -1,4 +1,4 @@
-"""docs/openapi.json: it is an OpenAPI document, names every route of a gateway, and its answers are as it says."""
+"""openapi.json: it is an OpenAPI document, names every route of a gateway, and its answers are as it says."""
 
 from __future__ import annotations
 
@@ -284,6 +284,28 @@ async def test_every_route_and_method_is_described(made: dict[str, Any], tmp_pat
     }
     there |= {(method, path) for path in endpoints.WEBSOCKETS for method in ("get", "head")}
     assert {(method, path) for path, methods in made["paths"].items() for method in methods} == there
+
+
+@pytest.mark.parametrize("page", ["on", "off"])
+async def test_a_gateway_serves_this_document(made: dict[str, Any], tmp_path: Path, page: str) -> None:
+    """`/api/v1/openapi.json` is this document with the gateway's own address, without the paths that it lacks."""
+    async with (
+        gateway(tmp_path, environ={"NARTHEX_STATUS_PAGE": page}) as running,
+        httpx2.AsyncClient(base_url=running.http, trust_env=False) as http,
+    ):
+        served = (await http.get("/api/v1/openapi.json")).json()
+        assert served["servers"] == [{"url": "/"}]
+        missing = made["paths"].keys() - served["paths"].keys()
+        oidc = {route.path for route in OidcRoutes(*cast("Any", (None, None, None))).routes()}
+        of_page = {path for path in missing if path.startswith(("/status", "/api/v1/incidents"))}
+        assert ("/status.json" in of_page, bool(of_page)) == (page == "off", page == "off")
+        assert missing - of_page - oidc <= {"/api/v1/maintenance", "/api/v1/status/samples"}
+        for path in missing:
+            if "{" not in path:
+                answer = await http.request(next(iter(made["paths"][path])), path)
+                assert answer.status_code == 404, path
+    assert served | {"paths": {}, "servers": []} == made | {"paths": {}, "servers": []}
+    assert all(item == made["paths"][path] for path, item in served["paths"].items())
 
 
 def test_every_answer_is_as_described(made: dict[str, Any], answers: list[Answered]) -> None:

@@ -10,18 +10,18 @@ from typing import Any
 
 import httpx2
 import pytest
+from tools.server_api import paths_and_schemas
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
 from narthex.domain.identity import E2E_TENANT, IdentityClass
 from narthex.testing import Running, gateway
-from narthex.web.api.description import openapi
 from tests.timing import within
 
 ADMIN = "an-admin-key-of-decent-length-0123456789"
 ROUTES = [
     (path, method)
-    for path, item in openapi("")["paths"].items()
+    for path, item in paths_and_schemas()[0].items()
     for method in item
     if path.startswith("/api/v1/operator/")
 ]

@@ -24,12 +24,11 @@ from narthex.status.document import Component
 from narthex.status.page import SERVED, Look
 from narthex.status.records import Change
 from narthex.status.reporting import SampleReporter
-from narthex.status.routes import DESCRIBED, Logo, StatusRoutes
+from narthex.status.routes import Logo, StatusRoutes
 from narthex.status.sampling import Counters, HealthReport, Record, Sampler
 from narthex.status.service import Audit, Page, StatusService
 from narthex.status.words import LANGUAGES
 from narthex.web.access import Access
-from narthex.web.api.description import Described
 from narthex.web.paths import route_path
 from narthex.web.request_rules import RequestRules
 
@@ -125,11 +124,6 @@ class EmbeddedStatus:
         self._log = log
         self._service = make_service(settings, log, self._audit) if settings.status_embedded else None
         self._routes = make_routes(settings, self._service, access, rules) if self._service else None
-
-    @property
-    def described(self) -> Described:
-        """Its routes below `/api`, for the OpenAPI description."""
-        return DESCRIBED if self._routes is not None else Described()
 
     def routes(self) -> list[BaseRoute]:
         """For the Starlette application."""

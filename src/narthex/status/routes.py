@@ -33,7 +33,6 @@ from narthex.status.measurements import Sample
 from narthex.status.page import CONTENT_SECURITY_POLICY, SERVED, Look, incident_page, status_page
 from narthex.status.service import OpenIncident, ScheduleMaintenance, StatusService, UpdateIncident
 from narthex.web.access import Access, Operator
-from narthex.web.api.description import Described
 from narthex.web.api.operations import body_of, json_answer
 from narthex.web.fields import bearer
 from narthex.web.paths import root_path
@@ -60,21 +59,6 @@ class Samples(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Samples of a prober or a gateway."""
 
     samples: Annotated[list[Sample], msgspec.Meta(min_length=1, max_length=MAX_SAMPLES)]
-
-
-DESCRIBED: Final = Described(
-    posts={
-        "/api/v1/incidents": (OpenIncident, "Open an incident on the status page, for operators"),
-        "/api/v1/incidents/{incident_id}/updates": (UpdateIncident, "Update or resolve it, for operators"),
-        "/api/v1/maintenance": (ScheduleMaintenance, "Announce maintenance, for operators"),
-        "/api/v1/status/samples": (Samples, "Report samples, for probers with the status token"),
-    },
-    gets={
-        "/api/v1/incidents": ("Incidents and maintenance of 90 days, for operators", (), ()),
-        "/api/v1/incidents/changes": ("Who changed which incident, for operators", (), ()),
-    },
-)
-"""For the OpenAPI description."""
 
 
 class Logo(NamedTuple):

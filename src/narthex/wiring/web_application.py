@@ -209,9 +209,7 @@ class WebApplication:
             provider=self.provider,
             meter=parts.meter,
             drain=parts.drains.request,
-            version=__version__,
             environment=parts.settings.environment,
-            described=self.status.described,
         )
 
     def _operator_api(self) -> OperatorApi:

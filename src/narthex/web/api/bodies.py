@@ -1,6 +1,6 @@
-"""Defines the bodies of the server API as Structs, which validate requests and generate the OpenAPI description.
+"""Defines the bodies of the server API as Structs, which validate requests and generate the OpenAPI document.
 
-Not here: acting on a body (`routes`), the description itself (`description`).
+Not here: acting on a body (`routes`), the document itself (`openapi.json`).
 """
 
 from __future__ import annotations

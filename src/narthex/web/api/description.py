@@ -1,114 +1,49 @@
-"""Generates the OpenAPI 3.1 description of the server API from the body Structs.
+"""Serves `/api/v1/openapi.json`: the OpenAPI document of the HTTP API, as far as this process has its routes.
 
-Not here: the bodies (`bodies`), the routes (`routes`).
+Not here: the document, which `tools/openapi.py` writes to openapi.json beside this module (`./check --write-docs`).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable
+from importlib import resources
+from typing import Any
 
 import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
 
-from narthex.web.api import bodies
+from narthex.domain import endpoints
+from narthex.domain.refusals import PROBLEM_TYPE_BASE
+from narthex.web.api.operations import json_answer
+from narthex.web.paths import root_path
 
-POSTS: Final[dict[str, tuple[type[msgspec.Struct], str]]] = {
-    "/api/v1/publish": (bodies.Publish, "Append to a channel"),
-    "/api/v1/subscribe": (bodies.Subscribe, "Subscribe a user's connections to a thread"),
-    "/api/v1/unsubscribe": (bodies.Unsubscribe, "End a user's subscriptions to a thread"),
-    "/api/v1/disconnect": (bodies.Disconnect, "Close a user's connections"),
-    "/api/v1/revoke": (bodies.Revoke, "Revoke tokens"),
-    "/api/v1/users/block": (bodies.BlockUser, "Block a user everywhere, or lift the block"),
-    "/api/v1/drain": (bodies.Drain, "Drain and stop an instance"),
-    "/api/v1/e2e/results": (bodies.Results, "Report an end-to-end run"),
-    "/api/v1/operator/baselines": (bodies.PostBaseline, "Record a performance measurement, for operators"),
-    "/api/v1/operator/traces": (bodies.StartTrace, "Trace a user live, for operators"),
-    "/api/v1/operator/traces/end": (bodies.EndTrace, "End a trace, for operators"),
-}
-"""By path: the body that a POST takes, and a summary."""
-GETS: Final[dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
-    "/api/v1/threads": ("Threads of the signed-in user", ("before", "limit"), ()),
-    "/api/v1/threads/{thread_id}": ("One thread with its newest messages", (), ("thread_id",)),
-    "/api/v1/threads/{thread_id}/export": ("A thread as a download", ("format",), ("thread_id",)),
-    "/api/v1/runs/{run_id}": ("One run", (), ("run_id",)),
-    "/api/v1/e2e/results": ("Newest end-to-end results", (), ()),
-    "/api/v1/operator/fleet": ("Latest snapshot of every process, for operators", (), ()),
-    "/api/v1/operator/refusals": ("Newest refused handshakes of all processes, for operators", (), ()),
-    "/api/v1/operator/connections": (
-        "Live connections of all processes, newest first, for operators",
-        ("user", "tenant", "class", "plan", "node", "client", "slow", "before", "limit"),
-        (),
-    ),
-    "/api/v1/operator/baselines": ("Newest performance measurements, for operators", (), ()),
-    "/api/v1/operator/audits": ("Newest audit records, for operators", ("kind", "limit"), ()),
-    "/api/v1/operator/traces": ("Running traces, for operators", (), ()),
-    "/api/v1/operator/traces/{trace_id}": ("Entries of a trace, for operators", ("after",), ("trace_id",)),
-    "/api/v1/operator/history": ("Figures over a range of 15m to 90d, for operators", ("range",), ()),
-}
+PROBLEM_PAGE = PROBLEM_TYPE_BASE + "{code}"
 
 
-"""By path: a summary, the parameters of the query, and those of the path."""
+class Description:
+    """The document of one process, read at the first request for it."""
+
+    def __init__(self) -> None:
+        self._document: dict[str, Any] | None = None
+
+    def routes(self) -> list[Route]:
+        """Starlette routes."""
+        return [Route("/api/v1/openapi.json", self._serve, methods=["GET"])]
+
+    async def _serve(self, request: Request) -> Response:
+        if self._document is None:
+            self._document = _described(request.app.routes)
+        return json_answer(self._document | {"servers": [{"url": root_path(request.scope) or "/"}]})
 
 
-class Described(NamedTuple):
-    """Routes of another package, in the form of `POSTS` and `GETS`. A parameter of a POST's path is read off it."""
-
-    posts: Mapping[str, tuple[type[msgspec.Struct], str]] = MappingProxyType({})
-    gets: Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = MappingProxyType({})
-
-
-NOT_DESCRIBED: Final = Described()
-
-
-def openapi(version: str, more: Described = NOT_DESCRIBED, root: str = "") -> dict[str, Any]:
-    """The whole document. `more`: routes beside those of the server API; `root`: see `web.paths`."""
-    posts = POSTS | dict(more.posts)
-    structs = [body for body, _ in posts.values()]
-    _, components = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
-    problem = {"description": "Refused: application/problem+json (RFC 9457)"}
-    paths: dict[str, Any] = {}
-    for path, (body, summary) in posts.items():
-        paths.setdefault(path, {})["post"] = {
-            "summary": summary,
-            "requestBody": {
-                "required": True,
-                "content": {
-                    "application/json": {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}
-                },
-            },
-            "responses": {"200": {"description": "Done"}, "default": problem},
-        }
-        if names := re.findall(r"{(\w+)}", path):
-            paths[path]["post"]["parameters"] = [_in_path(name) for name in names]
-    for path, (summary, query, inside) in (GETS | dict(more.gets)).items():
-        paths.setdefault(path, {})["get"] = {
-            "summary": summary,
-            "parameters": [
-                *({"name": name, "in": "query", "schema": {"type": "string"}} for name in query),
-                *map(_in_path, inside),
-            ],
-            "responses": {"200": {"description": "Found"}, "default": problem},
-        }
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "narthex server API", "version": version},
-        **({"servers": [{"url": root}]} if root else {}),
-        "security": [{"bearer": []}],
-        "paths": paths,
-        "components": {
-            "schemas": components,
-            "securitySchemes": {
-                "bearer": {
-                    "type": "http",
-                    "scheme": "bearer",
-                    "description": "The admin key, or a token with the permission `admin`.",
-                }
-            },
-        },
-    }
-
-
-def _in_path(name: str) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+def _described(routes: Iterable[BaseRoute]) -> dict[str, Any]:
+    """The document without the paths that these routes lack; the edge serves WebSockets without a route."""
+    text = (resources.files("narthex.web.api") / "openapi.json").read_bytes()
+    document: dict[str, Any] = msgspec.json.decode(text)
+    there = {route.path for route in routes if isinstance(route, Route)} | {*endpoints.WEBSOCKETS}
+    if any(path.startswith(PROBLEM_TYPE_BASE) for path in there):
+        there.add(PROBLEM_PAGE)
+    document["paths"] = {path: item for path, item in document["paths"].items() if path in there}
+    return document

@@ -24,7 +24,6 @@ from narthex.ports.store import AuditRecord, Records
 from narthex.protocol.replies import encode_json
 from narthex.web.access import Access, Operator
 from narthex.web.api import bodies
-from narthex.web.api.description import POSTS
 from narthex.web.fields import bounded_body
 from narthex.web.problems import client_error, problem
 
@@ -38,12 +37,11 @@ B = TypeVar("B", bound=msgspec.Struct)
 
 
 def operation(
-    access: Access, path: str, run: Callable[[Operator, Any], Awaitable[object]]
+    access: Access, path: str, kind: type[B], run: Callable[[Operator, B], Awaitable[object]]
 ) -> Callable[[Request], Awaitable[Response]]:
     """An endpoint for administrators of the tenant that the body names; a drain is for operators of the process, who
     may also close connections and revoke tokens of any tenant.
     """
-    kind = POSTS[path][0]
     authorise = access.administrator
     if path == "/api/v1/drain":
         authorise = access.operator
@@ -92,13 +90,13 @@ class RevokeAndDrain:
 
     def routes(self) -> list[Route]:
         """Starlette routes."""
-        operations: dict[str, Callable[[Operator, Any], Awaitable[object]]] = {
-            "/api/v1/revoke": self._revoke,
-            "/api/v1/drain": self._drain_node,
+        operations: dict[str, tuple[type[Any], Callable[[Operator, Any], Awaitable[object]]]] = {
+            "/api/v1/revoke": (bodies.Revoke, self._revoke),
+            "/api/v1/drain": (bodies.Drain, self._drain_node),
         }
         return [
-            Route(path, operation(self._access, path, run), methods=["POST"])
-            for path, run in operations.items()
+            Route(path, operation(self._access, path, *taken), methods=["POST"])
+            for path, taken in operations.items()
         ]
 
     async def _revoke(self, operator: Operator, body: bodies.Revoke) -> object:

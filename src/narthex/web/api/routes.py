@@ -32,10 +32,9 @@ from narthex.ports.telemetry import Meter
 from narthex.protocol.replies import encode_json
 from narthex.web.access import Access, Operator
 from narthex.web.api import bodies
-from narthex.web.api.description import NOT_DESCRIBED, Described, openapi
+from narthex.web.api.description import Description
 from narthex.web.api.export import Download, as_json, as_markdown
 from narthex.web.api.operations import RevokeAndDrain, audit, body_of, json_answer, operation
-from narthex.web.paths import root_path
 from narthex.web.problems import client_error, problem
 
 
@@ -55,9 +54,7 @@ class ServerApi:
         provider: Provider | None,
         meter: Meter,
         drain: Callable[[str], Awaitable[None]],
-        version: str,
         environment: str,
-        described: Described = NOT_DESCRIBED,
     ) -> None:
         self._operations = RevokeAndDrain(access, revocations, drain, store.records)
         self._access = access
@@ -68,23 +65,21 @@ class ServerApi:
         self._engine = engine
         self._provider = provider
         self._meter = meter
-        self._version = version
         self._environment = environment
-        self._described = described
 
     def routes(self) -> list[BaseRoute]:
         """Starlette routes."""
-        operations: dict[str, Callable[[Operator, Any], Awaitable[object]]] = {
-            "/api/v1/publish": self._publish,
-            "/api/v1/subscribe": self._subscribe,
-            "/api/v1/unsubscribe": self._unsubscribe,
-            "/api/v1/disconnect": self._disconnect,
-            "/api/v1/users/block": self._block,
+        operations: dict[str, tuple[type[Any], Callable[[Operator, Any], Awaitable[object]]]] = {
+            "/api/v1/publish": (bodies.Publish, self._publish),
+            "/api/v1/subscribe": (bodies.Subscribe, self._subscribe),
+            "/api/v1/unsubscribe": (bodies.Unsubscribe, self._unsubscribe),
+            "/api/v1/disconnect": (bodies.Disconnect, self._disconnect),
+            "/api/v1/users/block": (bodies.BlockUser, self._block),
         }
         return [
             *(
-                Route(path, operation(self._access, path, run), methods=["POST"])
-                for path, run in operations.items()
+                Route(path, operation(self._access, path, *taken), methods=["POST"])
+                for path, taken in operations.items()
             ),
             *self._operations.routes(),
             Route("/api/v1/e2e/results", self._results, methods=["POST"]),
@@ -93,7 +88,7 @@ class ServerApi:
             Route("/api/v1/threads/{thread_id}", self._of_person(self._thread), methods=["GET"]),
             Route("/api/v1/threads/{thread_id}/export", self._of_person(self._export), methods=["GET"]),
             Route("/api/v1/runs/{run_id}", self._of_person(self._run), methods=["GET"]),
-            Route("/api/v1/openapi.json", self._openapi, methods=["GET"]),
+            *Description().routes(),
         ]
 
     # -- operators -----------------------------------------------------------------------------------------
@@ -267,9 +262,6 @@ class ServerApi:
             },
             on_end=slot.release,
         )
-
-    async def _openapi(self, request: Request) -> Response:
-        return json_answer(openapi(self._version, self._described, root_path(request.scope)))
 
 
 def _thread_of(channel: str) -> str:
