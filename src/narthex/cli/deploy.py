@@ -17,8 +17,8 @@ from narthex.cli.flags import NO_FLAGS, SettingsFlags
 from narthex.errors import EXIT_OK, ClientError
 
 Platform = Literal[
-    "cloud-run", "alb", "terraform", "kubernetes", "helm", "compose", "systemd", "nginx", "haproxy", "caddy", "envoy",
-    "traefik",
+    "cloud-run", "alb", "terraform", "aws", "kubernetes", "helm", "compose", "systemd", "nginx", "haproxy", "caddy",
+    "envoy", "traefik",
 ]  # fmt: skip
 """`narthex.deploy.rendering.PLATFORMS`, as a type (a test compares)."""
 

@@ -28,6 +28,10 @@ LONGEST_REQUEST_S: Final = 3600  # Cloud Run's maximum
 MOST_CONCURRENT: Final = 1000  # Cloud Run's maximum
 CLOUD_RUN_GRACE_S: Final = 10.0
 CLOUD_RUN_LIFE_S: Final = 3300.0
+LONGEST_IDLE_ALB_S: Final = 4000  # the maximum of AWS's Application Load Balancer
+FARGATE_GRACE_S: Final = 120.0  # its maximum
+FARGATE_CPUS: Final = {1: 1024, 2: 1024, 4: 1024, 8: 4096, 16: 8192}
+"""Processors of a task on Fargate → the steps of its memory, MiB; it begins at two GiB for each processor."""
 
 
 class Demands(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +101,10 @@ class Demands(msgspec.Struct, frozen=True, kw_only=True):
         most = max(1, math.ceil(concurrency / self.workers))
         return msgspec.structs.replace(self, sockets=min(self.sockets, most))
 
+    def for_fargate(self) -> Demands:
+        """The same on AWS Fargate, whose longest grace is fixed."""
+        return msgspec.structs.replace(self, drain_s=min(self.drain_s, FARGATE_GRACE_S - ENDING_S))
+
     def for_cloud_run(self) -> Demands:
         """The same on Cloud Run, whose grace and longest request are fixed."""
         life = min(self.socket_life_s or CLOUD_RUN_LIFE_S, CLOUD_RUN_LIFE_S)
@@ -117,3 +125,14 @@ def demands_of(settings: Settings) -> Demands:
         shared=bool(settings.broker_url and settings.store_url),
         runs_agents=settings.run_agents,
     )
+
+
+def fargate_cpus(workers: int) -> int:
+    """The processors of a task with these processes, as Fargate sells them."""
+    return next((cpus for cpus in FARGATE_CPUS if cpus >= workers), max(FARGATE_CPUS))
+
+
+def fargate_memory_mib(cpus: int, needed_mib: int) -> int:
+    """The memory of a task with these processors, as Fargate sells it."""
+    least, step = 2048 * cpus, FARGATE_CPUS[cpus]
+    return least + max(0, math.ceil((needed_mib - least) / step)) * step

@@ -92,6 +92,7 @@ class Hop:
         life_s: after this time it ends a socket whether it is used or not.
         upgrade: whether an upgrade reaches the gateway.
         http2: whether it speaks HTTP/2 only to the gateway.
+        removal_s: from an instance's removal to its SIGTERM, during which its sockets stay.
         refused: a setting that the platform refuses for this kind of hop, with its name.
     """
 
@@ -103,6 +104,7 @@ class Hop:
     upgrade: Fact[bool] | None = None
     http2: Fact[bool] | None = None
     affinity: Fact[bool] | None = None
+    removal_s: Fact[float] | None = None
     refused: Fact[str] | None = None
     repeats: list[Repeat] = field(default_factory=list)
 

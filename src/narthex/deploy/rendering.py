@@ -18,11 +18,14 @@ import msgspec
 from narthex._version import __version__
 from narthex.deploy.demands import (
     CLOUD_RUN_GRACE_S,
+    LONGEST_IDLE_ALB_S,
     LONGEST_REQUEST_S,
     MOST_CONCURRENT,
     PRESTOP_S,
     Demands,
     demands_of,
+    fargate_cpus,
+    fargate_memory_mib,
 )
 from narthex.errors import Bug, ConfigError
 from narthex.settings import Settings
@@ -30,8 +33,8 @@ from narthex.settings.groups import option_fields
 from narthex.settings.options import facts
 
 PLATFORMS: Final = (
-    "cloud-run", "alb", "terraform", "kubernetes", "helm", "compose", "systemd", "nginx", "haproxy", "caddy", "envoy",
-    "traefik",
+    "cloud-run", "alb", "terraform", "aws", "kubernetes", "helm", "compose", "systemd", "nginx", "haproxy", "caddy",
+    "envoy", "traefik",
 )  # fmt: skip
 PROXIES: Final = frozenset({"nginx", "haproxy", "caddy", "envoy", "traefik"})
 DECIDED: Final = frozenset(
@@ -139,13 +142,16 @@ def _values(platform: str, settings: Settings, target: Target) -> dict[str, str]
     managed = platform in ("cloud-run", "terraform", "alb")
     if managed:
         demands = demands.for_cloud_run()
-    if platform in ("kubernetes", "helm", "cloud-run", "terraform"):
+    if platform == "aws":
+        demands = demands.for_fargate()
+    if platform in ("kubernetes", "helm", "cloud-run", "terraform", "aws"):
         demands = msgspec.structs.replace(demands, shared=target.max_instances > 1)
     variables = variables_of(platform, settings, target, demands)
     secrets = secrets_of(platform, settings, target)
     least = min(target.min_instances, target.max_instances)
     prestop = PRESTOP_S if platform in ("kubernetes", "helm") else 0.0
     timeout = max(LONGEST_REQUEST_S, int(demands.idle_s))
+    cpus = fargate_cpus(demands.workers)
     files = 1 << (demands.open_files - 1).bit_length()
     host, _, port = target.upstream.rpartition(":")
     head = max(16, -(-demands.limits.max_head_bytes // 1024))
@@ -166,6 +172,12 @@ def _values(platform: str, settings: Settings, target: Target) -> dict[str, str]
         "head_kib": head,
         "head_kib_envoy": min(96, max(60, head)),
         "buffer_bytes": max(16_384, head * 1024 + 4096),
+        "alb_idle_s": min(LONGEST_IDLE_ALB_S, timeout),
+        "stop_timeout_s": demands.grace_s,
+        "fargate_cpu": 1024 * cpus,
+        "fargate_memory_mib": fargate_memory_mib(cpus, demands.memory_mib),
+        "healthy_percent": 100 if target.max_instances > 1 else 0,
+        "maximum_percent": 200 if target.max_instances > 1 else 100,
         "proxy_connections": max(50_000, 2 * demands.sockets_of_instance),
     }
     return {
@@ -248,7 +260,7 @@ def _text(value: object) -> str:
 def secrets_of(platform: str, settings: Settings, target: Target) -> dict[str, str]:
     """The secret variables of a deployment, each with the name of its secret."""
     names = list(ALWAYS_SECRET)
-    if platform in ("cloud-run", "terraform", "kubernetes", "helm") and target.max_instances > 1:
+    if platform in ("cloud-run", "terraform", "aws", "kubernetes", "helm") and target.max_instances > 1:
         names += ENGINES
     for name, (_, field) in option_fields().items():
         known = facts(name, field)
@@ -270,6 +282,9 @@ _VARIABLES: Final[dict[str, Callable[[Mapping[str, str]], str]]] = {
     "variables_yaml": lambda found: "\n".join(
         f"- name: {name}\n  value: {_quoted(value)}" for name, value in found.items()
     ),
+    "variables_ecs": lambda found: "\n".join(
+        f"- Name: {name}\n  Value: {_quoted(value)}" for name, value in found.items()
+    ),
     "variables_map": lambda found: "\n".join(f"{name}: {_quoted(value)}" for name, value in found.items()),
     "variables_systemd": lambda found: "\n".join(
         f"Environment={name}={value}" for name, value in found.items()
@@ -286,6 +301,11 @@ _SECRETS: Final[dict[str, Callable[[Mapping[str, str], Target], str]]] = {
     ),
     "secrets_kubernetes": lambda found, target: "\n".join(
         f"- name: {name}\n  valueFrom:\n    secretKeyRef: {{name: {target.name}, key: {key}}}"
+        for name, key in found.items()
+    ),
+    "secrets_ecs": lambda found, target: "\n".join(
+        f"- Name: {name}\n  ValueFrom: !Sub arn:${{AWS::Partition}}:ssm:${{AWS::Region}}:${{AWS::AccountId}}:"
+        f"parameter/{target.name}/{key}"
         for name, key in found.items()
     ),
     "secrets_map": lambda found, _: "\n".join(f"{name}: {key}" for name, key in found.items()),

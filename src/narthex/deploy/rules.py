@@ -17,6 +17,7 @@ from narthex.deploy.facts import Fact, Finding, Hop, Repeat, Workload
 from narthex.deploy.quantities import mebibytes
 from narthex.settings import Settings
 
+LONGEST_REMOVAL_S: Final = 60.0
 NOT_ALIVE: Final = ("/readyz", "/ws/health", "/health")
 
 
@@ -74,6 +75,15 @@ def judge_hop(hop: Hop, demands: Demands) -> Iterator[Finding]:
             f"every {demands.ping_interval_s:g} s.",
             "Quiet sockets are cut without a close frame, and users see reconnects.",
             f"Raise it to {demands.idle_s:g} s at least; {LONGEST_REQUEST_S} s is common.",
+        )
+    if hop.removal_s is not None and hop.removal_s.value > LONGEST_REMOVAL_S:
+        yield Finding(
+            "removal_delay",
+            "warning",
+            hop.removal_s.place,
+            f"An instance that is to end is removed from {hop.name} {_seconds(hop.removal_s)} before its SIGTERM.",
+            "Its sockets stay open until then and the drain begins after it, so that each deploy takes so much longer.",
+            "Set deregistration_delay.timeout_seconds to 5: the gateway closes its sockets itself.",
         )
     if hop.life_s is not None and demands.longest_socket_s > hop.life_s.value:
         yield _life("backend_timeout", hop.life_s, f"{hop.platform} {hop.name}".strip(), demands)
@@ -236,17 +246,17 @@ def _instances(workload: Workload, demands: Demands) -> Iterator[Finding]:
             "Set both URLs, or allow one instance.",
         )
     elif workload.overlaps is not None and workload.overlaps.value and not unknown:
-        cloud_run = workload.platform == "cloud-run"
+        temporary = workload.platform in ("cloud-run", "aws")
         yield Finding(
             "embedded_engines",
             "warning",
             workload.overlaps.place,
             "The data are in SQLite files of the one instance, and an update starts the new one beside the old one.",
-            "Cloud Run's files are memory: every deploy and every restart begins with empty threads."
-            if cloud_run
+            "The files end with the instance: every deploy and every restart begins with empty threads."
+            if temporary
             else "Two processes have the files open, or the new one waits for the volume for ever.",
             "Set NARTHEX_BROKER_URL and NARTHEX_STORE_URL"
-            + ("." if cloud_run else ", or strategy: Recreate."),
+            + ("." if temporary else ", or strategy: Recreate."),
         )
 
 

@@ -13,6 +13,7 @@ from narthex.deploy.facts import Manifest
 from narthex.deploy.readers import (
     caddy,
     cloud_run,
+    cloudformation,
     commands,
     compose,
     envoy,
@@ -40,6 +41,7 @@ READERS: Final[dict[str, Reader]] = {
     "cloud-run": _cloud_run,
     "alb": _cloud_run,
     "terraform": terraform.read,
+    "aws": cloudformation.read,
     "kubernetes": kubernetes.read,
     "helm": kubernetes.read,
     "compose": compose.read,
