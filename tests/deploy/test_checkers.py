@@ -199,6 +199,20 @@ def test_envoy_takes_its_configuration() -> None:
     )
 
 
+def test_cloudformation_takes_the_template(tmp_path: Path) -> None:
+    """cfn-lint finds nothing with one worker and with eight; it does find a misspelled member, and memory that Fargate
+    does not sell.
+    """
+    cfn_lint = program("cfn-lint", "pip install cfn-lint")
+    file = DEPLOY / "aws/service.yaml"
+    many = written(tmp_path, "aws", {"NARTHEX_WORKERS": "8", "NARTHEX_DRAIN_GRACE_S": "900"})["service.yaml"]
+    checked(cfn_lint, file, many)
+    spoiled = tmp_path / "spoiled.yaml"
+    spoiled.write_text(file.read_text().replace("StopTimeout", "StopTimeOut").replace('"2048"', '"1500"'))
+    with pytest.raises(AssertionError, match=r"(?s)E3047.*E3002"):
+        checked(cfn_lint, spoiled)
+
+
 def test_shell_scripts_are_clean() -> None:
     """Shellcheck finds nothing in what a person is to run."""
     scripts = sorted(DEPLOY.rglob("*.sh"))
