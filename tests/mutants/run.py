@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeGuard
 
 from tests.mutants import child, plugin
 from tests.mutants.operators import Mutant, compiles, mutants_of
@@ -179,14 +179,21 @@ def _candidates(mutant: Mutant, source: str) -> Iterator[int]:
             best = node
     if best is not None:
         yield from range(best.lineno, (best.end_lineno or best.lineno) + 1)
+    # The line is newer than the map, or its statement began elsewhere: the tests of its function.
+    functions = [node for node in ast.walk(ast.parse(source)) if _holds(node, mutant.line)]
+    for node in functions[-1:]:
+        yield from range(node.lineno, (node.end_lineno or node.lineno) + 1)
 
 
 def _at_module_level(mutant: Mutant, source: str) -> bool:
-    return not any(
-        isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and node.lineno <= mutant.line <= (node.end_lineno or node.lineno)
-        for node in ast.walk(ast.parse(source))
-    )
+    return not any(_holds(node, mutant.line) for node in ast.walk(ast.parse(source)))
+
+
+def _holds(node: ast.AST, line: int) -> TypeGuard[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Whether the line is one of a function."""
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return False
+    return node.lineno <= line <= (node.end_lineno or node.lineno)
 
 
 def map_tests(paths: Sequence[str] = ()) -> None:
