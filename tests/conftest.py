@@ -42,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.pop("PYTHONASYNCIODEBUG", None)
     # A shared machine stalls for longer than Hypothesis allows an example, or the drawing of a few, to take.
     slow = [hypothesis.HealthCheck.too_slow]
-    hypothesis.settings.register_profile("shared machine", suppress_health_check=slow)
+    hypothesis.settings.register_profile("shared machine", deadline=None, suppress_health_check=slow)
     hypothesis.settings.load_profile("shared machine")
     alone.install(config)
     progress.install(config)
