@@ -22,6 +22,7 @@ from tests.timing import within
 pytestmark = pytest.mark.acceptance
 
 ADA = fingerprint(Identity(subject="ada", tenant="default"))
+VANISH = "vanish"
 LOGGED = ("--log-format", "json")
 
 
@@ -42,16 +43,20 @@ def of(record: Mapping[str, Any], *names: str) -> tuple[Any, ...]:
 
 
 async def echo(socket: ServerConnection) -> None:
-    """Say each message again."""
+    """Say each message again; drop the connection on `VANISH`."""
     try:
         async for message in socket:
+            if message == VANISH:
+                socket.transport.abort()
             await socket.send(message)
     except ConnectionClosed:
         pass
 
 
 async def test_a_gateways_connections(tmp_path: Path) -> None:
-    """A client's own close, whose text is its secret; an abort; a drain. The handshake's record has the same id."""
+    """A client's own closes, with a secret and with a text of the gateway's; an abort; a drain. The handshake's record
+    has the same id.
+    """
     program = Program(tmp_path, {}, ("--access-log", *LOGGED))
     try:
         await program.start()
@@ -65,16 +70,20 @@ async def test_a_gateways_connections(tmp_path: Path) -> None:
         assert 100 < first["bytes_in"] < 3_000
         assert 100 < first["bytes_out"] < 3_000
         assert 0 < first["duration_s"] < within(30)
+        async with connect(program.ws, additional_headers=headers, proxy=None) as socket:
+            await socket.close(3500, "token_revoked: sign in again")
+        claimed = (await ends(program, 2))[1]
+        assert of(claimed, "code", "reason", "user") == (3500, "", ADA)
         aborted = await connect(program.ws, additional_headers=headers, proxy=None)
         aborted.transport.abort()
         await aborted.wait_closed()
-        second = (await ends(program, 2))[1]
+        second = (await ends(program, 3))[2]
         assert of(second, "code", "reason", "user") == (1006, "", ADA)
         async with connect(program.ws, additional_headers=headers, proxy=None) as held:
             program.terminate()
             with pytest.raises(ConnectionClosed):
                 await held.recv()
-        third = (await ends(program, 3))[2]
+        third = (await ends(program, 4))[3]
         assert of(third, "code", "reason", "user") == (3001, "draining", ADA)
         lines = [json.loads(line) for line in program.log.splitlines() if line.startswith("{")]
         handshakes = {line["trace_id"] for line in lines if line["event"] == "handshake"}
@@ -86,7 +95,7 @@ async def test_a_gateways_connections(tmp_path: Path) -> None:
 
 
 async def test_a_guard_processs_connections(tmp_path: Path) -> None:
-    """The bytes of the client's side; a revocation's word."""
+    """The bytes of the client's side; the reason of a revocation and of a lost upstream, and of no other side's close."""
     env = {"NARTHEX_JWT_SECRET": SECRET, "NARTHEX_ADMIN_KEY": "k" * 32, "NARTHEX_ACCESS_LOG": "1"}
     async with serve(echo, "127.0.0.1", 0) as upstream:
         port = next(iter(upstream.sockets)).getsockname()[1]
@@ -104,6 +113,14 @@ async def test_a_guard_processs_connections(tmp_path: Path) -> None:
             assert of(first, "code", "user") == (1005, ADA)  # the frame passed untouched
             assert 5_000 < first["bytes_in"] < 8_000
             assert 5_000 < first["bytes_out"] < 8_000
+            async with connect(program.ws, additional_headers=headers, proxy=None) as socket:
+                await socket.close(3500, "token_revoked: sign in again")
+            assert of((await ends(program, 2))[1], "code", "reason") == (1005, "")
+            async with connect(program.ws, additional_headers=headers, proxy=None) as socket:
+                await socket.send(VANISH)
+                with pytest.raises(ConnectionClosed):
+                    await socket.recv()
+            assert of((await ends(program, 3))[2], "code", "reason") == (4006, "upstream_gone")
             body = {"kind": "subject", "tenant": "default", "value": "ada", "reason": "r"}
             async with connect(program.ws, additional_headers=headers, proxy=None) as socket:
                 answer = await program.post(
@@ -112,7 +129,6 @@ async def test_a_guard_processs_connections(tmp_path: Path) -> None:
                 assert answer.status_code == 200
                 with pytest.raises(ConnectionClosed):
                     await socket.recv()
-            second = (await ends(program, 2))[1]
-            assert of(second, "code", "reason") == (3500, "token_revoked")
+            assert of((await ends(program, 4))[3], "code", "reason") == (3500, "token_revoked")
         finally:
             program.end()

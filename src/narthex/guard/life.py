@@ -73,11 +73,16 @@ class SocketLife:
         """Close the socket with a refusal's close code and reason."""
         self.close(Disconnect(*refusal.close()))
 
-    def ended(self, code: int, carried: Callable[[], Carried] = lambda: UNKNOWN) -> None:
-        """The socket is gone, closed with `code`, after it has `carried` so much; idempotent."""
+    def ended(
+        self, code: int, carried: Callable[[], Carried] = lambda: UNKNOWN, reason: str = ""
+    ) -> None:
+        """The socket is gone, closed with `code`, after it has `carried` so much; idempotent.
+
+        `reason` is never a peer's text: of a close by the guard that was not `close`'s, such as a lost upstream.
+        """
         if not self._ended:
             self._ended = True
-            lives, end = self._lives, self.closed_with or Disconnect(code, "")
+            lives, end = self._lives, self.closed_with or Disconnect(code, reason)
             lives.forget(self)
             self.context.release()
             lives.meter.disconnect(end.code)

@@ -52,9 +52,8 @@ class RelayedConnection:
 
     def closed(self, code: int, reason: str) -> None:
         """See `RelayReceiver`."""
-        del reason
         socket, self._socket = self._socket, None
-        self.life.ended(code, lambda: UNKNOWN if socket is None else Carried.of(socket.progress()))
+        self.life.ended(code, lambda: UNKNOWN if socket is None else Carried.of(socket.progress()), reason)
 
     def _close(self, disconnect: Disconnect) -> None:
         if self._socket is not None:

@@ -140,7 +140,11 @@ class Receiver(Protocol):
         """The transport's buffer passed its high mark (False) or drained (True)."""
 
     def closed(self, code: int, reason: str) -> None:
-        """The connection is gone; 1006 when it broke without a close frame."""
+        """The connection is gone; 1006 when it broke without a close frame.
+
+        `reason` is the text with which this side closed it, and empty where the peer did: a peer's text could claim to
+        be one of this side's.
+        """
 
 
 class Accept(msgspec.Struct, kw_only=True):

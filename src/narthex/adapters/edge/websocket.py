@@ -290,10 +290,10 @@ class WebSocket(Stage):
             self.send_frames(encode_frame(PONG, payload))
 
     def _peer_closes(self, payload: bytes) -> None:
-        code, reason = decode_close(payload)
+        code, _ = decode_close(payload)
         if self._state == _OPEN:  # section 5.5.1: echo the status code
             self._write(encode_close(code, ""))
-            self._code, self._reason = code, reason
+            self._code = code
         self._leave(self._code, self._reason)
         self.tcp.linger()
 
