@@ -1,4 +1,4 @@
-"""`--root-path`: three programs behind one real nginx, each below a path that nginx removes; Chromium and clients."""
+"""`--root-path`: four programs behind one real nginx, each below a path that nginx removes; Chromium and clients."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import httpx2
+import jwt
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, expect
@@ -43,6 +44,7 @@ server {{
     proxy_set_header X-Forwarded-Proto $scheme;
     location /chat/   {{ proxy_pass http://127.0.0.1:{chat}/; }}
     location /door/   {{ proxy_pass http://127.0.0.1:{door}/; }}
+    location /id/     {{ proxy_pass http://127.0.0.1:{provider}/; }}
     location /up/time/ {{ proxy_pass http://127.0.0.1:{uptime}/; }}
 }}
 """
@@ -104,18 +106,19 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
         uptime = Program(
             tmp_path_factory.mktemp("uptime"), proxied, ("--root-path", "/up/time"), serving="status serve"
         )
-        programs = (chat, door, uptime)
+        port = free_port()
+        public = ("--root-path", "/id", "--public-url", f"http://127.0.0.1:{port}")
+        provider = Program(tmp_path_factory.mktemp("provider"), proxied, public, serving="auth serve")
+        programs = {"chat": chat, "door": door, "uptime": uptime, "provider": provider}
         try:
-            await asyncio.gather(*(one.start() for one in programs))
-            port = free_port()
-            with nginx(
-                tmp_path_factory.mktemp("nginx"), port, chat=chat.port, door=door.port, uptime=uptime.port
-            ):
+            await asyncio.gather(*(one.start() for one in programs.values()))
+            ports = {name: one.port for name, one in programs.items()}
+            with nginx(tmp_path_factory.mktemp("nginx"), port, **ports):
                 found = Site(port, chat)
                 await answers(found)
                 yield found
         finally:
-            for one in programs:
+            for one in programs.values():
                 one.end()
 
 
@@ -240,3 +243,17 @@ async def test_a_status_service(site: Site) -> None:
         assert links
         for link in links:
             assert link.startswith("/up/time/status"), link
+
+
+async def test_an_auth_service(site: Site) -> None:
+    """Its discovery and its keys are below the path, which ends the issuer of its tokens; so are its refusals."""
+    issuer = f"{site.http}/id"
+    async with httpx2.AsyncClient(trust_env=False) as web:
+        found = (await web.get(f"{issuer}/.well-known/openid-configuration")).json()
+        assert found["issuer"] == issuer
+        assert (await web.get(found["jwks_uri"])).json()["keys"]
+        refused = await web.get(found["userinfo_endpoint"])
+        assert refused.json()["type"] == "/id/problems/auth_required"
+        signed_in = await web.post(f"{issuer}/auth/login", json={"email": "eva@example.org"})
+        claims = jwt.decode(signed_in.json()["access_token"], options={"verify_signature": False})
+        assert claims["iss"] == issuer

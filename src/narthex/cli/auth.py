@@ -26,6 +26,7 @@ def serve(
     port: int | None = None,
     data_dir: Path | None = None,
     public_url: str | None = None,
+    root_path: str | None = None,
     log_format: LogFormat = None,
     log_level: LogLevel = None,
     config: Path | None = None,
@@ -39,7 +40,9 @@ def serve(
         host: Address to listen on (development: 127.0.0.1; staging and production: 0.0.0.0).
         port: Port; default 8001.
         data_dir: Directory of users, sessions and signing keys.
-        public_url: Its URL as clients see it, the `iss` of its tokens; default http:// + host and port.
+        public_url: Its URL as clients see it, without a path; with `root_path` the `iss` of its tokens. Default http:// +
+            host and port.
+        root_path: Path under which clients reach it behind a proxy that removes it, such as /id.
         log_format: json for machines, console for people.
         log_level: Least severe record that is written.
         config: The settings file instead of ./narthex.toml.
@@ -49,6 +52,7 @@ def serve(
         "port": port,
         "data_dir": data_dir,
         "public_url": public_url,
+        "root_path": root_path,
         "log_format": log_format,
         "log_level": log_level,
     }

@@ -36,7 +36,8 @@ PLATFORMS: Final = (
     "cloud-run", "alb", "terraform", "aws", "kubernetes", "helm", "compose", "systemd", "nginx", "haproxy", "caddy",
     "envoy", "traefik",
 )  # fmt: skip
-PROXIES: Final = frozenset({"nginx", "haproxy", "caddy", "envoy", "traefik"})
+ROUTED: Final = frozenset(PLATFORMS) - {"cloud-run", "compose", "systemd"}
+"""Platforms whose files route requests to narthex: at the root of a host, and none of them removes a path."""
 DECIDED: Final = frozenset(
     {"environment", "host", "port", "data_dir", "public_url", "allowed_hosts", "drain_grace_s", "max_socket_life_s",
      "max_connections", "trusted_proxies", "log_format", "single_instance", "workers", "service_host"}
@@ -84,10 +85,11 @@ def render(platform: str, settings: Settings, target: Target) -> dict[str, str]:
     Raises:
         ConfigError: the settings name a root path, and the platform's files serve the root of a host.
     """
-    if platform in PROXIES and settings.root_path:
+    if platform in ROUTED and settings.root_path:
         detail = (
-            f"NARTHEX_ROOT_PATH is set, and the {platform} files serve narthex at the root of a host. Unset it, or "
-            "write the location by hand: docs/edge.md#behind-a-proxy has one for nginx."
+            f"NARTHEX_ROOT_PATH is set, and the {platform} files serve narthex at the root of a host. Unset it; to serve "
+            "below a path, write the route that removes the path by hand, and add the variable beside it: "
+            "docs/edge.md#behind-a-proxy has one for nginx."
         )
         raise ConfigError([detail])
     values = _values(platform, settings, target)
