@@ -95,7 +95,7 @@ async def test_a_gateways_connections(tmp_path: Path) -> None:
 
 
 async def test_a_guard_processs_connections(tmp_path: Path) -> None:
-    """The bytes of the client's side; the reason of a revocation and of a lost upstream, and of no other side's close."""
+    """The bytes of the client's side; the reason of a revocation and of a lost upstream, and no other side's."""
     env = {"NARTHEX_JWT_SECRET": SECRET, "NARTHEX_ADMIN_KEY": "k" * 32, "NARTHEX_ACCESS_LOG": "1"}
     async with serve(echo, "127.0.0.1", 0) as upstream:
         port = next(iter(upstream.sockets)).getsockname()[1]

@@ -136,6 +136,20 @@ async def test_waits_no_longer_than_its_deadline(harness: HandshakeHarness) -> N
     assert await prove(harness, context, "away") == "auth_unavailable"
 
 
+async def test_a_token_that_is_revoked_while_another_is_verified(harness: HandshakeHarness) -> None:
+    """The header's verdict comes at once, the token's takes longer: the revocation between them counts."""
+    identity = msgspec.structs.replace(ANN, token_id="ann-1")
+    harness.verifier.verdicts |= {"quick": Valid(identity), "slow": Valid(ANN)}
+    harness.verifier.hung = {"slow"}
+    context = await harness.seed(head())
+    proving = asyncio.create_task(prove(harness, context, "quick", "slow"))
+    await asyncio.sleep(0)
+    await harness.revocations.revoke_token(identity, reason="test")
+    harness.verifier.arrived.set()
+    assert await proving == "token_revoked"
+    assert context.identity is None
+
+
 async def test_a_proof_after_the_end_counts_nothing(harness: HandshakeHarness) -> None:
     """The client hung up while the keys were fetched."""
     harness.verifier.hung = {"ann"}

@@ -101,6 +101,8 @@ class InBandAdmission:
         if isinstance(outcome, Refusal):
             return outcome
         identity = _identity(outcome)
+        if self._credentials.revoked(identity):  # while another one was waited for
+            return Refusal(code="token_revoked")
         if identity.e2e and not _known(context, identity):
             return await self._bind_recorded(context, outcome, identity, started_at)
         return _bind(context, outcome, identity)

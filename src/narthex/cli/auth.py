@@ -40,8 +40,8 @@ def serve(
         host: Address to listen on (development: 127.0.0.1; staging and production: 0.0.0.0).
         port: Port; default 8001.
         data_dir: Directory of users, sessions and signing keys.
-        public_url: Its URL as clients see it, without a path; with `root_path` the `iss` of its tokens. Default http:// +
-            host and port.
+        public_url: Its URL as clients see it, without a path; with `root_path` the `iss` of its tokens; default
+            http:// + host and port.
         root_path: Path under which clients reach it behind a proxy that removes it, such as /id.
         log_format: json for machines, console for people.
         log_level: Least severe record that is written.

@@ -87,8 +87,8 @@ def render(platform: str, settings: Settings, target: Target) -> dict[str, str]:
     """
     if platform in ROUTED and settings.root_path:
         detail = (
-            f"NARTHEX_ROOT_PATH is set, and the {platform} files serve narthex at the root of a host. Unset it; to serve "
-            "below a path, write the route that removes the path by hand, and add the variable beside it: "
+            f"NARTHEX_ROOT_PATH is set, and the {platform} files serve narthex at the root of a host. Unset it; to "
+            "serve below a path, write the route that removes the path by hand, and add the variable beside it: "
             "docs/edge.md#behind-a-proxy has one for nginx."
         )
         raise ConfigError([detail])

@@ -19,7 +19,6 @@ from narthex.adapters.edge.rules import HeadRules, head_problem
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.app.connection_context import ConnectionContext
 from narthex.app.handshake import NewReceiver
-from narthex.domain.admission import Admit
 from narthex.domain.refusals import Refusal
 from narthex.errors import EXIT_CONFIG, ConfigError
 from narthex.guard.cleaning import without_claims
@@ -185,18 +184,15 @@ class Guard:
 
         Args:
             connection: as for `narthex.identity`.
-            token: of the same subject.
+            token: of the same subject; of several, the one that was given last decides.
 
         Returns:
-            None: the connection lives as long as the new token; else why it does not.
+            None: the connection has the permissions of the new token and lives as long as it; else why it does not,
+            such as `expired` or `token_revoked` where the connection was closed meanwhile.
         """
-        socket = socket_of(connection)
+        socket: GuardedSocket = socket_of(connection)
         assert self._core is not None
-        outcome: Admit | Refusal = await settled(self._core.in_band.admit(socket.context, token))
-        if isinstance(outcome, Refusal):
-            return outcome
-        socket.life.refreshed()
-        return None
+        return await socket.refresh(self._core.in_band, token)
 
     # -- HTTP ----------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from narthex.app.pacing import Pacing
 from narthex.app.registry import ConnectionRegistry
 from narthex.app.timers import TimerWheel
 from narthex.domain.identity import Identity
-from narthex.domain.refusals import Refusal
+from narthex.domain.refusals import TABLE, Refusal
 from narthex.ports.telemetry import Meter
 from narthex.protocol.codes import FORCE_RECONNECT, TOKEN_LIFE_ENDED, Disconnect
 from narthex.protocol.session import NEVER
@@ -57,10 +57,18 @@ class SocketLife:
 
     known_identity = identity
 
-    def refreshed(self) -> None:
-        """The context's identity has changed: a fresh token, or the proof of an inert connection."""
-        if not self._ended:
-            self._lives.identified(self)
+    def refreshed(self) -> Refusal | None:
+        """The context's identity has changed: a fresh token, or the proof of an inert connection.
+
+        Returns:
+            None; or why it came too late: the socket is closed, or gone.
+        """
+        if self.closed_with is not None:
+            return refusal_of(self.closed_with)
+        if self._ended:
+            return Refusal(code="bad_request", detail="The connection has ended.")
+        self._lives.identified(self)
+        return None
 
     def close(self, disconnect: Disconnect) -> None:
         """Close the socket; idempotent."""
@@ -73,9 +81,7 @@ class SocketLife:
         """Close the socket with a refusal's close code and reason."""
         self.close(Disconnect(*refusal.close()))
 
-    def ended(
-        self, code: int, carried: Callable[[], Carried] = lambda: UNKNOWN, reason: str = ""
-    ) -> None:
+    def ended(self, code: int, carried: Callable[[], Carried] = lambda: UNKNOWN, reason: str = "") -> None:
         """The socket is gone, closed with `code`, after it has `carried` so much; idempotent.
 
         `reason` is never a peer's text: of a close by the guard that was not `close`'s, such as a lost upstream.
@@ -179,3 +185,9 @@ class SocketLives:
     def stop(self) -> None:
         """Wake no socket any more."""
         self.timers.stop()
+
+
+def refusal_of(end: Disconnect) -> Refusal:
+    """The refusal that says the same as a close of the guard's."""
+    word = end.reason.partition(":")[0]
+    return Refusal(code=word if word in TABLE else "draining", retry_after_s=1)

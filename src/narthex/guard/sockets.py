@@ -17,8 +17,10 @@ from typing import Any, Final
 
 from narthex.app.connection_context import ConnectionContext
 from narthex.app.connection_record import UNKNOWN, Carried
-from narthex.domain.refusals import TABLE, Refusal
-from narthex.guard.life import SocketLife, SocketLives
+from narthex.app.in_band import InBandAdmission
+from narthex.domain.admission import Admit
+from narthex.domain.refusals import Refusal
+from narthex.guard.life import SocketLife, SocketLives, refusal_of
 from narthex.guard.scopes import (
     RESPONSE,
     Message,
@@ -30,6 +32,7 @@ from narthex.guard.scopes import (
     refusal_messages,
 )
 from narthex.ports.edge import CLOSE_S
+from narthex.ports.later import settled
 from narthex.protocol.codes import Disconnect
 from narthex.web.paths import root_path
 
@@ -67,6 +70,7 @@ class GuardedSocket:
         "_loop",
         "_others",
         "_receive",
+        "_refreshing",
         "_scope",
         "_send",
         "_spawn",
@@ -90,6 +94,7 @@ class GuardedSocket:
         self._others: set[asyncio.Task[Any]] | None = None
         self._cut: dict[asyncio.Task[Any], int] = _NONE
         self._first: tuple[Message, ...] = ()  # events that the guard has taken from the server
+        self._refreshing: asyncio.Lock | None = None
         self.life: SocketLife = lives.begin(context, self._close)
 
     def application_scope(self) -> Scope | None:
@@ -107,6 +112,17 @@ class GuardedSocket:
             }
         self._first = (_CONNECT, *self._first)
         return scope
+
+    async def refresh(self, admission: InBandAdmission, token: str) -> Refusal | None:
+        """Take a fresh token; several take effect in the order of their calls, so that the last one decides.
+
+        Returns:
+            None, or the reason why the socket does not live as long as this token.
+        """
+        lock = self._refreshing = self._refreshing or asyncio.Lock()
+        async with lock:
+            outcome: Admit | Refusal = await settled(admission.admit(self.context, token))
+            return outcome if isinstance(outcome, Refusal) else self.life.refreshed()
 
     def put_first(self, message: Message) -> None:
         """An event that comes before the client's next one."""
@@ -152,12 +168,12 @@ class GuardedSocket:
         assert self._scope is not None
         messages: tuple[Message, ...] = (closing(disconnect.code, disconnect.reason),)
         if not self._accepted:
-            code = disconnect.reason.partition(":")[0]
-            refusal = Refusal(code=code if code in TABLE else "draining", retry_after_s=1)
             if self.context.admit.explain:
                 messages = (explained(self._scope), *messages)
             elif answers_http(self._scope):
-                messages = refusal_messages(refusal, self.context.trace_id, root_path(self._scope))
+                messages = refusal_messages(
+                    refusal_of(disconnect), self.context.trace_id, root_path(self._scope)
+                )
         try:
             async with asyncio.timeout(CLOSE_S):
                 for message in messages:
