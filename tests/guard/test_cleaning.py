@@ -44,6 +44,8 @@ def test_credentials_and_claims_go_and_the_rest_stays() -> None:
         (b"x-e2e-test-run", b"run-1"),
         (b"narthex-subject", b"root"),
         (b"narthex_tenant", b"root"),
+        (b"narthex.plan", b"root"),
+        (b"x.e2e~bypass!key", b"secret"),
         (b"x-custom", b"kept"),
     ]
     assert without_credentials(headers, ["chat.v2"]) == [
@@ -87,6 +89,6 @@ def test_tickets_leave_the_query(query: bytes, left: bytes) -> None:
 
 def test_claims_leave_other_requests() -> None:
     """Plain HTTP requests keep their credentials, which are the application's business, and lose only claims."""
-    headers = [(b"authorization", b"Basic x"), (b"narthex-subject", b"root")]
+    headers = [(b"authorization", b"Basic x"), (b"narthex-subject", b"root"), (b"narthex|plan", b"root")]
     assert without_claims(headers) == [(b"authorization", b"Basic x")]
     assert without_claims(headers[:1]) == headers[:1]

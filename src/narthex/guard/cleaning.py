@@ -1,8 +1,9 @@
 """Takes credentials, and claims of an identity from outside, out of a request before an application sees it. Pure.
 
 Rules: `Authorization`, our cookies, our subprotocols, tickets, the end-to-end headers and everything under `narthex-`
-go; the application's own cookies, subprotocols and parameters stay, byte for byte and in their order. An underscore
-counts as a hyphen in a name, because CGI and WSGI frameworks make the two one.
+go; the application's own cookies, subprotocols and parameters stay, byte for byte and in their order. Any character
+of a name that is no letter and no digit counts as a hyphen, because CGI, WSGI and PHP make one variable of them:
+`Narthex.Subject` is HTTP_NARTHEX_SUBJECT there.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ RawHeaders = list[tuple[bytes, bytes]]
 
 CLAIMS: Final = b"narthex-"
 """The beginning of headers that name an identity: only the guard writes them."""
+
+_FOLDED: Final = bytes(byte if chr(byte).isalnum() and byte < 128 else ord("-") for byte in range(256))
 
 _DROPPED: Final = frozenset(
     {b"authorization", E2E_KEY_HEADER.encode(), E2E_TEST_RUN_HEADER.encode(), b"sec-websocket-protocol"}
@@ -94,11 +97,11 @@ def without_ticket(query: bytes) -> bytes:
 @lru_cache(maxsize=1024)  # clients use the same few names; one that varies them only costs itself
 def _may_pass(name: bytes) -> bool:
     """Whether a header of this name may reach the application; a cookie's value is looked at, too."""
-    return name.replace(b"_", b"-") not in _DROPPED and not _claims(name)
+    return name.translate(_FOLDED) not in _DROPPED and not _claims(name)
 
 
 def _claims(name: bytes) -> bool:
-    return name.replace(b"_", b"-").startswith(CLAIMS)
+    return name.translate(_FOLDED).startswith(CLAIMS)
 
 
 def _without_cookies(value: bytes) -> bytes:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-_DOTS: Final = frozenset({".", ".."})
+_DOTS: Final = re.compile(r"[/\\]\.\.?(?=[/\\;]|\Z)")
 _PARAMETER: Final = re.compile(r"\{[^{}/]+\}")
 
 
@@ -36,10 +36,11 @@ class PathPatterns:
         """Whether a percent-decoded path matches one of the patterns.
 
         A segment `.` or `..` is matched by no parameter and no `*`: the server behind may resolve it to another path.
+        So may one with a parameter (`..;`, Tomcat) or behind a backslash (the URL class of browsers and Node).
         """
         if path in self._exact:
             return True
-        if "/." in path and not _DOTS.isdisjoint(path.split("/")):
+        if "." in path and _DOTS.search(path):
             return False
         return any(pattern.fullmatch(path) for pattern in self._compiled)
 

@@ -22,6 +22,7 @@ def test_the_upstream_gets_the_request_as_it_was(upstream: Running, guard: Guard
     """Path, query, Host and the application's headers; forwarding headers are the guard's own."""
     extra = (
         "X-Own: 1\r\nConnection: X-Hop\r\nX-Hop: 1\r\nX-Forwarded-For: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\n"
+        "X_Forwarded_For: 6.6.6.6\r\nX.Real.IP: 6.6.6.6\r\n"
     )
     with guard.websocket("/ws?room=a%20b&x", extra=extra):
         assert guard.admitted().next() == ("opened",)
@@ -33,6 +34,7 @@ def test_the_upstream_gets_the_request_as_it_was(upstream: Running, guard: Guard
         "1",
     )
     assert head.all("x-forwarded-for") == ["192.0.2.7"]
+    assert not [header for header in head.headers if "6.6.6.6" in header[1]]
     assert (head.get("forwarded"), head.get("x-hop"), head.get("narthex-subject")) == (None, None, "alice")
     assert guard.results.get(timeout=5) == "joined"
 

@@ -8,6 +8,8 @@ allow is never passed on as a success.
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
@@ -30,6 +32,7 @@ _HOP_BY_HOP: Final = frozenset(
 _FORWARDING: Final = frozenset(
     {"forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"}
 )
+_SEPARATORS: Final = re.compile(r"[^a-z0-9]")
 _HANDSHAKE: Final = frozenset(
     {"content-length", "sec-websocket-accept", "sec-websocket-extensions", "sec-websocket-protocol"}
 )
@@ -92,10 +95,16 @@ def end_to_end(headers: Headers) -> Headers:
 
 def forwarded_headers(headers: Headers, *, address: str, scheme: str, host: str) -> Headers:
     """Headers with forwarding headers of the guard's own in place of all others."""
-    kept = [header for header in headers if header[0] not in _FORWARDING]
+    kept = [header for header in headers if not _forwards(header[0])]
     if address:
         kept.append(("X-Forwarded-For", address))
     return [*kept, ("X-Forwarded-Proto", scheme), ("X-Forwarded-Host", host)]
+
+
+@lru_cache(maxsize=256)  # clients use the same few names; one that varies them only costs itself
+def _forwards(name: str) -> bool:
+    """Whether a server behind may take a header for a forwarding one; CGI and WSGI make `_` and `-` one."""
+    return _SEPARATORS.sub("-", name) in _FORWARDING
 
 
 def upgrade_request(head: RequestHead, handed: HandedOn) -> bytes:
