@@ -132,6 +132,7 @@ async def test_a_first_message_proves_the_user(tmp_path: Path) -> None:
         (json.dumps({"token": token(secret="x" * 40)}), 3500),
         ("no json", 3501),
         (json.dumps(["a"]), 3501),
+        (json.dumps({"token": token(), "rest": "x" * 70_000}), 3501),
         (None, 3502),
     ],
 )

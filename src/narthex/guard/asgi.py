@@ -223,7 +223,8 @@ class Guard:
             return None
         head = head_of(scope)
         head.path = path
-        problem = head_problem(head, self._rules, core.limits.max_head_bytes, core.limits.max_headers)
+        limits = core.limits
+        problem = head_problem(head, self._rules, limits.max_head_bytes, limits.max_headers, upgrade=True)
         if problem is not None:
             await _refuse(problem, core.handshakes.refused_early(problem, head), scope, send)
             return None

@@ -2,8 +2,8 @@
 
 The guard accepts the connection, waits for one message, lets the application's hook find the token in it, and admits by
 the handshake's own rules. Only then does the application run; its own accept has no effect any more. Rules: nothing of
-the application runs before the proof; silence, a message without a token and a refused token end the connection with
-the close code of the table.
+the application runs before the proof; silence, a message without a token or of more than `max_message_bytes`, and a
+refused token end the connection with the close code of the table.
 """
 
 from __future__ import annotations
@@ -40,8 +40,11 @@ async def prove(core: GuardCore, socket: GuardedSocket, hook: InBand) -> Message
     if event["type"] != "websocket.receive":
         return None
     text = event.get("text")
+    message: str | bytes = event["bytes"] if text is None else text
+    if len(message) > core.limits.max_message_bytes:  # before a hook parses it on the event loop
+        return Refusal(code="bad_request", detail="The first message is too large.")
     try:
-        token, rest = await _asked(hook, event["bytes"] if text is None else text)
+        token, rest = await _asked(hook, message)
     except (ValueError, LookupError, TypeError):
         return Refusal(code="bad_request", detail="The first message holds no token in the expected place.")
     if not token:

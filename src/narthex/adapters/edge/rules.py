@@ -111,7 +111,9 @@ def classify_head(
     return _classify_upgrade(head, found, rules)
 
 
-def head_problem(head: RequestHead, rules: HeadRules, max_bytes: int, max_headers: int) -> Refusal | None:
+def head_problem(
+    head: RequestHead, rules: HeadRules, max_bytes: int, max_headers: int, *, upgrade: bool = False
+) -> Refusal | None:
     """The refusal of a head that another server has parsed, by the rules that do not depend on its raw bytes."""
     if len(head.headers) > max_headers:
         return Refusal(code="head_too_large", detail=f"There are more than {max_headers} headers.")
@@ -123,7 +125,10 @@ def head_problem(head: RequestHead, rules: HeadRules, max_bytes: int, max_header
     if _CONTROL.search(head.path) is not None:
         return malformed("The request target holds control characters.")
     found = _decisive_headers(head)
-    return found if isinstance(found, Refusal) else _host_problem(head, found.get("host"), rules)
+    if isinstance(found, Refusal):
+        return found
+    problem = _host_problem(head, found.get("host"), rules)
+    return problem or (_body_problem(found) if upgrade else None)
 
 
 def _decisive_headers(head: RequestHead) -> dict[str, str] | Refusal:
@@ -225,14 +230,21 @@ def _websocket_problem(found: dict[str, str]) -> Refusal | None:
         return Refusal(code="upgrade_required", detail="`Sec-WebSocket-Version` must be 13.")
     if _KEY.fullmatch(found.get("sec-websocket-key", "")) is None:
         return malformed("`Sec-WebSocket-Key` must be 16 bytes in base64.")
-    if "transfer-encoding" in found or found.get("content-length", "0").strip("0"):
-        return malformed("An upgrade must not have a body.")
+    if problem := _body_problem(found):
+        return problem
     for name in ("sec-websocket-protocol", "sec-websocket-extensions"):
         value = found.get(name)
         if value is None:
             continue
         if not value.isascii() or not value.replace("\t", " ").isprintable():
             return malformed(f"The header {name} contains characters that are not printable ASCII.")
+    return None
+
+
+def _body_problem(found: dict[str, str]) -> Refusal | None:
+    """A body behind an upgrade would be frames to one server and a request to the next."""
+    if "transfer-encoding" in found or found.get("content-length", "0").strip("0"):
+        return malformed("An upgrade must not have a body.")
     return None
 
 

@@ -83,13 +83,16 @@ class Answer(NamedTuple):
 
 
 def end_to_end(headers: Headers) -> Headers:
-    """Headers (lower-case names) without those of one connection, and those that `Connection` names."""
+    """Headers (lower-case names) without those of one connection, and those that `Connection` names.
+
+    `Host` stays: a client that names it would choose which host the upstream serves.
+    """
     named = {
         word.strip(" \t").lower()
         for name, value in headers
         if name == "connection"
         for word in value.split(",")
-    }
+    } - {"host"}
     return [header for header in headers if header[0] not in _HOP_BY_HOP and header[0] not in named]
 
 
