@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,9 +12,13 @@ from typing import NamedTuple
 
 import pytest
 import pytest_asyncio
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import DataReceived, Event, RemoteSettingsChanged, ResponseReceived
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+from tests.guard.cores import token
 from tests.guard.process import guarding
 from tests.guard.raw import ADMITTED, BROKEN, EITHER, REFUSED, masked, raw_peer, upgrade
 from tests.guard.servers import SERVERS, serving
@@ -148,3 +153,101 @@ async def test_a_frame_that_is_forbidden(target: Attacked, name: str) -> None:
         answer = b"" if waits else await peer.ended()
     assert answer[:1] in (b"", b"\x88"), answer
     await echoes(target)
+
+
+async def test_a_head_that_trickles(tmp_path: Path) -> None:
+    """50 clients send a byte now and then: each gets 408 in its time, and a user is admitted meanwhile."""
+    env = LIMITS | {"NARTHEX_HANDSHAKE_TIMEOUT_S": "1"}
+    async with guarding(tmp_path, "ws://127.0.0.1:9", env) as guard:
+
+        async def trickle() -> int:
+            async with raw_peer(guard.port, b"GET /ws HTTP/1.1\r\n") as peer:
+                answer = asyncio.create_task(peer.status())
+                while not answer.done():
+                    with contextlib.suppress(ConnectionError):
+                        peer.writer.write(b"X")
+                        await peer.writer.drain()
+                    await asyncio.wait((answer,), timeout=0.05)
+                return await answer
+
+        slow = [asyncio.create_task(trickle()) for _ in range(50)]
+        async with raw_peer(guard.port, upgrade()) as peer:
+            assert await peer.status() == 502  # admitted; there is no server behind
+        assert set(await asyncio.gather(*slow)) == {408}
+
+
+@pytest.mark.parametrize("piece", [b"\x01\x81\0\0\0\0{", b"\x89\x80\0\0\0\0"], ids=["fragments", "pings"])
+async def test_a_first_message_that_trickles(piece: bytes, tmp_path: Path) -> None:
+    """In-band proof has one deadline: fragments and pings do not put it off."""
+    env = LIMITS | {"NARTHEX_TEST_IN_BAND": "1"}
+    async with (
+        serving(FIRST, "starlette", tmp_path, env) as server,
+        raw_peer(server.port, upgrade(proof=None)) as peer,
+    ):
+        assert await peer.status() == 101
+        ended = asyncio.create_task(peer.ended())
+        while not ended.done():
+            with contextlib.suppress(ConnectionError):
+                peer.writer.write(piece)
+                await peer.writer.drain()
+            piece = piece.replace(b"\x01", b"\0")  # a continuation from now on
+            await asyncio.wait((ended,), timeout=0.05)
+        assert (3502).to_bytes(2) in await ended
+        assert server.reached == []
+
+
+async def test_a_websocket_over_http_2(tmp_path: Path) -> None:
+    """RFC 8441 within hypercorn: the same admission, and the application sees no credential."""
+    async with serving("hypercorn", "starlette", tmp_path, LIMITS) as server:
+        assert await over_http_2(server.port, []) == ("401", b"auth_required")
+        assert await over_http_2(server.port, [("authorization", "Bearer x")]) == ("401", b"token_malformed")
+        proof = ("authorization", f"Bearer {token()}")
+        assert await over_http_2(server.port, [proof, proof]) == ("400", b"bad_request")
+        assert server.reached == []
+        status, seen = await over_http_2(server.port, [proof, ("narthex-subject", "root")])
+        assert status == "200"
+        assert b'"user": "ann"' in seen
+        assert b"authorization" not in seen
+        assert b"root" not in seen
+
+
+async def over_http_2(port: int, headers: list[tuple[str, str]]) -> tuple[str, bytes]:
+    """Status and code of a refusal, or the answer to `whoami`."""
+    connection = H2Connection(H2Configuration(client_side=True))
+    status, answer = "", b""
+    async with raw_peer(port) as peer:
+
+        async def until(kind: type[Event]) -> None:
+            nonlocal status, answer
+            while True:
+                peer.writer.write(connection.data_to_send())
+                events = connection.receive_data(await peer.reader.read(65_536))
+                for event in events:
+                    if isinstance(event, ResponseReceived):
+                        status = dict(event.headers)[b":status"].decode()
+                    elif isinstance(event, DataReceived):
+                        answer += event.data
+                if any(isinstance(event, kind) for event in events):
+                    return
+
+        async with asyncio.timeout(within(10)):
+            connection.initiate_connection()
+            await until(RemoteSettingsChanged)
+            pseudo = {"method": "CONNECT", "protocol": "websocket", "scheme": "http", "path": "/ws"}
+            connection.send_headers(
+                1,
+                [
+                    *((f":{name}", value) for name, value in pseudo.items()),
+                    (":authority", "127.0.0.1"),
+                    ("sec-websocket-version", "13"),
+                    *headers,
+                ],
+            )
+            await until(ResponseReceived)
+            if status == "200":
+                connection.send_data(1, masked(0x81, b"whoami"))
+            if not answer:
+                await until(DataReceived)
+    if status == "200":
+        return status, answer
+    return status, json.loads(answer)["code"].encode()

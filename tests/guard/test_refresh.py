@@ -80,7 +80,7 @@ async def test_two_at_once_take_effect_in_their_order(ann: Refreshing) -> None:
     second = asyncio.create_task(ann.refresh(newer))
     await asyncio.sleep(0)
     ann.verifier.arrived.set()
-    assert await asyncio.gather(first, second) == [None, None]
+    assert (await first, await second) == (None, None)
     assert ann.user().token_id == "newer"
     assert not ann.user().may("write")
     await server.end()
@@ -106,7 +106,7 @@ async def test_the_new_token_decides_rights_and_life(ann: Refreshing) -> None:
     ],
 )
 async def test_another_users_token_changes_nothing(
-    ann: Refreshing, changes: dict[str, str], code: str
+    ann: Refreshing, changes: dict[str, Any], code: str
 ) -> None:
     """Another subject, and the same subject of another tenant."""
     server = await ann.connected()

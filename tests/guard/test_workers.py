@@ -130,6 +130,24 @@ async def test_what_one_process_is_told_holds_in_both(guard: Program) -> None:
         await socket.close()
 
 
+async def test_a_ticket_counts_once_in_both(guard: Program) -> None:
+    """Twelve handshakes at once with one ticket, on both processes: one is admitted, the others are replays."""
+    bearer = {"Authorization": f"Bearer {token('carl')}"}
+    for _ in range(3):
+        async with httpx2.AsyncClient(base_url=guard.http, trust_env=False) as web:
+            ticket = (await web.post("/ws/ticket", headers=bearer)).json()["ticket"]
+        attempts = [
+            client(guard, path=f"/ws?ticket={ticket}", headers={"Authorization": ""}) for _ in range(12)
+        ]
+        outcomes = await asyncio.gather(*attempts, return_exceptions=True)
+        admitted = [one for one in outcomes if isinstance(one, ClientConnection)]
+        for socket in admitted:
+            await socket.close()
+        refused = [one for one in outcomes if isinstance(one, InvalidStatus)]
+        assert (len(admitted), len(refused)) == (1, 11), outcomes
+        assert {json.loads(one.response.body or b"")["code"] for one in refused} == {"ticket_invalid"}
+
+
 async def test_a_killed_process_is_replaced(guard: Program) -> None:
     """The sockets of the other one stay, and both serve again."""
     sockets = await on_both(guard)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 
 import pytest
 
 from narthex.adapters.edge.limits import EdgeLimits
-from tests.adapters.edge.harness import Running, upgrade
+from tests.adapters.edge.harness import ACCEPT, Running, upgrade
 from tests.adapters.edge.upstream.harness import Guarding
 from tests.adapters.edge.upstream.raw import SWITCHING, RawUpstream, reset
+
+FRAME = b"\x81\x01a"
+ACCEPTED = f"Sec-WebSocket-Accept: {ACCEPT}\r\n".encode()
 
 
 def closed_port() -> int:
@@ -174,6 +178,14 @@ def test_an_upstream_is_given_no_more_than_the_handshake_has_left() -> None:
             (503, "upstream_gone"),
         ),
         (b"HTTP/1.1 403 No\r\nContent-Length: 3000000\r\n\r\n" + b"x" * 1_500_000, (502, "upstream_invalid")),
+        (b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + FRAME, (502, "upstream_invalid")),
+        (SWITCHING.replace(b"Upgrade: websocket\r\n", b""), (502, "upstream_invalid")),
+        (SWITCHING.replace(b"Connection: Upgrade\r\n", b""), (502, "upstream_invalid")),
+        (SWITCHING[:-2] + ACCEPTED + b"\r\n", (502, "upstream_invalid")),
+        (b"HTTP/1.1 103 Early Hints\r\n\r\n" * 50_000, (502, "upstream_invalid")),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"a" * 1_500_000, (502, "upstream_invalid")),
+        (SWITCHING[:-2] + b"X: a\r\n Set-Cookie: b\r\n\r\n", (502, "upstream_invalid")),
+        (SWITCHING[:-2] + b"X: a\rSet-Cookie: b\r\n\r\n", (502, "upstream_invalid")),
     ],
     ids=[
         "nothing",
@@ -185,6 +197,14 @@ def test_an_upstream_is_given_no_more_than_the_handshake_has_left() -> None:
         "extension",
         "cut-chunks",
         "huge",
+        "bare-101",
+        "no-upgrade",
+        "no-connection",
+        "two-accepts",
+        "endless-hints",
+        "endless-header",
+        "folded-header",
+        "bare-cr",
     ],
 )
 def test_an_answer_that_cannot_be_passed_on(answer: bytes, expected: tuple[int, str]) -> None:
@@ -227,3 +247,33 @@ def test_a_refused_handshake_never_reaches_the_upstream() -> None:
             peer.send(upgrade("/ws"))
             with upstream.accept() as accepted:
                 assert b"GET /ws " in accepted.request()
+
+
+def test_an_answer_that_goes_on_for_ever_ends_at_the_upstreams_time() -> None:
+    """A 200 whose body trickles is none to a handshake: 504 in time, and its connection is dropped."""
+    with RawUpstream() as upstream, Guarding(upstream.port, timeout_s=0.5) as guard, guard.peer() as peer:
+        peer.send(upgrade())
+        with upstream.accept() as accepted:
+            accepted.request()
+            accepted.send(b"HTTP/1.1 200 OK\r\n\r\n")
+            ended = False
+            while not ended:
+                try:
+                    accepted.send(b"x")
+                    time.sleep(0.02)  # it is the pace of the attack
+                except OSError:
+                    ended = True
+            assert peer.answer()[0].status == 504
+        assert guard.admitted().next()[0] == "closed"
+
+
+def test_two_answers_are_one() -> None:
+    """Bytes behind a refusal are no handshake: the client gets the first answer, and nothing behind it."""
+    with RawUpstream() as upstream, Guarding(upstream.port) as guard, guard.peer() as peer:
+        peer.send(upgrade())
+        with upstream.accept() as accepted:
+            accepted.request()
+            accepted.send(b"HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno" + SWITCHING + FRAME)
+            head, body = peer.answer()
+            assert (head.status, body) == (403, b"no")
+            assert peer.rest() == b""
