@@ -186,17 +186,10 @@ class TokenExchange:
         verdict = await _bounded(ci.verifier.verify(token, now=self.clock(), traffic="e2e"))
         if isinstance(verdict, Unavailable):
             self.meter.e2e_admission("unavailable")
-            return Refusal(
-                code="auth_unavailable", retry_after_s=verdict.retry_after_s, log_detail=verdict.cause
-            )
+            return verdict.refusal()
         if isinstance(verdict, Rejected):
             self.meter.e2e_admission("wrong_token")
-            return Refusal(
-                code=verdict.code,
-                detail=verdict.detail,
-                carriers_checked=_CHECKED,
-                log_detail=verdict.log_detail,
-            )
+            return verdict.refusal(_CHECKED)
         if not ci.names(verdict.identity.subject):
             self.meter.e2e_admission("wrong_subject")
             return Refusal(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from narthex.domain.identity import Identity
+from narthex.domain.refusals import Refusal
 
 
 class Valid(msgspec.Struct, frozen=True):
@@ -37,6 +38,12 @@ class Rejected(msgspec.Struct, frozen=True):
     algorithm: str = ""
     expired: Identity | None = None
 
+    def refusal(self, carriers: tuple[str, ...] = ()) -> Refusal:
+        """The answer to the client, which sent the credential in one of `carriers`."""
+        return Refusal(
+            code=self.code, detail=self.detail, carriers_checked=carriers, log_detail=self.log_detail
+        )
+
 
 class Unavailable(msgspec.Struct, frozen=True):
     """The credential cannot be verified right now.
@@ -48,6 +55,10 @@ class Unavailable(msgspec.Struct, frozen=True):
 
     cause: str
     retry_after_s: int = 1
+
+    def refusal(self, _: tuple[str, ...] = ()) -> Refusal:
+        """The answer to the client."""
+        return Refusal(code="auth_unavailable", retry_after_s=self.retry_after_s, log_detail=self.cause)
 
 
 Verdict = Valid | Rejected | Unavailable

@@ -249,8 +249,7 @@ class GuardRoutes:
             core = self._core
             verdict: Verdict = await settled(core.verifier.verify(token, now=core.now(), traffic="user"))
             if isinstance(verdict, Unavailable):
-                gone = Refusal(code="auth_unavailable", retry_after_s=verdict.retry_after_s)
-                return problem(gone, headers=cors)
+                return problem(verdict.refusal(), headers=cors)
             # An expired token still names the sign-in that its holder wants to end.
             identity = verdict.expired if isinstance(verdict, Rejected) else verdict.identity
             if identity is not None:

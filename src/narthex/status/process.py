@@ -25,7 +25,7 @@ from narthex.adapters.telemetry.metrics import PrometheusMeter
 from narthex.app.lifecycle import Component, Lifecycle
 from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
-from narthex.domain.verdict import Unavailable, Valid, Verdict
+from narthex.domain.verdict import Valid, Verdict
 from narthex.ports.later import settled
 from narthex.ports.tokens import TokenVerifier
 from narthex.settings import Settings
@@ -63,11 +63,7 @@ class TokenUsers:
             )
             return Refusal(code="auth_required", detail=detail, carriers_checked=("authorization",))
         verdict: Verdict = await settled(self._verifier.verify(token, now=self._now(), traffic="user"))
-        if isinstance(verdict, Unavailable):
-            return Refusal(code="auth_unavailable", retry_after_s=verdict.retry_after_s)
-        if isinstance(verdict, Valid):
-            return verdict.identity
-        return Refusal(code=verdict.code, detail=verdict.detail, carriers_checked=("authorization",))
+        return verdict.identity if isinstance(verdict, Valid) else verdict.refusal(("authorization",))
 
 
 async def _to_page(request: Request) -> Response:

@@ -33,7 +33,7 @@ from narthex.status.measurements import Sample
 from narthex.status.page import CONTENT_SECURITY_POLICY, SERVED, Look, incident_page, status_page
 from narthex.status.service import OpenIncident, ScheduleMaintenance, StatusService, UpdateIncident
 from narthex.web.access import Access, Operator
-from narthex.web.api.operations import body_of, json_answer
+from narthex.web.api.operations import Handler, body_of, endpoint, json_answer
 from narthex.web.fields import bearer
 from narthex.web.paths import root_path
 from narthex.web.problems import client_error, problem, trace_id_for
@@ -119,27 +119,30 @@ class StatusRoutes:
             SERVED.incident.format("{incident_id}"): self._incident,
             **({SERVED.logo: self._logo_file} if self._logo is not None else {}),
         }
+        for_operators: list[tuple[str, str, Handler[Operator]]] = [
+            ("GET", "/api/v1/incidents", self._list),
+            ("GET", "/api/v1/incidents/changes", self._changes),
+            ("POST", "/api/v1/incidents", self._open),
+            ("POST", "/api/v1/incidents/{incident_id}/updates", self._update),
+            ("POST", "/api/v1/maintenance", self._schedule),
+        ]
         return [
+            *(Route(path, self._public(page), methods=["GET", "HEAD"]) for path, page in pages.items()),
             *(
-                Route(path, self._public(endpoint), methods=["GET", "HEAD"])
-                for path, endpoint in pages.items()
+                Route(path, endpoint(self._access.operator, run), methods=[method])
+                for method, path, run in for_operators
             ),
-            Route("/api/v1/incidents", self._operators(self._list), methods=["GET"]),
-            Route("/api/v1/incidents/changes", self._operators(self._changes), methods=["GET"]),
-            Route("/api/v1/incidents", self._operators(self._open), methods=["POST"]),
-            Route("/api/v1/incidents/{incident_id}/updates", self._operators(self._update), methods=["POST"]),
-            Route("/api/v1/maintenance", self._operators(self._schedule), methods=["POST"]),
             Route("/api/v1/status/samples", self._samples, methods=["POST"]),
         ]
 
     # -- the public ----------------------------------------------------------------------------------------
 
     def _public(
-        self, endpoint: Callable[[Request], Awaitable[Response]]
+        self, page: Callable[[Request], Awaitable[Response]]
     ) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
             try:
-                return await endpoint(request)
+                return await page(request)
             except ClientError as fault:
                 return client_error(fault, trace_id_for(request))
 
@@ -234,20 +237,6 @@ class StatusRoutes:
         return Response(body.zipped if zipped else body.raw, headers=headers, media_type=body.media_type)
 
     # -- operators and probers -----------------------------------------------------------------------------
-
-    def _operators(
-        self, run: Callable[[Operator, Request], Awaitable[object]]
-    ) -> Callable[[Request], Awaitable[Response]]:
-        async def endpoint(request: Request) -> Response:
-            operator = await self._access.operator(request)
-            if isinstance(operator, Refusal):
-                return problem(operator, trace_id_for(request))
-            try:
-                return json_answer(await run(operator, request))
-            except ClientError as fault:
-                return client_error(fault, trace_id_for(request))
-
-        return endpoint
 
     async def _list(self, _: Operator, __: Request) -> object:
         document = await self._service.document()

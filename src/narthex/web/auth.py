@@ -165,7 +165,7 @@ class AuthRoutes:
         if token := sent or session:
             verdict = await self._verdict(token)
             if isinstance(verdict, Unavailable):
-                return refusal(Refusal(code="auth_unavailable", retry_after_s=verdict.retry_after_s))
+                return refusal(verdict.refusal())
             # An expired token still names the session that its holder wants to end.
             identity = verdict.expired if isinstance(verdict, Rejected) else verdict.identity
         await self._provider.logout(identity, refresh_token or refresh)
@@ -223,10 +223,8 @@ class AuthRoutes:
         if not token:
             return refusal(Refusal(code="auth_required", carriers_checked=carriers))
         verdict = await self._verdict(token)
-        if isinstance(verdict, Unavailable):
-            return refusal(Refusal(code="auth_unavailable", retry_after_s=verdict.retry_after_s))
-        if isinstance(verdict, Rejected):
-            return refusal(Refusal(code=verdict.code, detail=verdict.detail, carriers_checked=carriers))
+        if not isinstance(verdict, Valid):
+            return refusal(verdict.refusal(carriers))
         identity = verdict.identity
         if self._revocations.covers(identity):
             return refusal(Refusal(code="token_revoked", carriers_checked=carriers))

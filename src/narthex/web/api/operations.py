@@ -1,4 +1,6 @@
-"""The shell of every operator's route, and the two operations that a guard serves as well: revoke and drain.
+"""The shell of every route that authorises its caller, and the two operations that a guard serves as well.
+
+The two are revoke and drain.
 
 Not here: the gateway's other operations (`routes`). Rules: as of `routes`.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -16,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from narthex.app.revocations import Revocations
+from narthex.domain.identity import Identity
 from narthex.domain.moments import MOMENT_RULE, valid_moment
 from narthex.domain.refusals import Refusal
 from narthex.errors import ClientError, DependencyError
@@ -25,7 +28,7 @@ from narthex.protocol.replies import encode_json
 from narthex.web.access import Access, Operator
 from narthex.web.api import bodies
 from narthex.web.fields import bounded_body
-from narthex.web.problems import client_error, problem
+from narthex.web.problems import client_error, problem, trace_id_for
 
 MAX_BODY: Final = 256 * 1024
 CLOCK_SLACK_S: Final = 60.0  # by which an operator's clock may be ahead of ours
@@ -34,11 +37,36 @@ REVOKED_FOR_S: Final = (
 )  # other issuers' tokens may live for a year; revocations by hand are few
 INTERVENTIONS: Final = ("/api/v1/disconnect", "/api/v1/revoke")
 B = TypeVar("B", bound=msgspec.Struct)
+Caller = TypeVar("Caller", Operator, Identity)
+Handler: TypeAlias = Callable[[Caller, Request], Awaitable[object]]
+Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
+
+
+def endpoint(authorise: Callable[[Request], Awaitable[Caller | Refusal]], run: Handler[Caller]) -> Endpoint:
+    """An endpoint for the callers that `authorise` lets through.
+
+    Args:
+        authorise: returns the caller of a request, or the reason why it may not call.
+        run: does the work. What it returns is the answer, as JSON unless it is a Response; a ClientError that it
+            raises is answered as a problem.
+    """
+
+    async def answer(request: Request) -> Response:
+        caller = await authorise(request)
+        if isinstance(caller, Refusal):
+            return problem(caller, trace_id_for(request))
+        try:
+            found = await run(caller, request)
+        except ClientError as fault:
+            return client_error(fault, trace_id_for(request))
+        return found if isinstance(found, Response) else json_answer(found)
+
+    return answer
 
 
 def operation(
     access: Access, path: str, kind: type[B], run: Callable[[Operator, B], Awaitable[object]]
-) -> Callable[[Request], Awaitable[Response]]:
+) -> Endpoint:
     """An endpoint for administrators of the tenant that the body names; a drain is for operators of the process, who
     may also close connections and revoke tokens of any tenant.
     """
@@ -48,22 +76,15 @@ def operation(
     elif path in INTERVENTIONS:
         authorise = access.intervener
 
-    async def endpoint(request: Request) -> Response:
-        operator = await authorise(request)
-        if isinstance(operator, Refusal):
-            return problem(operator)
-        try:
-            body = await body_of(request, kind)
-            tenant = getattr(body, "tenant", None)
-            if operator.tenant is not None and tenant is not None and tenant != operator.tenant:
-                return problem(
-                    Refusal(code="tenant_mismatch", detail="This token is valid for its own tenant only.")
-                )
-            return json_answer(await run(operator, body))
-        except ClientError as fault:
-            return client_error(fault)
+    async def operate(operator: Operator, request: Request) -> object:
+        body = await body_of(request, kind)
+        tenant = getattr(body, "tenant", None)
+        if operator.tenant is not None and tenant is not None and tenant != operator.tenant:
+            refusal = Refusal(code="tenant_mismatch", detail="This token is valid for its own tenant only.")
+            return problem(refusal, trace_id_for(request))
+        return await run(operator, body)
 
-    return endpoint
+    return endpoint(authorise, operate)
 
 
 class RevokeAndDrain:

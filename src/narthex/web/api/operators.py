@@ -10,7 +10,7 @@ import asyncio
 import gzip
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -23,15 +23,12 @@ from narthex.app.fleet.connection_list import ConnectionFilter, ConnectionLists
 from narthex.app.fleet.history import RANGES, HistoryReader
 from narthex.app.fleet.publishing import SnapshotPublisher
 from narthex.app.fleet.tracing import Tracing
-from narthex.domain.refusals import Refusal
 from narthex.errors import ClientError
 from narthex.ports.store import BaselineRecord, Records
 from narthex.web.access import Access, Operator
 from narthex.web.api import bodies
-from narthex.web.api.operations import body_of, json_answer
-from narthex.web.problems import client_error, problem
+from narthex.web.api.operations import Handler, body_of, endpoint
 
-Handler = Callable[[Operator, Request], Awaitable[object]]
 MAX_AUDITS: Final = 500
 GZIP_LEVEL: Final = 3  # 90 days: 370 KB become 115 KB in 10 ms
 
@@ -73,7 +70,7 @@ class OperatorApi:
 
     def routes(self) -> list[BaseRoute]:
         """Starlette routes."""
-        gets: dict[str, Handler] = {
+        gets: dict[str, Handler[Operator]] = {
             "/api/v1/operator/fleet": self._members,
             "/api/v1/operator/refusals": self._refusals,
             "/api/v1/operator/history": self._figures,
@@ -83,28 +80,16 @@ class OperatorApi:
             "/api/v1/operator/traces": self._traces,
             "/api/v1/operator/traces/{trace_id}": self._entries,
         }
-        posts: dict[str, Handler] = {
+        posts: dict[str, Handler[Operator]] = {
             "/api/v1/operator/baselines": self._add_baseline,
             "/api/v1/operator/traces": self._start_trace,
             "/api/v1/operator/traces/end": self._end_trace,
         }
         return [
-            *(Route(path, self._for_operators(run), methods=["POST"]) for path, run in posts.items()),
-            *(Route(path, self._for_operators(run), methods=["GET"]) for path, run in gets.items()),
+            Route(path, endpoint(self._access.operator, run), methods=[method])
+            for method, handlers in (("POST", posts), ("GET", gets))
+            for path, run in handlers.items()
         ]
-
-    def _for_operators(self, run: Handler) -> Callable[[Request], Awaitable[Response]]:
-        async def endpoint(request: Request) -> Response:
-            operator = await self._access.operator(request)
-            if isinstance(operator, Refusal):
-                return problem(operator)
-            try:
-                found = await run(operator, request)
-            except ClientError as fault:
-                return client_error(fault)
-            return found if isinstance(found, Response) else json_answer(found)
-
-        return endpoint
 
     async def _members(self, _: Operator, __: Request) -> object:
         """Every process's latest snapshot; while it is asked for, snapshots come every second."""

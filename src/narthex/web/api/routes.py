@@ -34,7 +34,15 @@ from narthex.web.access import Access, Operator
 from narthex.web.api import bodies
 from narthex.web.api.description import Description
 from narthex.web.api.export import Download, as_json, as_markdown
-from narthex.web.api.operations import RevokeAndDrain, audit, body_of, json_answer, operation
+from narthex.web.api.operations import (
+    Handler,
+    RevokeAndDrain,
+    audit,
+    body_of,
+    endpoint,
+    json_answer,
+    operation,
+)
 from narthex.web.problems import client_error, problem
 
 
@@ -76,6 +84,12 @@ class ServerApi:
             "/api/v1/disconnect": (bodies.Disconnect, self._disconnect),
             "/api/v1/users/block": (bodies.BlockUser, self._block),
         }
+        own: dict[str, Handler[Identity]] = {
+            "/api/v1/threads": self._threads,
+            "/api/v1/threads/{thread_id}": self._thread,
+            "/api/v1/threads/{thread_id}/export": self._export,
+            "/api/v1/runs/{run_id}": self._run,
+        }
         return [
             *(
                 Route(path, operation(self._access, path, *taken), methods=["POST"])
@@ -83,11 +97,11 @@ class ServerApi:
             ),
             *self._operations.routes(),
             Route("/api/v1/e2e/results", self._results, methods=["POST"]),
-            Route("/api/v1/e2e/results", self._result_list, methods=["GET"]),
-            Route("/api/v1/threads", self._of_person(self._threads), methods=["GET"]),
-            Route("/api/v1/threads/{thread_id}", self._of_person(self._thread), methods=["GET"]),
-            Route("/api/v1/threads/{thread_id}/export", self._of_person(self._export), methods=["GET"]),
-            Route("/api/v1/runs/{run_id}", self._of_person(self._run), methods=["GET"]),
+            Route("/api/v1/e2e/results", endpoint(self._access.operator, self._result_list), methods=["GET"]),
+            *(
+                Route(path, endpoint(self._access.signed_in_user, run), methods=["GET"])
+                for path, run in own.items()
+            ),
             *Description().routes(),
         ]
 
@@ -195,28 +209,10 @@ class ServerApi:
         self._meter.gauge("e2e_reported_timestamp_seconds", time.time())
         return json_answer({"test_run": body.test_run})
 
-    async def _result_list(self, request: Request) -> Response:
-        operator = await self._access.operator(request)
-        if isinstance(operator, Refusal):
-            return problem(operator)
-        return json_answer({"results": await self._store.records.results(100)})
+    async def _result_list(self, _: Operator, __: Request) -> object:
+        return {"results": await self._store.records.results(100)}
 
     # -- a person's own data -------------------------------------------------------------------------------
-
-    def _of_person(
-        self, run: Callable[[Identity, Request], Awaitable[object]]
-    ) -> Callable[[Request], Awaitable[Response]]:
-        async def endpoint(request: Request) -> Response:
-            identity = await self._access.signed_in_user(request)
-            if isinstance(identity, Refusal):
-                return problem(identity)
-            try:
-                found = await run(identity, request)
-            except ClientError as fault:
-                return client_error(fault)
-            return found if isinstance(found, Response) else json_answer(found)
-
-        return endpoint
 
     async def _threads(self, identity: Identity, request: Request) -> object:
         before = request.query_params.get("before")
