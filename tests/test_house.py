@@ -96,16 +96,30 @@ def test_every_page_that_says_it_is_generated_is_written_with_the_others() -> No
     assert marked == whole - parts
 
 
-def test_every_place_on_the_map_exists() -> None:
-    """A map that names rooms which were torn down is worse than none."""
+def places_on_the_map() -> set[Path]:
+    """The files and folders that docs/map.md names; a name may be relative to the folder of the one before it."""
     source = ROOT / "src" / "narthex"
+    places = set()
     for line in (ROOT / "docs" / "map.md").read_text(encoding="utf-8").splitlines():
-        room = source
+        folder = source
         for name in re.findall(r"`([\w./-]+)`", line.rpartition("|")[0].rpartition("|")[2]):
-            places = [base / name for base in (ROOT, source, room)]
-            found = next((place for place in places if place.exists()), None)
+            found = next((base / name for base in (ROOT, source, folder) if (base / name).exists()), None)
             assert found is not None, f"{name} in: {line}"
-            room = found.parent if found.is_file() else found
+            folder = found.parent if found.is_file() else found
+            places.add(found)
+    return places
+
+
+def test_every_place_on_the_map_exists_and_every_module_is_on_it() -> None:
+    """A map that names files which were removed is worse than none; a module that it lacks cannot be found."""
+    source = ROOT / "src" / "narthex"
+    places = places_on_the_map()
+    lacking = [
+        str(path.relative_to(source))
+        for path in source.rglob("*.py")
+        if path.name != "__init__.py" and places.isdisjoint((path, *path.parents))
+    ]
+    assert sorted(lacking) == []
 
 
 def test_every_link_in_the_docs_leads_somewhere() -> None:
