@@ -1,7 +1,7 @@
 """systemd's protocols: `sd_notify(3)` for readiness, watchdog and stop; `sd_listen_fds(3)` for an inherited socket.
 
 Not here: when a process is ready or drains (`wiring.server_process`, `wiring.supervisor`). Rules: without systemd's
-variables nothing happens; they are taken out of the environment, so that no child speaks for this process; a
+variables nothing happens; they are taken out of the environment, so that no child notifies systemd for this process; a
 datagram that cannot be sent is dropped, because the process serves all the same.
 """
 

@@ -2,7 +2,7 @@
 
 Not here: the record of its handshake (`handshake_record`), which has the same `trace_id`; writing records
 (adapters/telemetry). Rules: exactly these members, `event, transport, code, reason, duration_s, bytes_in, bytes_out,
-messages_in, messages_out, user, identity_class, test_run, client, trace_id`; the reason is a word of ours or empty,
+messages_in, messages_out, user, identity_class, test_run, client, trace_id`; the reason is one of narthex's or empty,
 because the text of a client's close frame is the client's; the user is a fingerprint.
 """
 

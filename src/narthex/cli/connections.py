@@ -1,6 +1,6 @@
 """`narthex connections`: who is connected, over all processes; and closing connections.
 
-Rules: what is done is an audit record of the gateway; `--json` prints what the API answers.
+Rules: the gateway records each close as an audit record; `--json` prints what the API answers.
 """
 
 from __future__ import annotations

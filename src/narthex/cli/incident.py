@@ -1,6 +1,6 @@
 """`narthex incident`: opens, updates and resolves incidents of a status page, schedules maintenance, lists both.
 
-Rules: it speaks to a gateway or to `narthex status serve` over HTTP with the admin key; a call that got no answer can
+Rules: it calls a gateway or `narthex status serve` over HTTP with the admin key; a call that got no answer can
 be repeated safely, because it carries an id of its own; exit 0 done, 1 refused, 2 usage, 69 nothing answers.
 """
 

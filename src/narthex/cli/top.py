@@ -1,6 +1,6 @@
 """`narthex top URL`: the dashboard's live figures in a terminal: what is wrong, every process, the newest refusals.
 
-Rules: figures are those of `/api/v1/operator/fleet`; rates are over the last 10 s; what is not known is `-`, never 0.
+Rules: figures are those of `/api/v1/operator/fleet`; rates are over the last 10 s; an unknown figure is `-`, never 0.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ NOT_ALIVE: Final = ("/readyz", "/ws/health", "/health")
 
 
 def judge_workload(workload: Workload) -> Iterator[Finding]:
-    """Every finding about something that runs the gateway, whatever its settings are."""
+    """Every finding about a workload that needs no settings."""
     yield from _repeats(workload.repeats)
     yield from _cpu(workload)
     yield from _http2(workload)

@@ -20,7 +20,7 @@ from narthex.doctor.live import LiveSocket
 from narthex.doctor.observations import Attempt, HttpExchange
 from narthex.doctor.target import Target
 
-GUARD_ROUTES: Final = "/ws"  # where a guard has its routes unless it was told otherwise
+GUARD_ROUTES: Final = "/ws"  # where a guard has its routes by default
 FOREIGN_ORIGIN: Final = "https://narthex-gate.invalid"  # RFC 2606: no page has this origin
 IN_BAND_S: Final = 15.0  # an endpoint that takes its proof in the first message waits 10 s for it
 MAX_HOLD_S: Final = 30.0  # with the other checks below the gate's deadline

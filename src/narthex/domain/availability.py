@@ -210,5 +210,5 @@ def counted(state: ServiceState) -> Minutes:
 
 
 def percent(share: float) -> str:
-    """A share as per cent, two decimals, cut off: 100.00 is said only where nothing is missing."""
+    """A share as per cent, two decimals, cut off: 100.00 only where nothing is missing."""
     return f"{math.floor(share * 10_000 + 1e-9) / 100:.2f}"

@@ -1,8 +1,8 @@
 """The one type of ids: subjects, token ids, tenants and user ids, from the token's claims to the last route.
 
-Not here: channel names and keys (`channels.py`), which are built from ids. Rules: whatever admission takes, every
-route, RPC and store takes too (docs/design.md#ids); another form of the same text is refused, never normalised,
-because two spellings of one id would be one user to people and two to revocations.
+Not here: channel names and keys (`channels.py`), which are built from ids. Rules: every route, RPC and store
+takes each id that admission takes (docs/design.md#ids); another form of the same text is refused, never normalised,
+because two spellings of one id look like one user and are two for revocations.
 """
 
 from __future__ import annotations

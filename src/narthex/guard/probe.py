@@ -40,8 +40,8 @@ class HandshakeCheck:
         probe: see `Probe`.
 
     Attributes:
-        address: the server's host and port, None while no request has told them.
-        secure: whether the server speaks TLS itself.
+        address: the server's host and port, None until a request has shown them.
+        secure: whether the server itself ends TLS.
     """
 
     def __init__(self, core: GuardCore, path: str, probe: Probe | None) -> None:

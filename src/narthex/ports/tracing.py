@@ -86,7 +86,7 @@ class Tracer(Protocol):
             trace_id: of a new trace, 32 hex digits; empty takes a random one.
             parent: the span before it, in another process.
             trusted: whether `parent` comes from a process of this installation, so that its decision to record holds.
-                The decision of a stranger does not: the sampler decides anew, independent of the ids that it chose.
+                A client's decision does not: the sampler decides anew, independent of the ids that the client chose.
             wanted: record it even if the sampler says no, within a budget.
             links: other traces that it has to do with.
             attributes: from the beginning.

@@ -1,7 +1,7 @@
 """The content of the status page as one value, which is also the body of `/status.json`.
 
-Not here: reading the database (`service`), drawing (`page`, `feed`, `badge`). Rules: a document holds only what
-anybody may know: no source of a sample, no detail of a check, no tenant, address or name of a person; moments are
+Not here: reading the database (`service`), drawing (`page`, `feed`, `badge`). Rules: a document holds only
+public facts: no source of a sample, no detail of a check, no tenant, address or name of a person; moments are
 RFC 3339 in UTC, states are those of `domain/availability.py`.
 """
 

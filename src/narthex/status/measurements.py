@@ -36,8 +36,8 @@ HOURS_S: Final = 10 * 86_400
 DAYS_S: Final = 400 * 86_400
 LATE_S: Final = 600.0  # by which a sample may be late
 EARLY_S: Final = 60.0  # by which a prober's clock may be ahead
-MAX_INTERVAL_S: Final = 300.0  # one sample speaks for at most so long
-FRESH_FACTOR: Final = 2.5  # intervals after which a source that says nothing more is not counted any more
+MAX_INTERVAL_S: Final = 300.0  # one sample counts for at most so long
+FRESH_FACTOR: Final = 2.5  # intervals after which a silent source is not counted any more
 FRESH_MORE_S: Final = 10.0
 MAX_SOURCES: Final = 64  # of one component and kind in a minute; more are counted together
 OTHER: Final = "other"
@@ -46,7 +46,7 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=10_000_000)]
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a source saw of a component: one check or probe, or the requests of a few seconds.
+    """An observation of a component by a source: one check or probe, or the requests of a few seconds.
 
     Attributes:
         component: its id; an unknown one is left out.
@@ -54,7 +54,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         source: names the prober or the instance; it is never shown.
         good: checks or requests that went well. `degraded`, `failed`: likewise.
         latency_ms: of a check or probe that went well.
-        every_s: the interval of the source: a sample speaks for so long, up to 5 min.
+        every_s: the interval of the source: a sample counts for so long, up to 5 min.
         at: seconds since the epoch; 0: now.
     """
 

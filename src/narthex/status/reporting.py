@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # imported where it is used: it costs a start 60 ms
     import httpx2
 
 TIMEOUT_S: Final = 5.0
-MAX_WAITING: Final = 5_000  # samples: ten minutes of a gateway's, eight every 2 s, and room
+MAX_WAITING: Final = 5_000  # samples: more than ten minutes of a gateway's, eight every 2 s
 AT_ONCE: Final = 500
 PATH: Final = "/api/v1/status/samples"
 

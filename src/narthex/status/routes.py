@@ -1,4 +1,4 @@
-"""The routes of the status page: what anybody may read, and what operators and probers write.
+"""The routes of the status page: public ones, and those at which operators and probers write.
 
     GET  /status  /status.json  /status.atom  /status/badge.svg  /status/incidents/{id}     public, cacheable
     GET  /api/v1/incidents  /api/v1/incidents/changes                                       operator
@@ -47,8 +47,8 @@ HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
 }
 OPEN: Final = {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"}
-"""JSON, feed and badge are for every site: they say nothing that the page does not say to anybody."""
-# An image that somebody opens as a page runs nothing.
+"""JSON, feed and badge are for every site: they hold nothing that the public page does not show."""
+# An image that is opened as a page runs nothing.
 IMAGE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 MAX_SAMPLES: Final = 1_000
 MAX_BASES: Final = 8

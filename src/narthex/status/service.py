@@ -2,7 +2,7 @@
 
 Not here: the database's statements (`measurements`, `records`), drawing (`page`), routes (`routes`). Rules: a
 database that cannot be used stops nothing: the page shows the last document that it had, samples of that time are
-missing, and both are said in the log once; every change of an incident names its actor.
+missing, and each is logged once; every change of an incident names its actor.
 """
 
 from __future__ import annotations

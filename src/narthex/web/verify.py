@@ -3,7 +3,7 @@
 nginx `auth_request`, Envoy `ext_authz` over HTTP, Traefik ForwardAuth, Caddy `forward_auth`. Not here: the decision
 (`app/handshake`), the headers of the identity (the caller's). Rules: the request that counts is the client's, whose URI
 and Host are believed from trusted proxies only; the answer to an admitted one names every header of the guard's, also
-an empty one, so that a proxy that copies them overwrites whatever the client sent; it decides and holds nothing:
+an empty one, so that a proxy that copies them overwrites those that the client sent; it decides and holds nothing:
 expiry, revocation and limits of live sockets are not enforced behind it.
 """
 

@@ -1,6 +1,6 @@
 """Opens the sockets that a server process listens on: TCP addresses, a Unix socket, or one that the parent opened.
 
-Not here: accepting connections (`server`). Rules: what is returned is bound and not yet listening; nothing stays open
+Not here: accepting connections (`server`). Rules: a returned socket is bound and not yet listening; none stays open
 when one of several fails; a file that belongs to a running server is never taken over.
 """
 

@@ -50,7 +50,7 @@ _KINDS: Final[dict[Kind, api.SpanKind]] = {
     "consumer": api.SpanKind.CONSUMER,
 }
 _IDS: Final = (".id", "_id")  # random by design, and meant to be read
-_UNNAMED: Final = "unknown_service"  # the SDK's own word for it
+_UNNAMED: Final = "unknown_service"  # the SDK's name for it
 _NOWHERE: Final = Context()  # without a span: the parent is always given, never what happens to be current
 _SAMPLED: Final = api.TraceFlags(api.TraceFlags.SAMPLED)
 _NOT_SAMPLED: Final = api.TraceFlags(api.TraceFlags.DEFAULT)
@@ -82,7 +82,7 @@ class SamplingRule(NamedTuple):
             return int(trace_id[16:], 16) < self.bound
         if trusted:
             return parent.sampled if self.follows else int(trace_id[16:], 16) < self.bound
-        # A stranger may have chosen an id that the sampler takes.
+        # A client may have chosen an id that the sampler takes.
         return int.from_bytes(ENTROPY.take(8)) < self.bound
 
 

@@ -1,6 +1,6 @@
 """A thread as a client finds it when it connects. Not here: reading it (`requests`), its later runs.
 
-Rule: what is stored comes as a run of its own, the preamble, with the client's `runId`: RUN_STARTED,
+Rule: the stored messages come as a run of their own, the preamble, with the client's `runId`: RUN_STARTED,
 MESSAGES_SNAPSHOT, STATE_SNAPSHOT and RUN_FINISHED, whose outcome has the open interrupts.
 """
 

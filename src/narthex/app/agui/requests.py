@@ -1,8 +1,8 @@
-"""What an AG-UI client asks of a thread and its runs, under the client's own names.
+"""The requests of AG-UI clients about a thread and its runs, under the client's own names.
 
 Not here: transports (`web/agui`, `app/rpc/agui`), the request's form (`run_input`). Rules: a client's `threadId` and
 `runId` are its names for a thread and a run; the same thread, `runId` and message give the same run, so that a repeat
-continues where a stream broke; what is invisible to the user does not exist.
+continues where a stream broke; a thread or a run that the user may not see counts as absent.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class AguiRequests:
 
     async def connect(self, identity: Identity, asked: Asked, agent: str, *, preamble: bool) -> Connected:
         """The thread that a client connects to; an empty one where the user has none of this name (yet). Without
-        `preamble` the client has what is stored, and goes on after a position of its own.
+        `preamble` the client has the stored messages, and continues after a position of its own.
         """
         thread_id, create = await self.thread(identity, asked.thread_id)
         view: ThreadView | None = None

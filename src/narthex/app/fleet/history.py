@@ -114,7 +114,7 @@ class HistoryRecorder(BackgroundTask):
         self._away = False
 
     async def start(self) -> None:
-        """Begin; what was counted before belongs to no interval."""
+        """Begin; counts from before belong to no interval."""
         self._interval = self._now() // FINE_S
         await super().start()
 

@@ -1,7 +1,7 @@
 """Questions of one process to the others: each answers from its own memory, the asker waits a bounded time.
 
-Not here: the questions themselves (`connection_list`). Rules: a process that does not answer in time is named, and what
-the others said is returned all the same; an answer that comes later is dropped.
+Not here: the questions themselves (`connection_list`). Rules: a process that does not answer in time is named, and the
+others' answers are returned all the same; an answer that comes later is dropped.
 """
 
 from __future__ import annotations

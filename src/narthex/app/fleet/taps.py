@@ -1,4 +1,4 @@
-"""Taps: what passes a connection's socket and session is shown to a trace. An untapped connection is not touched.
+"""Taps show a trace the frames and commands of a connection. An untapped connection is not touched.
 
 Not here: which connections are traced, for how long, for whom (`tracing`). Rules: a tap changes nothing that passes;
 its own fault is logged and harms no connection; credentials are never in an entry, other texts only when payloads are

@@ -1,9 +1,9 @@
-"""Live traces: what one user's connections, or one of them, send and receive, on whichever process they are.
+"""Live traces of the messages that one user's connections, or one of them, send and receive, on any process.
 
 Not here: how a connection is tapped (`taps`). Rules: a trace is started by an operator for at most `MAX_S`, and its
 start and end are audit records; at most `MAX_TRACES` at once and `PER_S` entries a second from each process, those left
-out are counted; texts are masked unless the operator asks for payloads and `NARTHEX_TRACE_PAYLOADS` allows them; while
-there is no trace, nothing is done at all.
+out are counted; texts are masked unless the operator asks for payloads and `NARTHEX_TRACE_PAYLOADS` allows them;
+without a trace it does no work.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Caddyfiles: every `reverse_proxy`.
 
 Caddy passes upgrades by itself, and a tunnel has no idle time-out; `stream_timeout` is the longest life of one, and
-`versions h2c` speaks HTTP/2 to the server behind.
+with `versions h2c` it sends HTTP/2 to the server behind.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Cloud Run services: Knative YAML as `gcloud run services replace` takes it, and the v2 API's form.
 
-Not here: `gcloud` commands (`commands`), Terraform (`terraform`). Rule: what a manifest leaves out is Cloud Run's
-default: 300 s, 80 requests an instance, 512 MiB, 100 instances, CPU only during requests.
+Not here: `gcloud` commands (`commands`), Terraform (`terraform`). Rule: a value that a manifest leaves out is
+Cloud Run's default: 300 s, 80 requests an instance, 512 MiB, 100 instances, CPU only during requests.
 """
 
 from __future__ import annotations

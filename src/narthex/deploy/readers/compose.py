@@ -1,4 +1,4 @@
-"""Docker Compose files. Rule: what a service leaves out is Docker's default: 10 s of grace, one container."""
+"""Docker Compose files. Rule: a value that a service leaves out is Docker's default: 10 s of grace, one container."""
 
 from __future__ import annotations
 

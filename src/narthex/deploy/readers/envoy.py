@@ -1,7 +1,7 @@
 """Envoy: routes of an HTTP connection manager, and the clusters behind them.
 
-Rule: what a route leaves out is Envoy's default: 15 s for a response, which does not count after an upgrade, and 5 min
-without a byte (`stream_idle_timeout`), which does.
+Rule: a value that a route leaves out is Envoy's default: 15 s for a response, which does not count after an upgrade,
+and 5 min without a byte (`stream_idle_timeout`), which does.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Kubernetes objects: workloads, autoscalers, services, ingresses, Google's BackendConfig.
 
-Rule: what an object leaves out is Kubernetes' default: 30 s of grace, one replica, a rolling update.
+Rule: a value that an object leaves out is Kubernetes' default: 30 s of grace, one replica, a rolling update.
 """
 
 from __future__ import annotations

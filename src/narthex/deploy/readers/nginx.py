@@ -1,7 +1,7 @@
 """nginx configuration: the locations that pass to a server behind.
 
-Rule: a directive is inherited from the block around it; what none says is nginx's default: 60 s, HTTP/1.0 upstream
-before 1.29.7, no `Upgrade`.
+Rule: a directive is inherited from the block around it; a directive that is nowhere has nginx's default: 60 s, HTTP/1.0
+upstream before 1.29.7, no `Upgrade`.
 """
 
 from __future__ import annotations

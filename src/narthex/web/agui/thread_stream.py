@@ -1,8 +1,8 @@
-"""Streams a whole thread to an AG-UI client that connects: what there is, then the rest of the run that goes on.
+"""Streams a whole thread to an AG-UI client that connects: its stored part, then the rest of the run under way.
 
 Not here: the thread's stored part (`app/agui/connected`), the connection (`stream`). Rules: runs follow one after the
 other, each from its RUN_STARTED on; a run whose messages are in the snapshot is left out; messages and results that
-people sent meanwhile come within the next run, because AG-UI has no events between runs; the stream ends when no run is
+users sent meanwhile come within the next run, because AG-UI has no events between runs; the stream ends when no run is
 queued or running, unless the client wishes to `follow`.
 """
 
@@ -64,7 +64,7 @@ class ThreadFeed:
             return []
         if not self.current and (event["type"] == RUN_STARTED or not self._thread.preamble):
             self.current, self._names = run_id, await self._names_of(event)
-        elif run_id != self.current:  # cancelled in the queue: its two events, beside the run that goes on
+        elif run_id != self.current:  # cancelled in the queue: its two events, beside the run under way
             self.ended.add(run_id)
             return []
         out = [pure(event, self._names)]
@@ -77,7 +77,7 @@ class ThreadFeed:
         return out
 
     def _say(self, event: Event) -> None:
-        """A person's message or a result of their tool: kept for the next run."""
+        """A user's message or a result of their tool: kept for the next run."""
         name = event.get("messageId")
         if name in self._known or event["type"] not in _BETWEEN:
             return

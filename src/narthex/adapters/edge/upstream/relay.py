@@ -1,6 +1,6 @@
 """Relays one WebSocket: every byte of the client to the upstream and back, as it is, in the chunks that it comes in.
 
-The guard itself speaks only to end the connection: with a close frame to both sides, each between two frames of its
+The guard itself sends only to end the connection: a close frame to both sides, each between two frames of its
 direction and never inside one. Not here: the two handshakes (`upgrades`, `dialing`), the reason of an end (the receiver
 decides it). Rules: a side that does not read stops the reading from the other side, so that at most the transport's
 high mark and one read wait in each direction; no task, no timer handle and no buffer while idle; `closed` is called
