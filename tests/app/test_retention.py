@@ -13,6 +13,7 @@ from narthex.adapters.stores.sqlite import SqliteStore
 from narthex.app.chat import Chat
 from narthex.app.memberships import MembershipService
 from narthex.app.notices import Notices
+from narthex.app.quotas import Quotas
 from narthex.app.retention import PurgeResult, Retention
 from narthex.domain.channels import channel_key
 from narthex.domain.identity import Identity, IdentityClass
@@ -57,6 +58,14 @@ class Rig:
             self.store, self.broker, Notices(self.broker), self.chat, plan_of, self.now
         ).links
         self.retention = self.make(600.0)
+        self.quotas = Quotas(
+            plan_of,
+            self.store.runs,
+            self.store.memberships,
+            lambda _user: 1,
+            self.now,
+            lambda: kept_since(PLANS, self.time),
+        )
 
     def make(self, every_s: float) -> Retention:
         return Retention(
@@ -136,6 +145,16 @@ async def test_at_n_days_all_is_there_and_past_them_nothing(rig: Rig, plan: obje
     assert rig.handler.controls[-1].kind == "unsubscribe"
     assert rig.meter.counts["history_purged"] == 2
     assert (await rig.retention.purge_once()).logs == 0
+
+
+async def test_the_limits_count_the_threads_that_the_limit_counts(rig: Rig) -> None:
+    """A thread past the history limit makes room for another one, so `limits` leaves it out before it is deleted."""
+    who = owner("free")
+    await rig.chat.create(who, "Talk")
+    assert (await rig.quotas.shown(who))["threads"] == {"limit": PLANS["free"].threads, "used": 1}
+    assert PLANS["free"].history_days is not None
+    rig.time += PLANS["free"].history_days * DAY_S + 1
+    assert (await rig.quotas.shown(who))["threads"] == {"limit": PLANS["free"].threads, "used": 0}
 
 
 @pytest.mark.parametrize("plan", [plan.name for plan in PLANS.values() if plan.history_days is None])

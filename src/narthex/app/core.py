@@ -162,7 +162,7 @@ class NodeCore:
 
         # Threads, messages, runs.
         self.limiter = ConnectionLimiter(limits, config.plans, meter)
-        self.quotas = Quotas(self.plan, store.runs, store.memberships, self.limiter.of_user, clock)
+        self.quotas = Quotas(self.plan, store.runs, store.memberships, self.limiter.of_user, clock, kept)
         notices = Notices(broker)
         self.chat = Chat(store, broker, notices, self.plan, clock, kept=kept)
         self.memberships = MembershipService(

@@ -15,13 +15,23 @@ from narthex.domain.plans import Plan
 from narthex.errors import ClientError
 from narthex.ports.memberships import Memberships
 from narthex.ports.runs import Runs
+from narthex.ports.threads import KEEPS_ALL, Kept
 
 MAX_BUCKETS: Final = 100_000  # users of one node within a minute; the longest unused is dropped first
 _WINDOW_S: Final = 60.0
 
 
 class Quotas:
-    """Token buckets of a minute: a burst of the whole minute's messages, then a steady rate."""
+    """Token buckets of a minute: a burst of the whole minute's messages, then a steady rate.
+
+    Args:
+        plans: gives the plan of an identity.
+        runs: counts a user's runs.
+        memberships: counts a user's threads and additions.
+        connections_of: counts a user's connections.
+        now: seconds since the epoch.
+        kept: since when threads are kept, by plan, as of now; older ones count no more, as for `Chat.create`.
+    """
 
     def __init__(
         self,
@@ -30,12 +40,14 @@ class Quotas:
         memberships: Memberships,
         connections_of: Callable[[str], int],
         now: Callable[[], float],
+        kept: Callable[[], Kept] = lambda: KEEPS_ALL,
     ) -> None:
         self._plans = plans
         self._runs = runs
         self._memberships = memberships
         self._connections_of = connections_of
         self._now = now
+        self._kept = kept
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -84,7 +96,7 @@ class Quotas:
             "thread_members": {"limit": plan.thread_members},
             "threads": {
                 "limit": plan.threads,
-                "used": await self._memberships.owned(identity.tenant, identity.subject),
+                "used": await self._memberships.owned(identity.tenant, identity.subject, self._kept()),
             },
             "additions_per_day": {
                 "limit": plan.additions_per_day,
