@@ -57,12 +57,7 @@ class TestWithoutWaiting:
         assert isinstance(decision, Accept)
         assert isinstance(decision.receiver, RecordingHandler)
         context = decision.receiver.context
-        assert (context.identity, context.trace_id, context.address, context.origin) == (
-            ANN,
-            TRACE,
-            "127.0.0.1",
-            PAGE,
-        )
+        assert (context.identity, context.trace_id, context.address) == (ANN, TRACE, "127.0.0.1")
         assert (context.transport, context.started_at, decision.limits) == ("websocket", NOW, "app")
         assert harness.meter.counted["handshake", "admitted", "ok", "user"] == 1
         assert harness.meter.counted["credential", "authorization", "valid"] == 1

@@ -43,7 +43,6 @@ class ConnectionContext:
         "identity",
         "key_id",
         "library",
-        "origin",
         "scheme",
         "span",
         "started_at",
@@ -59,7 +58,6 @@ class ConnectionContext:
         trace_id: str,
         address: str,
         scheme: str = "http",
-        origin: str | None = None,
         transport: str = "websocket",
         codec: Codec = JSON,
         started_at: float = 0.0,
@@ -72,7 +70,6 @@ class ConnectionContext:
         self.span: Span = NO_SPAN
         self.address = address
         self.scheme = scheme
-        self.origin = origin
         self.transport = transport
         self.codec = codec
         self.started_at = started_at

@@ -317,7 +317,6 @@ class HandshakeHandler:
             trace_id=request.trace_id,
             address=request.client.address,
             scheme=request.client.scheme,
-            origin=request.facts.origin,
             transport=route.transport,
             started_at=self._clock(),
         )

@@ -160,10 +160,6 @@ class MembershipService:
             kept=self._kept(),
         )
 
-    async def invited(self, identity: Identity, thread_id: str) -> list[Invitation]:
-        """The users who are invited to a thread; the caller has checked the right."""
-        return await self._memberships.invited(identity.tenant, thread_id, since=self._since())
-
     async def accept(self, identity: Identity, thread_id: str) -> None:
         """Become a member. Idempotent.
 

@@ -113,10 +113,10 @@ def check_components(components: Sequence[str], known: Collection[str]) -> tuple
     return tuple(dict.fromkeys(components))
 
 
-def check_text(text: str, what: str, most: int, *, required: bool = True) -> str:
+def check_text(text: str, what: str, most: int) -> str:
     """The text, stripped. Raises ClientError: it is empty, too long, or has control characters."""
     text = text.replace("\r\n", "\n").strip()
-    if (required and not text) or len(text) > most:
+    if not 1 <= len(text) <= most:
         raise _refuse(f"The {what} has {len(text)} characters.", f"Give 1 to {most}.")
     if any(not character.isprintable() and character != "\n" for character in text):
         raise _refuse(f"The {what} contains control characters.", "Give plain text.")

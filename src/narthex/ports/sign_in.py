@@ -35,6 +35,3 @@ class IdentityProvider(Protocol):
         self, code: str, *, redirect_uri: str, verifier: str, nonce: str, now: float
     ) -> SignedInUser | Rejected | Unavailable:
         """Exchange a code once, within the deadline of one fetch."""
-
-    async def stop(self) -> None:
-        """End the background tasks."""

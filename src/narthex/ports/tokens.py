@@ -63,16 +63,12 @@ class TokenMint(Protocol):
     def issuer(self) -> str:
         """The `iss` of its tokens."""
 
-    @property
-    def max_ttl_s(self) -> float:
-        """The longest life that a token can be given."""
-
     def mint(self, identity: Identity, *, ttl_s: float, now: float) -> str:
         """Sign a token for `identity`; its `issued_at`, `expires_at` and `issuer` are set here.
 
         Args:
             identity: the user to name; an empty `token_id` gets a random `jti`.
-            ttl_s: seconds of life; longer than `max_ttl_s` is cut to that.
+            ttl_s: seconds of life, cut to the longest that a key stays published.
             now: seconds since the epoch.
 
         Raises:
@@ -90,10 +86,7 @@ class TokenMint(Protocol):
 
 
 class PasswordHashes(Protocol):
-    """Hashes passwords (argon2id); bounded, because each hash takes tens of megabytes and milliseconds."""
-
-    async def hash(self, password: str) -> str:
-        """The encoded hash, with salt and parameters. Raises Overloaded when too many wait."""
+    """Verifies passwords (argon2id); bounded, because each hash takes tens of megabytes and milliseconds."""
 
     async def verify(self, encoded: str, password: str) -> bool:
         """Whether the password is right. An empty `encoded` takes as long as a real one and gives False, so that

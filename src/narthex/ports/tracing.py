@@ -37,7 +37,6 @@ class Span(Protocol):
         *,
         kind: Kind = "internal",
         attributes: Attributes | None = None,
-        links: Sequence[TraceContext] = (),
         started_at: float | None = None,
     ) -> Span:
         """Begin a span below this one, recorded as this one is; `started_at` in seconds since the epoch, else now."""
@@ -75,7 +74,6 @@ class Tracer(Protocol):
         trusted: bool = False,
         wanted: bool = False,
         links: Sequence[TraceContext] = (),
-        attributes: Attributes | None = None,
         age_s: float = 0.0,
     ) -> Span:
         """Begin the first span of this process in a trace.
@@ -89,7 +87,6 @@ class Tracer(Protocol):
                 A client's decision does not: the sampler decides anew, independent of the ids that the client chose.
             wanted: record it even if the sampler says no, within a budget.
             links: other traces that it has to do with.
-            attributes: from the beginning.
             age_s: it began that many seconds ago.
         """
 

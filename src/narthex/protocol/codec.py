@@ -18,7 +18,6 @@ class Codec(NamedTuple):
     """A format of the protocol.
 
     Attributes:
-        name: `json` or `protobuf`.
         binary: whether its messages are binary ones.
         ping: the server's ping, and the client's answer.
         decode: a message and the deepest nesting of JSON in it, to its commands; raises `FrameError`.
@@ -29,7 +28,6 @@ class Codec(NamedTuple):
         join: several encoded messages to one.
     """
 
-    name: str
     binary: bool
     ping: bytes
     decode: Callable[[bytes, int], list[Command]]
@@ -41,7 +39,6 @@ class Codec(NamedTuple):
 
 
 JSON: Final = Codec(
-    name="json",
     binary=False,
     ping=replies.PING,
     decode=commands.decode_frame,
@@ -52,7 +49,6 @@ JSON: Final = Codec(
     join=b"\n".join,
 )
 PROTOBUF: Final = Codec(
-    name="protobuf",
     binary=True,
     ping=protobuf_schema.PING,
     decode=protobuf_schema.decode_frame,

@@ -299,7 +299,7 @@ class Settings(
         return {name.strip(): secret.strip() for name, found, secret in pairs if found and secret.strip()}
 
     def secret_values(self) -> list[str]:
-        """Every live secret, for redaction (`adapters.telemetry.redaction.register`).
+        """Every live secret, for redaction (`adapters.telemetry.redaction.Redactor.register`).
 
         Of an engine's URL it is the password: the rest is needed to read an error message.
         """

@@ -205,11 +205,6 @@ def settle_delivery(connection: sqlite3.Connection, seq: int, error: str, next_a
     )
 
 
-def delivery_counts(connection: sqlite3.Connection) -> dict[str, int]:
-    """Deliveries by state: due, done, failed."""
-    return dict(connection.execute("SELECT state, count(*) FROM deliveries GROUP BY state").fetchall())
-
-
 def prune(connection: sqlite3.Connection, now: float) -> None:
     """Delete what is old, and what is too much."""
     connection.execute("DELETE FROM incidents WHERE starts_at < ?", (now - KEPT_S,))

@@ -34,7 +34,6 @@ def test_process_whose_snapshots_stop_is_dead_within_seconds_while_operators_wat
     assert statuses(view) == {"a": "up", "b": "up", "c": "left"}
     clock.now += 0.2
     assert statuses(view) == {"a": "dead", "b": "up", "c": "left"}
-    assert view.living() == ["b"]
 
 
 def test_nobody_is_dead_because_operators_begin_to_watch() -> None:

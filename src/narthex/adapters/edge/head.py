@@ -117,11 +117,6 @@ class HeadReader:
             return too_large(self._head_bytes, self._max_headers)
         return None
 
-    @property
-    def started(self) -> bool:
-        """Whether any byte has arrived."""
-        return self._fed > 0
-
     def drop(self) -> None:
         """Break the cycle reader → parser → bound methods → reader, to spare the garbage collector."""
         self._parser = None

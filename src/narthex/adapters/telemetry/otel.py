@@ -120,7 +120,6 @@ class OtelTracer:
     ) -> None:
         self._meter = meter
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._environ = environ
         self._exporter = exporter or OTLPSpanExporter()
         self._queue = SpanQueue(self._exporter, self._count, environ)
         processor = SynchronousMultiSpanProcessor()  # type: ignore[no-untyped-call]
@@ -162,7 +161,6 @@ class OtelTracer:
         trusted: bool = False,
         wanted: bool = False,
         links: Sequence[TraceContext] = (),
-        attributes: Attributes | None = None,
         age_s: float = 0.0,
     ) -> Span:
         """See the port."""
@@ -180,9 +178,8 @@ class OtelTracer:
             name,
             _NOWHERE if parent is None else _after(parent),
             _KINDS[kind],
-            _clean(attributes),
-            _links(links),
-            _nanoseconds(time.time() - age_s),
+            links=_links(links),
+            start_time=_nanoseconds(time.time() - age_s),
         )
         return _Recorded(self._tracer, span)
 
@@ -265,7 +262,6 @@ class _Recorded:
         *,
         kind: Kind = "internal",
         attributes: Attributes | None = None,
-        links: Sequence[TraceContext] = (),
         started_at: float | None = None,
     ) -> Span:
         """See the port."""
@@ -276,8 +272,7 @@ class _Recorded:
                 api.set_span_in_context(self._span, _NOWHERE),
                 _KINDS[kind],
                 _clean(attributes),
-                _links(links),
-                _nanoseconds(started_at),
+                start_time=_nanoseconds(started_at),
             ),
         )
 

@@ -249,8 +249,3 @@ def as_text(value: object) -> str:
 
 REDACTOR: Final = Redactor()
 """The process's redactor: logging, traces and error reports all use this one."""
-
-
-def register(secrets: Iterable[str]) -> None:
-    """Mask these live secrets in every record from now on."""
-    REDACTOR.register(secrets)

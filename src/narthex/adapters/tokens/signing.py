@@ -122,11 +122,6 @@ class KeyRing:
 
     # -- TokenMint -----------------------------------------------------------------------------------------
 
-    @property
-    def max_ttl_s(self) -> float:
-        """The longest life of a token: as long as a replaced key stays published."""
-        return MAX_TTL_S
-
     def mint(self, identity: Identity, *, ttl_s: float, now: float) -> str:
         """See `TokenMint`. About 60 µs."""
         signer, key = self._signer(now)

@@ -81,10 +81,6 @@ class FleetView:
             found.append(FleetMember(status=status, age_s=round(age_s, 1), snapshot=snapshot))
         return sorted(found, key=lambda member: (member.snapshot.started_at, member.snapshot.node))
 
-    def living(self) -> list[str]:
-        """Node ids of the processes that are up."""
-        return [member.snapshot.node for member in self.members() if member.status == "up"]
-
     def _silent(self, age_s: float, now: float) -> bool:
         if now < self._watched_until:
             return min(age_s, now - self._watched_since) > DEAD_AFTER_S

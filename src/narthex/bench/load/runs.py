@@ -26,7 +26,7 @@ class Follower:
 
     __slots__ = (
         *("buffer", "client", "deltas", "digest", "ended", "fault", "first_at", "first_deltas"),
-        *("last", "last_at", "run_id", "subscribed"),
+        *("last", "last_at", "run_id"),
     )
 
     def __init__(self, client: ClientSocket) -> None:
@@ -37,7 +37,6 @@ class Follower:
         self.deltas = self.first_deltas = 0
         self.first_at = self.last_at = 0.0
         self.run_id = ""
-        self.subscribed = False
         self.ended = False
         self.fault = ""
 

@@ -300,7 +300,6 @@ class Probe:
         self._message, _ = crowd.dialect.echo(b"x" * 32)
         self._client: ClientSocket | None = None
         self._sent: float | None = None
-        self._lost = 0
         self.waits: list[tuple[float, float]] = []
         self.answered = 0
         self.unanswered = 0

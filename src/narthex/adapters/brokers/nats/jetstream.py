@@ -29,7 +29,6 @@ SUBJECTS_AT_ONCE: Final = 1_000  # a server answers for 1,024 at most
 _WRONG_LAST_SEQUENCE: Final = frozenset({10071, 10164})
 _NOT_FOUND: Final = frozenset({10059})  # stream
 _NO_MESSAGE: Final = frozenset({10037})
-_NAME_IN_USE: Final = frozenset({10058})
 _NO_ROOM: Final = frozenset({10002, 10023, 10047})  # the account's or the server's storage limit is reached
 NO_REPLICAS: Final = frozenset({10005, 10074})
 

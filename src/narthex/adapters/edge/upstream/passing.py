@@ -123,7 +123,6 @@ class _Client:
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._ended = False
 
     async def body(self, deadline: asyncio.Timeout, timeout_s: float) -> AsyncIterator[bytes]:
         """The request's body, piece by piece; the upstream's time begins anew with each."""
@@ -135,7 +134,6 @@ class _Client:
             if piece := message.get("body", b""):
                 yield piece
             if not message.get("more_body"):
-                self._ended = True
                 return
 
     async def unless_it_leaves(self, answering: Awaitable[None]) -> None:

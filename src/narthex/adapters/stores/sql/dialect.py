@@ -24,7 +24,6 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     """One engine's differences.
 
     Attributes:
-        name: `sqlite` or `postgres`.
         serial: type of an ascending row number, as a column definition.
         lock: the statement that serialises operations with one lock name until their transaction ends, or
             None where one writer serialises all.
@@ -47,7 +46,6 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
             snippet, created_at, best first; the condition is about threads `t` and takes a column with a moment.
     """
 
-    name: str
     serial: str
     lock: str | None
     lock_patience: str | None
@@ -176,7 +174,6 @@ def _sqlite_search(
 
 
 SQLITE: Final = Dialect(
-    name="sqlite",
     serial="INTEGER PRIMARY KEY",
     lock=None,
     lock_patience=None,
@@ -251,7 +248,6 @@ def _nothing(*_: object) -> tuple[Statement, ...]:
 
 
 POSTGRES: Final = Dialect(
-    name="postgres",
     serial="BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
     lock="SELECT pg_advisory_xact_lock(hashtextextended(?, 0))",
     lock_patience="SET LOCAL lock_timeout = '3s'",  # every later query waits behind a waiting ALTER TABLE
