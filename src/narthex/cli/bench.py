@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -17,7 +17,11 @@ from narthex.cli.operator_client import OperatorClient
 from narthex.errors import EXIT_FINDINGS, EXIT_OK, ClientError
 
 if TYPE_CHECKING:
-    from narthex.bench.load.dialects import BenchTarget, Protocol
+    from rich.console import Console
+
+    from narthex.bench.baseline import FigureChange
+    from narthex.bench.load.dialects import Protocol
+    from narthex.bench.results import BenchReport
     from narthex.bench.rounds import BenchScenario, Contender
 
 OPEN_FILES = 20_000  # sockets of the largest scenario, with room
@@ -82,7 +86,6 @@ def bench(
     from narthex.bench import baseline
     from narthex.bench.cpu import raise_open_files
     from narthex.bench.html_report import as_html
-    from narthex.bench.report import show, show_changes
     from narthex.bench.rounds import SCENARIOS, run_all
 
     if list_scenarios:
@@ -92,12 +95,7 @@ def bench(
     from rich.console import Console
 
     try:
-        if rounds < 1:
-            raise ClientError("bad_rounds", f"--rounds is {rounds}.", "Give at least 1.")
-        if tolerance < 1:
-            raise ClientError(
-                "bad_tolerance", f"--tolerance is {tolerance:g}.", "Give at least 1, such as 1.25."
-            )
+        _check_numbers(rounds, tolerance)
         writable(save, "a baseline")
         writable(html, "an HTML report")
         saved = baseline.load(read) if read is not None else None
@@ -113,18 +111,13 @@ def bench(
     told = Console(stderr=True, highlight=False)
     if most_runs:
         return _most_runs(contenders[0], told, seconds=5 if quick else 20, as_json=json, html=html)
-    if saved is not None:
-        report = saved
-    else:
-        rounds = 1 if quick else rounds
-        report = run_all(contenders, wanted, rounds, lambda line: told.print(f"[dim]{line}[/]"), quick=quick)
+    report = saved or run_all(
+        contenders, wanted, 1 if quick else rounds, lambda line: told.print(f"[dim]{line}[/]"), quick=quick
+    )
     if save is not None:
         baseline.save(report, save)
     if dashboard is not None:
-        figures = baseline.figures_of(report)
-        body = {"figures": figures, "version": report.version, "machine": report.machine[:200]}
-        dashboard.post("/api/v1/operator/baselines", body)
-        told.print(f"[dim]posted {len(figures)} figures to {dashboard.base}[/]")
+        _post(dashboard, report, told)
     changes = baseline.compare(then, report) if then is not None else []
     if html is not None:
         html.write_text(as_html(report, then=then, changes=changes, tolerance=tolerance), encoding="utf-8")
@@ -134,16 +127,44 @@ def bench(
             {"report": report, "changes": [change._asdict() | {"ratio": change.ratio} for change in changes]}
         )
     else:
-        console = Console(width=None if sys.stdout.isatty() else 150)
-        show(report, console)
-        if then is not None:
-            show_changes(changes, tolerance, console)
-            if then.machine != report.machine:
-                console.print(f"[yellow]The baseline was measured on another machine: {then.machine}[/]")
+        _print(report, then, changes, tolerance)
     failed = any(figure.failures for figure in report.figures) or any(
         change.worse(tolerance) for change in changes
     )
     return EXIT_FINDINGS if failed else EXIT_OK
+
+
+def _check_numbers(rounds: int, tolerance: float) -> None:
+    """Raises ClientError."""
+    if rounds < 1:
+        raise ClientError("bad_rounds", f"--rounds is {rounds}.", "Give at least 1.")
+    if tolerance < 1:
+        raise ClientError("bad_tolerance", f"--tolerance is {tolerance:g}.", "Give at least 1, such as 1.25.")
+
+
+def _post(dashboard: OperatorClient, report: BenchReport, told: Console) -> None:
+    from narthex.bench.baseline import figures_of
+
+    figures = figures_of(report)
+    body = {"figures": figures, "version": report.version, "machine": report.machine[:200]}
+    dashboard.post("/api/v1/operator/baselines", body)
+    told.print(f"[dim]posted {len(figures)} figures to {dashboard.base}[/]")
+
+
+def _print(
+    report: BenchReport, then: BenchReport | None, changes: list[FigureChange], tolerance: float
+) -> None:
+    """The report for people, beside the baseline where there is one."""
+    from rich.console import Console
+
+    from narthex.bench.report import show, show_changes
+
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    show(report, console)
+    if then is not None:
+        show_changes(changes, tolerance, console)
+        if then.machine != report.machine:
+            console.print(f"[yellow]The baseline was measured on another machine: {then.machine}[/]")
 
 
 def _wanted(names: tuple[str, ...], *, quick: bool) -> list[BenchScenario]:
@@ -189,7 +210,7 @@ def _contenders(
                 "no_tls", "The generator speaks plain WebSocket.", "Give a URL as ws://host:port."
             )
         target = attached(parts.netloc, host, port, pid, protocol=protocol, secret=secret, api_key=api_key)
-        found = [Contender(target.name, protocol, lambda: _attached(target))]
+        found = [Contender(target.name, protocol, partial(nullcontext, target))]
     for word in beside:
         name, protocol_of, command = _beside(word)
         found.append(
@@ -203,10 +224,6 @@ def _contenders(
         command = f"{sys.executable} -m narthex.bench.floor {{port}}"
         found.append(Contender("floor", "raw", partial(command_server, "floor", command)))
     return found
-
-
-def _attached(target: BenchTarget) -> AbstractContextManager[BenchTarget]:
-    return nullcontext(target)
 
 
 def _beside(word: str) -> tuple[str, Protocol, str]:
@@ -233,13 +250,10 @@ def _beside(word: str) -> tuple[str, Protocol, str]:
     return name, spoken or "raw", command  # type: ignore[return-value]  # checked in the line above
 
 
-def _most_runs(contender: Contender, told: object, *, seconds: int, as_json: bool, html: Path | None) -> int:
-    from rich.console import Console
-
+def _most_runs(contender: Contender, told: Console, *, seconds: int, as_json: bool, html: Path | None) -> int:
     from narthex.bench.html_report import as_html
     from narthex.bench.rounds import P99_MS, empty_report, most_runs
 
-    assert isinstance(told, Console)
     held, figures = most_runs(contender, seconds, lambda line: told.print(f"[dim]{line}[/]"))
     if html is not None:
         report = empty_report(1)

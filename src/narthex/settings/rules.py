@@ -310,6 +310,20 @@ def _open_data(settings: Settings) -> Iterator[str]:
 
 def _warnings(settings: Settings, policy: EnvironmentPolicy | None) -> Iterator[str]:
     yield from _open_data(settings)
+    yield from _short_keys(settings)
+    if policy is None:
+        return
+    if policy.environment.remote:
+        yield from _remote_warnings(settings, policy)
+    else:
+        yield from _local_warnings(settings)
+    if settings.platform == "cloud-run" and is_loopback(policy.host):
+        yield "The gateway listens on loopback, where Cloud Run cannot reach it. Set ENVIRONMENT=staging."
+    if policy.is_production:
+        yield from _production_warnings(settings)
+
+
+def _short_keys(settings: Settings) -> Iterator[str]:
     for variable, keys in (
         ("NARTHEX_ADMIN_KEY", settings.admin_keys()),
         ("NARTHEX_METRICS_TOKEN", settings.metrics_tokens()),
@@ -320,35 +334,35 @@ def _warnings(settings: Settings, policy: EnvironmentPolicy | None) -> Iterator[
                 f"{variable} is shorter than {MIN_ADMIN_KEY_LENGTH} characters. Make a longer one: "
                 "openssl rand -hex 32."
             )
-    if policy is None:
-        return
-    remote = policy.environment.remote
-    if not remote:
-        for ambiguity in ambiguities(settings, remote=False):
-            yield f"{ambiguity} Staging and production refuse to start with this."
-    if remote and not policy.is_production and not settings.allowed_hosts and not settings.public_url:
+
+
+def _local_warnings(settings: Settings) -> Iterator[str]:
+    for ambiguity in ambiguities(settings, remote=False):
+        yield f"{ambiguity} Staging and production refuse to start with this."
+    yield from short_secrets(settings)
+
+
+def _remote_warnings(settings: Settings, policy: EnvironmentPolicy) -> Iterator[str]:
+    if not policy.is_production and not settings.allowed_hosts and not settings.public_url:
         yield (
             "NARTHEX_ALLOWED_HOSTS is not set: only loopback names are served, and any other Host is refused 400. Set "
             "it to the host names that clients use, or set NARTHEX_PUBLIC_URL."
         )
-    if remote and settings.allow_remote_development:
+    if settings.allow_remote_development:
         yield f"NARTHEX_ALLOW_REMOTE_DEVELOPMENT has no effect in {policy.environment}. Unset it."
-    if settings.platform == "cloud-run" and is_loopback(policy.host):
-        yield "The gateway listens on loopback, where Cloud Run cannot reach it. Set ENVIRONMENT=staging."
-    if policy.is_production and not (
-        settings.metrics_tokens() or settings.trusted_scrapers or settings.metrics_port is not None
-    ):
-        yield (
-            "Only programs of this machine can read /metrics. Set NARTHEX_METRICS_TOKEN and give it to the scraper, "
-            "name its network in NARTHEX_TRUSTED_SCRAPERS, or serve the metrics on NARTHEX_METRICS_PORT."
-        )
-    if policy.is_production and settings.public_url.startswith("http://"):
-        yield "NARTHEX_PUBLIC_URL is http:// in production. Serve it over https."
-    if remote and not settings.all_issuers() and not settings.users:
+    if not settings.all_issuers() and not settings.users:
         yield (
             "No issuer and no users are configured: only tokens from `narthex token` (of a guard: "
             "`narthex token --guard`) are admitted. Set "
             "NARTHEX_OIDC_ISSUER, NARTHEX_JWKS_URL or NARTHEX_JWT_SECRET, or add [[users]]."
         )
-    if not remote:
-        yield from short_secrets(settings)
+
+
+def _production_warnings(settings: Settings) -> Iterator[str]:
+    if not settings.metrics_tokens() and not settings.trusted_scrapers and settings.metrics_port is None:
+        yield (
+            "Only programs of this machine can read /metrics. Set NARTHEX_METRICS_TOKEN and give it to the scraper, "
+            "name its network in NARTHEX_TRUSTED_SCRAPERS, or serve the metrics on NARTHEX_METRICS_PORT."
+        )
+    if settings.public_url.startswith("http://"):
+        yield "NARTHEX_PUBLIC_URL is http:// in production. Serve it over https."

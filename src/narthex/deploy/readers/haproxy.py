@@ -2,60 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from narthex.deploy import quantities
 from narthex.deploy.facts import Fact, Hop, Manifest, Place, Repeat
 
-Section = dict[str, Fact[str]]
+Line = tuple[list[str], Place]
+Options = dict[str, Fact[str]]
+SECTIONS = ("global", "defaults", "frontend", "backend", "listen")
 
 
 def read(text: str, file: str) -> Manifest:
     """Every `backend` and `listen` of the file."""
     found = Manifest()
-    defaults: Section = {}
-    current: Section = {}
-    hop: Hop | None = None
-    pending: list[tuple[Hop, Section]] = []
+    defaults: Options = {}
+    for (title, place), lines in _sections(text, file):
+        if title[0] == "defaults":
+            defaults = dict(_option(*line) for line in lines)
+        elif title[0] in ("backend", "listen"):
+            hop = Hop(platform="haproxy", name=" ".join(title[1:2]), place=place)
+            _read_options(hop, lines, defaults)
+            found.hops.append(hop)
+    return found
+
+
+def _sections(text: str, file: str) -> Iterator[tuple[Line, list[Line]]]:
+    """The first line of each section, and the lines below it."""
+    found: list[tuple[Line, list[Line]]] = []
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split("#", 1)[0].split()
-        if not words:
-            continue
-        place = Place(file, number)
-        if words[0] in ("global", "defaults", "frontend", "backend", "listen"):
-            hop = None
-            if words[0] == "defaults":
-                defaults = current = {}
-            elif words[0] in ("backend", "listen"):
-                hop = Hop(platform="haproxy", name=" ".join(words[1:2]), place=place)
-                current = dict(defaults)
-                pending.append((hop, current))
-            else:
-                current = {}
-            own: set[str] = set()
-            continue
-        name = " ".join(words[:2]) if words[0] == "timeout" else words[0]
-        fact = Fact(" ".join(words[2:] if words[0] == "timeout" else words[1:]), place)
-        if words[0] == "timeout" and name in own and hop is not None:
-            hop.repeats.append(Repeat(name, current[name], fact))
-        own.add(name)
-        current[name] = fact
-        if hop is not None and words[0] == "cookie":
+        if words and words[0] in SECTIONS:
+            found.append(((words, Place(file, number)), []))
+        elif words and found:
+            found[-1][1].append((words, Place(file, number)))
+    yield from found
+
+
+def _read_options(hop: Hop, lines: list[Line], defaults: Options) -> None:
+    own: Options = {}
+    for words, place in lines:
+        name, fact = _option(words, place)
+        if words[0] == "timeout" and name in own:
+            hop.repeats.append(Repeat(name, own[name], fact))
+        own[name] = fact
+        if words[0] == "cookie" or words[:2] == ["balance", "source"]:
             hop.affinity = Fact(True, place)
-        if hop is not None and words[0] == "balance" and words[1:2] == ["source"]:
-            hop.affinity = Fact(True, place)
-        if hop is not None and words[0] == "server" and "proto" in words and "h2" in words:
+        if words[0] == "server" and {"proto", "h2"} <= set(words):
             hop.http2 = Fact(True, place)
-    for hop, section in pending:
-        limits = [section.get(name) for name in ("timeout tunnel",)]
-        if limits[0] is None:  # without it the idle time-outs of both sides end a tunnel
-            limits = [
-                section.get("timeout server"),
-                section.get("timeout client") or defaults.get("timeout client"),
-            ]
-        known = [
-            Fact(found_s, fact.place)
-            for fact in limits
-            if fact is not None and (found_s := quantities.seconds(fact.value, unit="ms")) is not None
-        ]
-        hop.idle_s = min(known, key=lambda fact: fact.value) if known else None
-        found.hops.append(hop)
-    return found
+    hop.idle_s = _idle(defaults | own)
+
+
+def _option(words: list[str], place: Place) -> tuple[str, Fact[str]]:
+    """The name of an option and its value; each `timeout` is an option of its own."""
+    length = 2 if words[0] == "timeout" else 1
+    return " ".join(words[:length]), Fact(" ".join(words[length:]), place)
+
+
+def _idle(options: Options) -> Fact[float] | None:
+    """The end of an idle tunnel: without `timeout tunnel` the idle time-outs of both sides end it."""
+    tunnel = "timeout tunnel" in options
+    names = ("timeout tunnel",) if tunnel else ("timeout server", "timeout client")
+    known = [
+        Fact(found_s, options[name].place)
+        for name in names
+        if name in options and (found_s := quantities.seconds(options[name].value, unit="ms")) is not None
+    ]
+    return min(known, key=lambda fact: fact.value, default=None)
