@@ -210,7 +210,7 @@ def _contenders(
                 "no_tls", "The generator speaks plain WebSocket.", "Give a URL as ws://host:port."
             )
         target = attached(parts.netloc, host, port, pid, protocol=protocol, secret=secret, api_key=api_key)
-        found = [Contender(target.name, protocol, partial(nullcontext, target))]
+        found = [Contender(target.name, protocol, lambda: nullcontext(target))]
     for word in beside:
         name, protocol_of, command = _beside(word)
         found.append(

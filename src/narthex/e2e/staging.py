@@ -84,6 +84,10 @@ class Staging:
             issuer_url=self.issuer_url,
         )
 
+    def logs(self) -> dict[str, str]:
+        """The whole output of each gateway."""
+        return {child.name: child.words() for child in self._gateways}
+
     # -- starting ------------------------------------------------------------------------------------------
 
     async def _real(self, patch: dict[str, str]) -> None:

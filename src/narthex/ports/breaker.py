@@ -29,6 +29,10 @@ class BreakerChange(msgspec.Struct, frozen=True, kw_only=True):
 class Breaker(Protocol):
     """See the module's guarantees."""
 
+    @property
+    def state(self) -> str:
+        """`closed`, `half_open` or `open`."""
+
     async def call(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do `work`, which has a deadline of its own, if the breaker allows it.
 
