@@ -14,12 +14,11 @@ from narthex.bench.baseline import FigureChange
 from narthex.bench.report import BUSY, unit_of
 from narthex.bench.results import BenchReport, Figure
 from narthex.reports import plots
-from narthex.reports.latency import LatencyRecord, LatencySlice, bin_edge, merged
+from narthex.reports.latency import PERCENTILES, LatencyRecord, LatencySlice, bin_edge, merged
 from narthex.reports.page import facts, page, table
 
 SHOWN_ROUNDS: Final = 6
 """Rounds in a plot over time; of more a slice would be narrower than a pixel."""
-PERCENTILES: Final = (("p50", "p50_ms"), ("p90", "p90_ms"), ("p99", "p99_ms"), ("max", "max_ms"))
 
 
 def as_html(
@@ -201,8 +200,7 @@ def _over_time(name: str, rounds: Sequence[LatencyRecord]) -> Iterator[str]:
     start = 0.0
     for record in shown:
         breaks.append(start)
-        known = {round(part.at_s / record.slice_s): part for part in record.slices}
-        slices += [(start + at * width, known.get(at)) for at in range(max(known) + 1)]
+        slices += [(start + at * width, part) for at, part in enumerate(record.every())]
         start = slices[-1][0] + width
     x_name = "time" if len(shown) == 1 else "time, the rounds one after the other"
     yield plots.lines(

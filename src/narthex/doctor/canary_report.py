@@ -14,7 +14,7 @@ from typing import Final
 from narthex.doctor.canary import CanaryRound
 from narthex.doctor.reports import harmless
 from narthex.reports import plots
-from narthex.reports.latency import LatencyRecord, bin_edge, merged, percentile, record
+from narthex.reports.latency import PERCENTILES, LatencyRecord, bin_edge, merged, percentile, record
 from narthex.reports.page import facts, page, table
 
 KEPT_ROUNDS: Final = 2_880
@@ -57,8 +57,7 @@ def _latencies(rounds: Sequence[CanaryRound], failed: Sequence[CanaryRound]) -> 
         return
     began = next(seen.at for seen in rounds if seen.ok)
     note = f"Each failed round is a red line ({len(failed):,})." if failed else ""
-    by_slice = {round(part.at_s / whole.slice_s): part for part in whole.slices}
-    every = [(began + at * whole.slice_s, by_slice.get(at)) for at in range(max(by_slice) + 1)]
+    every = [(began + at * whole.slice_s, part) for at, part in enumerate(whole.every())]
     yield "<h2>Latency</h2>"
     yield plots.lines(
         "Time of a whole round",
@@ -66,7 +65,7 @@ def _latencies(rounds: Sequence[CanaryRound], failed: Sequence[CanaryRound]) -> 
             plots.Series(
                 name, [(at, getattr(part, member) if part else None) for at, part in every if part or failed]
             )
-            for name, member in (("p50", "p50_ms"), ("p90", "p90_ms"), ("p99", "p99_ms"), ("max", "max_ms"))
+            for name, member in PERCENTILES
         ],
         unit="ms",
         x_name="time, UTC",

@@ -17,7 +17,7 @@ import msgspec
 from narthex.domain.availability import ServiceState, worst
 from narthex.errors import ClientError
 
-IncidentState = Literal["investigating", "identified", "monitoring", "resolved"]
+IncidentKind = Literal["incident", "maintenance"]
 Impact = Literal["none", "degraded", "outage"]
 
 MAX_TITLE: Final = 200
@@ -53,7 +53,7 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     incident_id: str
-    kind: Literal["incident", "maintenance"]
+    kind: IncidentKind
     title: str
     impact: Impact
     components: tuple[str, ...]

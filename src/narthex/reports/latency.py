@@ -7,6 +7,7 @@ of two; a slice in which nothing began is left out, since it has no latency.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final, TypeAlias
 
@@ -15,6 +16,9 @@ import msgspec
 SLICES: Final = 30
 """Most slices of a record. More would not be seen in a plot, and a saved report grows with them."""
 BINS_PER_DOUBLING: Final = 4
+
+PERCENTILES: Final = (("p50", "p50_ms"), ("p90", "p90_ms"), ("p99", "p99_ms"), ("max", "max_ms"))
+"""The lines of a plot over time: a name, and the member of `LatencySlice`."""
 
 Waits: TypeAlias = Sequence[tuple[float, float]]
 """When each operation began (on any clock) and how long it took, both in seconds."""
@@ -43,6 +47,11 @@ class LatencyRecord(msgspec.Struct, frozen=True, kw_only=True):
     slice_s: float
     slices: list[LatencySlice]
 
+    def every(self) -> list[LatencySlice | None]:
+        """All slices from the first to the last; None: nothing began in it."""
+        known = {round(part.at_s / self.slice_s): part for part in self.slices}
+        return [known.get(at) for at in range(max(known) + 1)]
+
 
 def bin_of(ms: float) -> int:
     """The bin of a latency; a clock that cannot tell it from nothing has 1 µs."""
@@ -63,19 +72,14 @@ def percentile(sorted_values: Sequence[float], share: float) -> float:
 
 def histogram(values_ms: Iterable[float]) -> dict[int, int]:
     """The number of values by bin, in order."""
-    bins: dict[int, int] = {}
-    for value in values_ms:
-        number = bin_of(value)
-        bins[number] = bins.get(number, 0) + 1
-    return dict(sorted(bins.items()))
+    return dict(sorted(Counter(map(bin_of, values_ms)).items()))
 
 
 def merged(histograms: Iterable[dict[int, int]]) -> dict[int, int]:
     """The sum of several histograms, in order."""
-    bins: dict[int, int] = {}
+    bins: Counter[int] = Counter()
     for one in histograms:
-        for number, count in one.items():
-            bins[number] = bins.get(number, 0) + count
+        bins.update(one)
     return dict(sorted(bins.items()))
 
 

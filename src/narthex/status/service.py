@@ -26,6 +26,7 @@ from narthex.domain.incidents import (
     MAX_TITLE,
     Impact,
     Incident,
+    IncidentKind,
     IncidentUpdate,
     check_components,
     check_start,
@@ -231,43 +232,15 @@ class StatusService:
 
     async def open(self, body: OpenIncident, actor: str) -> IncidentStatus:
         """Open an incident. Raises ClientError, DependencyError."""
-        now = self._now()
-        starts_at = check_start(body.started_at, now)
-        update = IncidentUpdate(at=now, state="investigating", text=check_text(body.text, "text", MAX_TEXT))
+        starts_at = check_start(body.started_at, self._now())
         return await self._keep_new(
-            Incident(
-                incident_id=secrets.token_hex(6),
-                kind="incident",
-                title=check_title(body.title),
-                impact=body.impact,
-                components=check_components(body.components, self._known),
-                starts_at=starts_at,
-                ends_at=None,
-                updates=(update,),
-            ),
-            actor,
-            body.request_id,
+            body, actor, "incident", "investigating", starts_at, None, impact=body.impact
         )
 
     async def schedule(self, body: ScheduleMaintenance, actor: str) -> IncidentStatus:
         """Announce maintenance. Raises ClientError, DependencyError."""
-        now = self._now()
-        starts_at, ends_at = check_window(body.starts_at, body.ends_at, now)
-        update = IncidentUpdate(at=now, state="scheduled", text=check_text(body.text, "text", MAX_TEXT))
-        return await self._keep_new(
-            Incident(
-                incident_id=secrets.token_hex(6),
-                kind="maintenance",
-                title=check_title(body.title),
-                impact="none",
-                components=check_components(body.components, self._known),
-                starts_at=starts_at,
-                ends_at=ends_at,
-                updates=(update,),
-            ),
-            actor,
-            body.request_id,
-        )
+        starts_at, ends_at = check_window(body.starts_at, body.ends_at, self._now())
+        return await self._keep_new(body, actor, "maintenance", "scheduled", starts_at, ends_at)
 
     async def update(self, incident_id: str, body: UpdateIncident, actor: str) -> IncidentStatus:
         """Add an update. Raises ClientError, DependencyError."""
@@ -299,14 +272,35 @@ class StatusService:
         """The record of changes, newest first. Raises DependencyError."""
         return await self._database.run(lambda connection: records.changes(connection, limit))
 
-    async def _keep_new(self, new: Incident, actor: str, request_id: str | None) -> IncidentStatus:
+    async def _keep_new(
+        self,
+        body: OpenIncident | ScheduleMaintenance,
+        actor: str,
+        kind: IncidentKind,
+        state: str,
+        starts_at: float,
+        ends_at: float | None,
+        *,
+        impact: Impact = "none",
+    ) -> IncidentStatus:
         now = self._now()
-        action = "open" if new.kind == "incident" else "schedule"
+        update = IncidentUpdate(at=now, state=state, text=check_text(body.text, "text", MAX_TEXT))
+        new = Incident(
+            incident_id=secrets.token_hex(6),
+            kind=kind,
+            title=check_title(body.title),
+            impact=impact,
+            components=check_components(body.components, self._known),
+            starts_at=starts_at,
+            ends_at=ends_at,
+            updates=(update,),
+        )
+        action = "open" if kind == "incident" else "schedule"
 
         def work(connection: sqlite3.Connection) -> tuple[Incident, records.Change | None]:
-            kept = records.put(connection, new, now, actor=actor, action=action, request_id=request_id)
+            kept = records.put(connection, new, now, actor=actor, action=action, request_id=body.request_id)
             if kept[1] is not None:
-                self._queue(connection, new, "opened" if new.kind == "incident" else "scheduled", now)
+                self._queue(connection, new, "opened" if kind == "incident" else "scheduled", now)
             return kept
 
         return await self._changed(work, now)
