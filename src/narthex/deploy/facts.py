@@ -6,10 +6,12 @@ platform carries the platform's default and `written=False`; None: there is no s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Place(NamedTuple):
@@ -34,6 +36,11 @@ class Fact(NamedTuple, Generic[T]):
     value: T
     place: Place
     written: bool = True
+
+    def converted(self, convert: Callable[[T], U | None]) -> Fact[U] | None:
+        """The fact with its value converted; None where `convert` knows no such value."""
+        value = convert(self.value)
+        return None if value is None else Fact(value, self.place, self.written)
 
 
 class Repeat(NamedTuple):

@@ -35,6 +35,12 @@ def seconds(text: str, *, unit: str = "s") -> float | None:
     return total if given else None
 
 
+def whole(text: str) -> int | None:
+    """A whole number."""
+    given = text.strip()
+    return int(given) if given.isdigit() else None
+
+
 def size(text: str, *, binary: bool = False) -> float | None:
     """`512Mi`, `1Gi`, `512M`, `1g`, bytes; `binary`: K, M and G are powers of 1024 (Docker, systemd)."""
     part = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().strip("\"'").lower())

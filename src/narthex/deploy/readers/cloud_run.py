@@ -83,7 +83,6 @@ def v2_service(document: Tree, template: Tree, *, snake: bool = False) -> Worklo
         read_container(workload, container, SNAKE if snake else Names(value_from="valueSource"))
         resources = (container["resources"].items or [container])[0]
         workload.cpu_throttled = flag(member(resources, "cpuIdle", "cpu_idle")) or workload.cpu_throttled
-        limits = resources["limits"]["memory"]
-        if workload.memory_bytes is None and (found := quantities.size(limits.text)) is not None:
-            workload.memory_bytes = Fact(found, limits.place)
+        memory = resources["limits"]["memory"].fact()
+        workload.memory_bytes = workload.memory_bytes or memory.converted(quantities.size)
     return with_defaults(workload)

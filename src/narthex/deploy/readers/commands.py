@@ -126,18 +126,17 @@ class Flags:
     def number(self, name: str) -> Fact[int] | None:
         """A whole number."""
         fact = self.text(name)
-        return Fact(int(fact.value), fact.place) if fact and fact.value.isdigit() else None
+        return fact.converted(quantities.whole) if fact else None
 
     def duration(self, name: str) -> Fact[float] | None:
         """Seconds."""
         fact = self.text(name)
-        found = quantities.seconds(fact.value) if fact else None
-        return Fact(found, fact.place) if fact and found is not None else None
+        return fact.converted(quantities.seconds) if fact else None
 
     def flag(self, name: str) -> Fact[bool] | None:
         """A switch."""
         fact = self.text(name)
-        return Fact(fact.value == "true", fact.place) if fact else None
+        return fact.converted(lambda text: text == "true") if fact else None
 
 
 def _service(words: Words, place: Place, *, update: bool) -> Workload:
@@ -151,9 +150,8 @@ def _service(words: Words, place: Place, *, update: bool) -> Workload:
     workload.cpu_throttled = flags.flag("cpu-throttling")
     workload.affinity = flags.flag("session-affinity")
     workload.http2 = flags.flag("use-http2")
-    memory = flags.text("memory")
-    if memory is not None and (found := quantities.size(memory.value)) is not None:
-        workload.memory_bytes = Fact(found, memory.place)
+    if (memory := flags.text("memory")) is not None:
+        workload.memory_bytes = memory.converted(quantities.size)
     for name, secret in (
         ("set-env-vars", False),
         ("update-env-vars", False),

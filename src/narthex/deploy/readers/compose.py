@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from narthex.deploy import quantities
 from narthex.deploy.documents import Tree, read_yaml
 from narthex.deploy.facts import Fact, Manifest, Workload
-from narthex.deploy.readers.containers import number, put_variable, words_of
+from narthex.deploy.readers.containers import duration, number, put_variable, words_of
 
 
 def read(text: str, file: str) -> Manifest:
@@ -27,12 +29,8 @@ def read(text: str, file: str) -> Manifest:
 def _workload(name: str, service: Tree) -> Workload:
     workload = Workload(platform="compose", name=name, place=service.place)
     workload.repeats += service.all_repeats()
-    grace = quantities.seconds(service["stop_grace_period"].text)
-    workload.grace_s = (
-        Fact(10.0, service.place, written=False)
-        if grace is None
-        else Fact(grace, service["stop_grace_period"].place)
-    )
+    grace_s = duration(service["stop_grace_period"])
+    workload.grace_s = grace_s or Fact(10.0, service.place, written=False)
     environment = service["environment"]
     for variable, value in environment.members.items():
         put_variable(workload, variable, value.text if value and "${" not in value.text else None, value)
@@ -47,12 +45,9 @@ def _workload(name: str, service: Tree) -> Workload:
     if workload.words[:1] == ("narthex",):
         workload.words = workload.words[1:]
     memory = service.at("deploy/resources/limits/memory") or service["mem_limit"]
-    if (found := quantities.size(memory.text, binary=True)) is not None:
-        workload.memory_bytes = Fact(found, memory.place)
+    workload.memory_bytes = memory.fact().converted(partial(quantities.size, binary=True))
     files = service.at("ulimits/nofile")
     workload.open_files = number(files["hard"]) or number(files)
     replicas = number(service.at("deploy/replicas")) or number(service["scale"])
-    workload.max_instances = (
-        Fact(replicas.value, replicas.place) if replicas else Fact(1, service.place, written=False)
-    )
+    workload.max_instances = replicas or Fact(1, service.place, written=False)
     return workload

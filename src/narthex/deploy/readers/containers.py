@@ -15,14 +15,12 @@ from narthex.deploy.facts import Fact, Repeat, Workload
 
 def number(node: Tree) -> Fact[int] | None:
     """A whole number; None: it is not there, or is a template's expression."""
-    text = node.text.strip()
-    return Fact(int(text), node.place) if text.isdigit() else None
+    return node.fact().converted(quantities.whole)
 
 
 def duration(node: Tree) -> Fact[float] | None:
     """Seconds."""
-    found = quantities.seconds(node.text) if node else None
-    return None if found is None else Fact(found, node.place)
+    return node.fact().converted(quantities.seconds)
 
 
 def flag(node: Tree) -> Fact[bool] | None:
@@ -68,11 +66,9 @@ def read_container(workload: Workload, container: Tree, names: Names = CAMEL) ->
         put_variable(workload, entry["name"].text, known, value or entry["name"])
     workload.words = words_of(container["command"], container["args"])
     resources = (container["resources"].items or [Tree(None, container.place)])[0]
-    memory = resources["limits"]["memory"]
-    if (found := quantities.size(memory.text)) is not None:
-        workload.memory_bytes = Fact(found, memory.place)
-    if (idle := flag(resources["cpu_idle"])) is not None:
-        workload.cpu_throttled = idle
+    memory = resources["limits"]["memory"].fact()
+    workload.memory_bytes = memory.converted(quantities.size) or workload.memory_bytes
+    workload.cpu_throttled = flag(resources["cpu_idle"]) or workload.cpu_throttled
     for port in container["ports"].items:
         if port["name"].text == "h2c":
             workload.http2 = Fact(True, port["name"].place)

@@ -60,10 +60,7 @@ def _workloads(document: Tree) -> list[Workload]:
         "",
     )
     workload.prestop_s = float(slept) if slept.isdigit() else 0.0
-    replicas = number(spec["replicas"])
-    workload.max_instances = (
-        Fact(replicas.value, replicas.place) if replicas else Fact(1, spec.place, written=False)
-    )
+    workload.max_instances = number(spec["replicas"]) or Fact(1, spec.place, written=False)
     kind = spec["strategy"]["type"]
     workload.overlaps = Fact(
         kind.text != "Recreate" and document["kind"].text == "Deployment", kind.place, written=bool(kind)

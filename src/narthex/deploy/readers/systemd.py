@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Iterator
+from functools import partial
 
 from narthex.deploy import quantities
 from narthex.deploy.facts import Fact, Manifest, Place, Repeat, Workload
@@ -52,21 +52,13 @@ def read(text: str, file: str) -> Manifest:
         return next((options[name][-1] for name in names if name in options), None)
 
     stop = last("TimeoutStopSec", "TimeoutSec")
-    grace = quantities.seconds(stop.value) if stop else None
-    workload.grace_s = (
-        Fact(grace, stop.place) if stop and grace is not None else Fact(STOP_S, workload.place, written=False)
-    )
+    grace_s = stop.converted(quantities.seconds) if stop else None
+    workload.grace_s = grace_s or Fact(STOP_S, workload.place, written=False)
     files = last("LimitNOFILE")
-    hard = files.value.rpartition(":")[2] if files else ""
-    workload.open_files = (
-        Fact(int(hard), files.place)
-        if files and hard.isdigit()
-        else Fact(OPEN_FILES, workload.place, written=False)
-    )
-    memory = last("MemoryMax", "MemoryLimit")
-    found = quantities.size(memory.value, binary=True) if memory else None
-    if memory is not None and found is not None and not math.isinf(found):
-        workload.memory_bytes = Fact(found, memory.place)
+    hard = files.converted(lambda text: quantities.whole(text.rpartition(":")[2])) if files else None
+    workload.open_files = hard or Fact(OPEN_FILES, workload.place, written=False)
+    if (memory := last("MemoryMax", "MemoryLimit")) is not None:
+        workload.memory_bytes = memory.converted(partial(quantities.size, binary=True))
     return Manifest([workload])
 
 
