@@ -148,8 +148,15 @@ class Coverage:
                     break
         own = f"test_{Path(mutant.path).stem}.py"
         good = [test for test in found if self.durations.get(test, -1.0) >= 0.0]
+        module_level = most == MOST_OF_MODULE
         good.sort(
-            key=lambda test: (own not in test, not test.startswith((near, PAGES)), self.durations[test], test)
+            key=lambda test: (
+                not (module_level and test.startswith(PAGES)),
+                own not in test,
+                not test.startswith(near),
+                self.durations[test],
+                test,
+            )
         )
         chosen: list[str] = []
         spent = 0.0
