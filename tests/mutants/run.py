@@ -186,10 +186,11 @@ def _candidates(mutant: Mutant, source: str) -> Iterator[int]:
             best = node
     if best is not None:
         yield from range(best.lineno, (best.end_lineno or best.lineno) + 1)
-    # The line is newer than the map, or its statement began elsewhere: the tests of its function.
+    # The line is newer than the map, or its statement began elsewhere: the tests of its function's body (the `def`
+    # itself is executed by the test that imported the module).
     functions = [node for node in ast.walk(ast.parse(source)) if _holds(node, mutant.line)]
     for node in functions[-1:]:
-        yield from range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        yield from range(node.body[0].lineno, (node.end_lineno or node.lineno) + 1)
 
 
 def _at_module_level(mutant: Mutant, source: str) -> bool:
