@@ -227,3 +227,30 @@ async def test_closes_of_a_drain_are_counted_and_paced() -> None:
     moments = sorted(one.closed_at for one in connections if one.closed_at is not None)
     assert (count, len(moments)) == (300, 300)
     assert moments[-1] - moments[0] > 0.4
+
+
+async def test_the_ping_of_old_clients_is_answered_where_it_has_an_id(tmp_path: Path) -> None:
+    """Without an id it wants no reply, and is none of the unknown commands."""
+    async with gateway(tmp_path) as running:
+        raw = await client(running, "ada")
+        assert (await raw.call("ping"))["ping"] == {}
+        await raw.socket.send('{"ping":{}}')
+        assert (await raw.rpc("time")) is not None
+
+
+async def test_every_kind_of_control_message_has_its_handler(tmp_path: Path) -> None:
+    """What one node sends the others: without a handler it would be counted as ignored, and nothing would happen."""
+    async with gateway(tmp_path) as running:
+        parts = running.gateway.parts
+        assert parts is not None
+        kinds = {
+            "run",
+            "runs_available",
+            "revoke",
+            "disconnect",
+            "subscribe",
+            "unsubscribe",
+            "drain",
+            "emulation",
+        }
+        assert kinds <= set(parts.core.controls._handlers)

@@ -331,3 +331,18 @@ async def test_the_task_goes_on_after_a_failure_and_tells(rig: Rig) -> None:
     assert await rig.store.threads.get("default", thread) is None
     assert rig.faults
     assert rig.meter.counts["history_purge_failures"] >= 1
+
+
+@pytest.mark.parametrize("kind", ["threads", "messages", "runs", "logs", ""])
+async def test_a_round_that_deleted_anything_is_reported(tmp_path: Path, kind: str) -> None:
+    """Of any kind; one that deleted nothing is not."""
+    rig = Rig(tmp_path)
+    counts = {name: int(name == kind) for name in ("threads", "messages", "runs", "logs")}
+    done = PurgeResult(**counts, duration_s=0.0)
+
+    async def purged() -> PurgeResult:
+        return done
+
+    rig.retention.purge_once = purged  # type: ignore[method-assign]
+    await rig.retention._purge()
+    assert rig.rounds == ([done] if kind else [])

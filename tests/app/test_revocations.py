@@ -440,3 +440,15 @@ async def test_a_revocation_after_the_store_went_back_in_time_is_found_by_the_po
     assert two.covers(ALICE)
     assert two.covers(msgspec.structs.replace(ALICE, subject="carol"))  # until it reads everything again
     await store.stop()
+
+
+async def test_a_kind_of_a_newer_node_ends_nothing_here() -> None:
+    """Its revocation and its end are passed over, and the others of the same read count."""
+    one, _, store, _ = pair()
+    newer = msgspec.structs.replace(issued_before_now("alice"), kind="device")
+    await store.add_revocation(newer)
+    await store.add_revocation(msgspec.structs.replace(newer, value="bob", until=NOW - 1))
+    await store.add_revocation(issued_before_now("alice"))
+    await one.reload()
+    assert one.covers(Identity(subject="alice", tenant="acme", issued_at=NOW - 1))
+    assert len(one) == 1

@@ -189,3 +189,11 @@ async def test_a_blocked_user_stays_out_and_test_identities_do_not_come_this_way
     assert found.code == "account_blocked"
     elsewhere.answer = SignedInUser(identity=Identity(subject="x", tenant="e2e", e2e=True))
     assert isinstance(await finish(sign_in, await begin(sign_in)), Denied)
+
+
+async def test_a_denial_says_why() -> None:
+    """The provider's own words, or that its answer is not valid."""
+    _, elsewhere, sign_in = await rig()
+    for said, shown in (("No.", "No."), ("", "The provider's answer is not valid.")):
+        elsewhere.answer = Rejected("token_invalid", said)
+        assert await finish(sign_in, await begin(sign_in)) == Denied(code="login_failed", detail=shown)

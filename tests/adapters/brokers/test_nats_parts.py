@@ -408,3 +408,58 @@ async def test_what_jetstream_refuses_is_an_error_of_the_port_at_once(
         with pytest.raises(DependencyError, match="no"):
             await made.history(THREAD)
     await made.stop()
+
+
+async def test_what_was_left_out_is_compared_from_where_it_was_left() -> None:
+    """A channel that was behind is compared from its last equal place on, until it is equal again."""
+    stream = OneSubject()
+    compared = Comparison(
+        stream,  # type: ignore[arg-type]  # what it asks
+        subject=lambda channel: f"s.{channel}",
+        epoch=lambda _: "e",
+        mark=lambda: "mark",
+    )
+
+    def place(seq: int) -> Position:
+        return Position(decode_batch(encode(StreamBatch(b"12345678", "", seq, 0, 0, []))).top, "e")
+
+    stream.end = 5
+    compared.read("c", 5)
+    assert await compared.behind({"c": place(5)}, 6) == {}
+    stream.end = 8
+    for through in (9, 10, 11):
+        assert await compared.behind({"c": place(5)}, through) == {"c": place(8)}
+    assert await compared.behind({"c": place(8)}, 12) == {}
+    assert await compared.behind({"c": place(8)}, 13) == {}
+
+
+@pytest.mark.parametrize(
+    ("url", "credentials"),
+    [
+        ("nats://h:4222", {}),
+        ("nats://u:p%40@h:4222", {"user": "u", "password": "p@"}),
+        ("nats://token@h:4222", {"token": "token"}),
+        ("nats://h:4222?creds=/run/secrets/nats.creds", {"user_credentials": "/run/secrets/nats.creds"}),
+    ],
+)
+async def test_the_client_never_gives_up_and_keeps_nothing_back(
+    monkeypatch: pytest.MonkeyPatch, url: str, credentials: dict[str, str]
+) -> None:
+    """It reconnects for ever, fails publishes at once while it is away, and has the URL's credentials only."""
+    asked: dict[str, Any] = {}
+
+    class Connecting:
+        async def connect(self, servers: list[str], **options: Any) -> None:
+            asked.update(options, servers=servers)
+
+    async def nothing(*_: object) -> None: ...
+
+    monkeypatch.setattr(connection, "Client", Connecting)
+    await connection.connect(
+        parse_address(url), name="n1", disconnected=nothing, reconnected=nothing, error=nothing
+    )
+    assert (asked["max_reconnect_attempts"], asked["allow_reconnect"], asked["pending_size"]) == (-1, True, 0)
+    assert (asked["name"], asked["ping_interval"]) == ("n1", connection.PING_EVERY_S)
+    assert {
+        name: asked[name] for name in ("user", "password", "token", "user_credentials") if name in asked
+    } == credentials

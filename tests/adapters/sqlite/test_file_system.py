@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from narthex.adapters.sqlite import file_system
-from narthex.adapters.sqlite.file import OwnerLock, connect, dependency_error
+from narthex.adapters.sqlite.file import OwnerLock, connect, dependency_error, look_at_file
 from narthex.adapters.sqlite.file_system import file_system_of
-from narthex.errors import DISK_FULL, ConfigError
+from narthex.errors import DISK_FULL, ConfigError, Damaged
 
 MOUNTS = r"""
 22 28 0:21 / /proc rw,nosuid shared:12 - proc proc rw
@@ -73,3 +73,50 @@ def test_a_full_disk_is_named() -> None:
         connection.execute("INSERT INTO t VALUES (zeroblob(100000))")
     connection.close()
     assert dependency_error("broker", Path("log.db"), full.value).sign == DISK_FULL
+
+
+def test_a_data_file_in_words(tmp_path: Path) -> None:
+    """For `narthex check`: that it will be made, what is in it, or that it is damaged and how to go on."""
+    path = tmp_path / "store.db"
+    assert look_at_file("store", path) == f"embedded SQLite; {path} will be created"
+    connection = connect(path, synchronous="NORMAL")
+    connection.execute("CREATE TABLE a (b)")
+    connection.execute("CREATE TABLE c (d)")
+    connection.close()
+    assert look_at_file("store", path) == f"embedded SQLite in {path}, 2 tables"
+    path.write_bytes(b"no database, but long enough to be read as one" * 100)
+    for name, lost in (
+        ("store", "start empty"),
+        ("broker", "a new epoch begins"),
+        ("other", "the new file starts empty"),
+    ):
+        with pytest.raises(Damaged) as damaged:
+            look_at_file(name, path)
+        assert f"{path} is damaged" in str(damaged.value)
+        assert f"mv {path} {path}.damaged" in damaged.value.remedy
+        assert lost in damaged.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy", "sign"),
+    [
+        ("SQLITE_FULL", "Free disk space", "disk_full"),
+        ("SQLITE_IOERR_WRITE", "I/O errors", ""),
+        ("SQLITE_READONLY", "writable for this user", ""),
+        ("SQLITE_CANTOPEN", "Create the data directory", ""),
+        ("SQLITE_PERM", "writable for this user", ""),
+        ("SQLITE_BUSY", "end it, then retry", "engine_hung"),
+        ("SQLITE_LOCKED_SHAREDCACHE", "end it, then retry", "engine_hung"),
+        ("SQLITE_NOMEM", "Check the log", ""),
+        ("", "Check the log", ""),
+    ],
+)
+def test_each_failure_of_sqlite_names_its_remedy(tmp_path: Path, name: str, remedy: str, sign: str) -> None:
+    """By SQLite's own name of the error; health shows the sign."""
+    error = sqlite3.OperationalError("said")
+    if name:
+        error.sqlite_errorname = name
+    found = dependency_error("broker", tmp_path / "log.db", error)
+    assert f"log.db failed with {name or 'OperationalError'}: said." in str(found)
+    assert remedy in found.remedy
+    assert found.sign == sign

@@ -81,3 +81,13 @@ def test_what_is_refused(query: str) -> None:
         parse_postgres(f"postgresql://h/d?{query}&replication=1")
     assert query.partition("=")[0] in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("query", "connect_s"),
+    [("", CONNECT_S), ("connect_timeout=", CONNECT_S), ("connect_timeout=0", CONNECT_S), ("connect_timeout=2", 2.0),
+     ("connect_timeout=5", 5.0), ("connect_timeout=6", CONNECT_S)],
+)  # fmt: skip
+def test_the_time_for_a_connection(query: str, connect_s: float) -> None:
+    """Nothing and zero mean the usual time, which is also the most."""
+    assert parse_postgres(f"postgresql://h/d?{query}").connect_s == connect_s
