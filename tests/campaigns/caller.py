@@ -38,15 +38,28 @@ class Caller:
 
     async def command(self, name: str, **body: Any) -> dict[str, Any]:
         """Send a command; returns its result. Raises AssertionError for an error."""
-        number = self.line.command(name, body)
-        self.line.waiting[number] = asyncio.get_running_loop().create_future()
-        reply = await self.line._reply(number)
+        reply = await self._asked(name, body)
         assert "error" not in reply, reply
         return dict(reply[name])
+
+    async def _asked(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        number = self.line.command(name, body)
+        self.line.waiting[number] = asyncio.get_running_loop().create_future()
+        return await self.line._reply(number)
 
     async def rpc(self, method: str, **params: Any) -> dict[str, Any]:
         """Call a method; returns its result."""
         return dict((await self.command("rpc", method=method, data=params))["data"])
+
+    async def patient_rpc(self, method: str, **params: Any) -> dict[str, Any]:
+        """As `rpc`, repeated while the answer is a temporary error (an engine that took longer than a command may): for
+        methods whose repetition changes nothing, in campaigns that are not about availability.
+        """
+        body = {"method": method, "data": params}
+        while (reply := await self._asked("rpc", body)).get("error", {}).get("temporary"):  # noqa: ASYNC110
+            await asyncio.sleep(0.2)  # the gateway is overloaded: nothing tells when it no longer is
+        assert "error" not in reply, reply
+        return dict(reply["rpc"]["data"])
 
     async def until(self, text: str) -> None:
         """Wait for a push that contains the text."""

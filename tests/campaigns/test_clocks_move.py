@@ -77,11 +77,11 @@ async def long_run(all_: Sides, number: int, round_: int) -> dict[str, Any]:
     user = f"runner-{number}-{round_}"
     text = f"@steady rate=5 seconds={RUN_S}"
     async with all_.caller(number, user) as here, all_.caller((number + 1) % 3, user) as there:
-        started = await here.rpc("run.start", text=text, client_message_id=uuid.uuid4().hex)
+        started = await here.patient_rpc("run.start", text=text, client_message_id=uuid.uuid4().hex)
         await there.command("subscribe", channel=started["channel"], recover=True, offset=0, epoch="")
         async with asyncio.timeout(RUN_S + within(20)):
             await ended(there, started["run_id"])
-        return await here.rpc("run.get", run_id=started["run_id"])
+        return await here.patient_rpc("run.get", run_id=started["run_id"])
 
 
 async def ended(caller: Caller, run_id: str) -> None:
@@ -109,22 +109,22 @@ async def talk(all_: Sides, round_: int) -> None:
     user = f"talker-{round_}"
     async with contextlib.AsyncExitStack() as stack:
         callers = [await stack.enter_async_context(all_.caller(number, user)) for number in range(3)]
-        thread = (await callers[0].rpc("thread.create"))["thread_id"]
+        thread = (await callers[0].patient_rpc("thread.create"))["thread_id"]
         await callers[0].command("subscribe", channel=f"thread:{thread}", recover=True, offset=0, epoch="")
         for number in range(TALKS):
             all_.step(number % 3)
-            started = await callers[number % 3].rpc(
+            started = await callers[number % 3].patient_rpc(
                 "run.start", thread_id=thread, text=f"{number}", client_message_id=f"{user}-{number}"
             )
             async with asyncio.timeout(within(20)):
                 await ended(callers[0], started["run_id"])
         # A start joins the queue when it is acknowledged: so all three are acknowledged while another run goes on.
-        ahead = await callers[0].rpc(
+        ahead = await callers[0].patient_rpc(
             "run.start", thread_id=thread, text="@waiting", client_message_id=f"{user}-ahead"
         )
         at_once = await asyncio.gather(
             *(
-                caller.rpc(
+                caller.patient_rpc(
                     "run.start",
                     thread_id=thread,
                     text=f"at once {n}",
@@ -134,7 +134,7 @@ async def talk(all_: Sides, round_: int) -> None:
             )
         )
         assert all(started["queued"] for started in at_once)
-        await callers[0].rpc("run.cancel", run_id=ahead["run_id"])
+        await callers[0].patient_rpc("run.cancel", run_id=ahead["run_id"])
         async with asyncio.timeout(within(20)):
             for started in at_once:
                 await ended(callers[0], started["run_id"])
@@ -155,7 +155,7 @@ async def read_twice(caller: Caller, thread: str) -> tuple[list[dict[str, Any]],
     shown: list[dict[str, Any]] = []
     while True:
         before, pages = shown, await paged(caller, thread)
-        shown = (await caller.rpc("thread.get", thread_id=thread, limit=200))["messages"]
+        shown = (await caller.patient_rpc("thread.get", thread_id=thread, limit=200))["messages"]
         if before == shown:
             return shown, pages
 
@@ -164,7 +164,7 @@ async def paged(caller: Caller, thread: str) -> list[str]:
     """The ids of a thread's messages, read in pages of four."""
     found: list[str] = []
     place: dict[str, Any] = {}
-    while page := (await caller.rpc("thread.get", thread_id=thread, limit=4, **place))["messages"]:
+    while page := (await caller.patient_rpc("thread.get", thread_id=thread, limit=4, **place))["messages"]:
         found = [message["message_id"] for message in page] + found
         place = {"before": page[0]["created_at"], "before_id": page[0]["message_id"]}
     return found

@@ -16,6 +16,7 @@ from narthex.adapters.tokens.signing import (
     MAX_TTL_S,
     RELOAD_COOL_DOWN_S,
     ROTATION_LEAD_S,
+    STALE_S,
     KeyRing,
     SigningAlgorithm,
     new_key,
@@ -305,12 +306,29 @@ async def test_a_key_that_does_not_match_stops_the_start() -> None:
 
 
 async def test_health_mints_and_verifies_and_notices_silence() -> None:
-    """Healthy right after loading; degraded when the store has not answered for a minute."""
+    """Healthy right after loading; degraded when the store has not answered for a minute of elapsed time."""
     store, clock = MemoryCredentials(), Clock()
     keys = ring(store, clock)
     await keys.start()
     assert (await keys.check()).status == "healthy"
-    clock.now += 61
-    assert (await keys.check()).status == "degraded"
+    loaded_at = keys._loaded_at
+    assert loaded_at is not None
+    keys._loaded_at = loaded_at - STALE_S - 1
+    found = await keys.check()
+    assert (found.status, found.detail) == (
+        "degraded",
+        "provider keys: they were not read from the store for 61 s",
+    )
     await keys.stop()
     assert (await ring(MemoryCredentials(), clock).check()).status == "degraded"
+
+
+async def test_a_step_of_the_wall_clock_makes_no_read_older() -> None:
+    """An hour to either side: the keys were read a moment ago all the same."""
+    clock = Clock()
+    keys = ring(MemoryCredentials(), clock)
+    await keys.start()
+    for step_s in (3_600.0, -7_200.0):
+        clock.now += step_s
+        assert (await keys.check()).status == "healthy"
+    await keys.stop()

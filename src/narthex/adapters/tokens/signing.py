@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import secrets
 import time
 from collections.abc import Callable, Iterable
@@ -114,7 +115,7 @@ class KeyRing:
         self._live: list[SigningKey] = []
         self._ended: set[str] = set()  # names of keys that were seen retired: a few a year
         self._signers: list[tuple[SigningKey, Key]] = []  # newest `not_before` first
-        self._loaded_at = 0.0
+        self._loaded_at: float | None = None  # monotonic: a step of the wall clock makes no read older
         self._asked_at = 0.0  # for the sake of an unknown key, besides the poll
         self._fault = "not loaded yet"
         self._reload: asyncio.Task[None] | None = None
@@ -256,11 +257,11 @@ class KeyRing:
         except (ConfigError, DependencyError) as error:
             return VerifierStatus(status="degraded", detail=f"{self.name}: {error}")
         took = (time.perf_counter() - began) * 1000
-        age = self._clock() - self._loaded_at
-        if age > STALE_S:
-            return VerifierStatus(
-                status="degraded", detail=f"{self.name}: {self._fault}, {age:.0f} s ago", latency_ms=took
-            )
+        age_s = math.inf if self._loaded_at is None else time.monotonic() - self._loaded_at
+        if age_s > STALE_S:
+            since = "" if self._loaded_at is None else f" for {age_s:.0f} s"
+            detail = f"{self.name}: {self._fault}{since}"
+            return VerifierStatus(status="degraded", detail=detail, latency_ms=took)
         return VerifierStatus(status="healthy", detail=f"{self.name}: minted and verified", latency_ms=took)
 
     def self_check(self) -> None:
@@ -346,8 +347,8 @@ class KeyRing:
         self._ended.update(signing.kid for signing in kept if _retired(signing, now))
         if live != self._live:
             self._use(live)
-        self._loaded_at = now
-        self._fault = ""
+        self._loaded_at = time.monotonic()
+        self._fault = "they were not read from the store"
 
     def _use(self, live: list[SigningKey]) -> None:
         """From now on these sign and verify. Raises ConfigError, and then the ones before go on."""
