@@ -331,6 +331,7 @@ async def test_a_publication_waits_for_its_time_and_not_longer() -> None:
     first = node.submit()
     with pytest.raises(DependencyError, match="did not acknowledge within"):
         await asyncio.wait_for(first, within(5))
+    node.appender._timeout_s = within(5)
     second = node.submit()
     stream.gate.set()
     assert (await asyncio.wait_for(second, within(5))).offset in (1, 2)
@@ -341,7 +342,7 @@ async def test_a_publication_waits_for_its_time_and_not_longer() -> None:
 async def test_other_messages_give_up_after_the_same_time(call: str) -> None:
     """A refusal is raised at once; while JetStream is away they are tried again until the time is over."""
     stream = MemoryStream()
-    node = Node(stream, timeout_s=0.05)
+    node = Node(stream)
     await node.publish()
 
     async def run() -> object:
@@ -354,6 +355,7 @@ async def test_other_messages_give_up_after_the_same_time(call: str) -> None:
     stream.faults = [JetStreamUnavailable("away")] * 2
     await run()
     stream.faults = [JetStreamUnavailable("away")] * 1_000
+    node.appender._timeout_s = 0.05
     with pytest.raises(DependencyError, match="did not acknowledge"):
         await asyncio.wait_for(run(), within(5))
     assert 1 <= len(stream.faults) < 1_000
