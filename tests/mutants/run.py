@@ -70,9 +70,6 @@ MATTER: Final = (
     ),
 )
 """The modules that decide on admission, on delivery, and on what operators and users learn of a failure."""
-PAGES: Final = "tests/docs/test_numbers.py::"
-"""Compares numbers and tables at module level with the pages that state them."""
-NUMBERS: Final = "test_every_number_of_the_code_is_in_its_page"
 FIRST: Final = 12
 """Tests of the first batch: most mutants die there."""
 MOST_TESTS: Final = 120
@@ -141,7 +138,7 @@ class Coverage:
             most = MOST_OF_MODULE
             # Executed in the first test that imports it, and used by all of them; a table has no other line.
             found = {test for tests in lines.values() for test in tests}
-            found |= {test for test in self.durations if test.startswith((near, PAGES))}
+            found |= {test for test in self.durations if test.startswith(near)}
         else:
             for line in _candidates(mutant, source):
                 found |= lines.get(line, frozenset())
@@ -149,16 +146,7 @@ class Coverage:
                     break
         own = f"test_{Path(mutant.path).stem}.py"
         good = [test for test in found if self.durations.get(test, -1.0) >= 0.0]
-        module_level = most == MOST_OF_MODULE
-        good.sort(
-            key=lambda test: (
-                not (module_level and test == PAGES + NUMBERS),
-                own not in test,
-                not test.startswith((near, PAGES)),
-                self.durations[test],
-                test,
-            )
-        )
+        good.sort(key=lambda test: (own not in test, not test.startswith(near), self.durations[test], test))
         chosen: list[str] = []
         spent = 0.0
         for test in good:
