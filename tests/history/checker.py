@@ -23,6 +23,7 @@ JUDGES: Final[tuple[Callable[[Reading], Iterable[Finding]], ...]] = (
     runs.views,
     runs.ends,
     runs.agents,
+    runs.calls,
     runs.given_up,
     runs.cancels,
     runs.queues,

@@ -59,6 +59,8 @@ class Kind(StrEnum):
     """Count or digest of a run do not match what was delivered."""
     AGENT_TWICE = "agent_twice"
     """An agent that must not run again was called a second time for one run."""
+    CALLS_MIXED = "calls_mixed"
+    """One log shows the output of two calls of a run's agent, and no restart between them."""
     RUN_GIVEN_UP = "run_given_up"
     """A run ended `owner_lost`, or was restarted, without any fault."""
     CANCEL_LATE = "cancel_late"

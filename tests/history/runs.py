@@ -7,6 +7,7 @@ events of a run that it did not see from the start are checked for order only.
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any, Final
@@ -25,6 +26,7 @@ from tests.history.records import (
     ThreadRead,
 )
 
+_CALL: Final = re.compile(r"<call (\d+)>")
 ENDED: Final = ("finished", "interrupted", "cancelled", "failed")
 
 
@@ -231,6 +233,33 @@ def agents(reading: Reading) -> Iterator[Finding]:
             if before != index and record.run_id not in forgotten:
                 text = f"run {record.run_id}: its agent was called again"
                 yield Finding(Kind.AGENT_TWICE, text, record.at, (before, index))
+
+
+def calls(reading: Reading) -> Iterator[Finding]:
+    """What a run shows in one log is the output of one call of its agent, or of the next one after a restart. An agent
+    whose texts have no `<call n>` is not judged.
+    """
+    logs: defaultdict[tuple[str, str], dict[int, tuple[int, Any]]] = defaultdict(dict)
+    for place, index, data in reading.positions():
+        logs[place.channel, place.epoch].setdefault(place.offset, (index, data))
+    for (channel, epoch), entries in logs.items():
+        shown: dict[str, str] = {}
+        before = 0
+        for offset, (index, data) in sorted(entries.items()):
+            if offset != before + 1:
+                shown.clear()  # no client knows whether a restart is missing
+            before = offset
+            run_id = events_of(data)
+            if not run_id:
+                continue
+            if data.get("name") == "narthex.restarted":
+                shown.pop(run_id, None)
+            for call in _CALL.findall(str(data.get("delta", ""))):
+                if shown.setdefault(run_id, call) != call:
+                    at = reading.history[index].at
+                    text = f"{channel} in {epoch}: run {run_id} goes on with call {call} behind call {shown[run_id]}"
+                    yield Finding(Kind.CALLS_MIXED, text, at, (index,))
+                    shown[run_id] = call
 
 
 def given_up(reading: Reading) -> Iterator[Finding]:

@@ -485,6 +485,33 @@ def agent_twice(history: list[Record]) -> list[Record]:
     return story.recorder.history()
 
 
+def calls_mixed(history: list[Record]) -> list[Record]:
+    """An owner goes on behind the output of another one."""
+    return two_calls(restarted=False)
+
+
+def two_calls(*, restarted: bool) -> list[Record]:
+    """A run whose agent was called twice, and of which both calls were shown."""
+    story = true_story()
+    story.opened("bob-phone", "bob")
+    events: list[dict[str, Any]] = [
+        {"type": "RUN_STARTED"},
+        {"type": "TEXT_MESSAGE_START", "role": "assistant", "messageId": "a"},
+        {"type": "TEXT_MESSAGE_CONTENT", "messageId": "a", "delta": "<call 7>one <call 7>two "},
+        {"type": "CUSTOM", "name": "narthex.restarted" if restarted else "narthex.working", "value": {}},
+        {"type": "TEXT_MESSAGE_CONTENT", "messageId": "a", "delta": "<call 8>one "},
+    ]
+    for number, event in enumerate(events, 1):
+        story.append(event | {"threadId": "t1", "runId": "r7", "seq": number})
+    return story.recorder.history()
+
+
+def test_a_restart_tells_that_another_call_follows() -> None:
+    """The second call's output is announced, so nothing is mixed."""
+    kinds = {finding.kind for finding in check(two_calls(restarted=True), BOUNDS)}
+    assert Kind.CALLS_MIXED not in kinds
+
+
 def message_twice(history: list[Record]) -> list[Record]:
     """A user's message begins at two offsets."""
     story = true_story()
@@ -577,6 +604,7 @@ LIES: dict[Callable[[list[Record]], list[Record]], Kind] = {
     wrong_digest: Kind.DIGEST,
     wrong_count: Kind.DIGEST,
     agent_twice: Kind.AGENT_TWICE,
+    calls_mixed: Kind.CALLS_MIXED,
     given_up_without_cause: Kind.RUN_GIVEN_UP,
     cancel_without_effect: Kind.CANCEL_LATE,
     no_reply: Kind.NO_REPLY,

@@ -189,6 +189,11 @@ MUTANTS: Final[dict[str, Mutant]] = {
             _patched(RunLogState, _follows=lambda *_: True), _patched(Journal, _read_on=_sees_nobody)
         ),
     ),
+    "number-is-identity": Mutant(
+        "46",
+        "an event in a replaced log counts as an owner's own if its number is",
+        _patched(RunLogState, has=lambda self, event, _: 0 < event["seq"] <= self.seq),
+    ),
     "end-unconditional": Mutant(
         "46", "the engine appends wherever its log ends", engine=_lies("appends anywhere")
     ),

@@ -108,13 +108,25 @@ def draw(seed: int) -> Plan:
     ahead = tuple(
         rng.choice((0.0, 0.3, -0.3, 2.0, 20.0, -60.0, 60.0)) if skewed else 0.0 for _ in range(NODES)
     )
-    return Plan(
-        seed=seed,
-        steps=sorted(steps, key=lambda step: step.at),
-        slow=(rng.choice((0.0, 0.02, 0.1)), rng.choice((0.05, 0.5, 2.0))),
-        ahead_s=ahead,
-        clumsy=rng.choice((0.0, 0.0, 0.05, 0.3)),
-    )
+    slow = (rng.choice((0.0, 0.02, 0.1)), rng.choice((0.05, 0.5, 2.0)))
+    clumsy = rng.choice((0.0, 0.0, 0.05, 0.3))
+    if rng.random() < 0.08:  # drawn last, so that the other steps of a seed stay what they were
+        steps += _freezing(rng)
+    steps.sort(key=lambda step: step.at)
+    return Plan(seed=seed, steps=steps, slow=slow, ahead_s=ahead, clumsy=clumsy)
+
+
+def _freezing(rng: random.Random) -> list[Step]:
+    """A run of an agent that may run again, whose owner is frozen while the log is replaced, another node begins it in
+    the next log, and the store goes back.
+    """
+    at = round(rng.uniform(6.0, BUSY_S - 12.0), 3)
+    said = f"{rng.choice(THREADS)} patient"
+    lasts = round(rng.uniform(9.0, 12.0), 3)
+    return [
+        Step(round(at - rng.uniform(2.5, 5.0), 3), "say", rng.choice(READERS), 0.0, said),
+        Step(at, "freeze_owner", "", lasts, rng.choice(("purge", "recreate"))),
+    ]
 
 
 def _cluster(rng: random.Random, weights: dict[str, float], faults: dict[str, float]) -> list[Step]:

@@ -33,6 +33,9 @@ QUICK_MUTANTS = (
     "two-owners-publish",
     "end-unconditional",
 )
+RARE_MUTANTS = {"number-is-identity": "freeze_owner"}
+"""Mutants that show with one step only, which few seeds have."""
+RARE = 400
 
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:
@@ -100,6 +103,15 @@ def test_a_seeded_fault_changes_something(name: str) -> None:
 def test_a_seeded_fault_is_found(mutant: str) -> None:
     """A reverted fix, or an engine that breaks its contract, shows within a few seeds."""
     assert any(play(seed, mutant).failed for seed in range(1, QUICK + 1))
+
+
+@pytest.mark.parametrize("mutant", RARE_MUTANTS)
+@pytest.mark.timeout(within(300))
+def test_a_seeded_fault_is_found_where_its_step_is_played(mutant: str) -> None:
+    """The same, of the seeds that have the step."""
+    wanted = RARE_MUTANTS[mutant]
+    seeds = [seed for seed in range(1, RARE + 1) if any(step.what == wanted for step in draw(seed).steps)]
+    assert any(play(seed, mutant).failed for seed in seeds)
 
 
 def test_a_failing_plan_is_shrunk_to_a_few_steps() -> None:

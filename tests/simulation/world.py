@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import os
 import random
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -88,7 +90,7 @@ class World:
         self._engine_delays = Delays(self.noise, 0.003, long_s, share)
         self._wire_delays = Delays(self.noise, 0.02, long_s, share / 4)
         self.log = LogEngine(self.loop, self.noise)
-        if any(step.what == "restore_store" for step in plan.steps):
+        if any(step.what in ("restore_store", "freeze_owner") for step in plan.steps):
             self.log.short_window_s = IDEMPOTENCY_WINDOW_S
         self.database = StoreEngine(self.loop.time)
         agents = self._agents()
@@ -134,49 +136,63 @@ class World:
     # -- agents --------------------------------------------------------------------------------------------
 
     def _agents(self) -> list[Agent]:
-        def began(run: RunInput, *, restartable: bool = False) -> None:
+        calls = itertools.count(1)
+
+        def began(run: RunInput, *, restartable: bool = False) -> str:
+            """Each text of an agent says of which call it is: `tests.history.runs.calls`."""
             self.recorder.agent_began(run.run_id, restartable=restartable)
+            return f"<call {next(calls)}>"
 
         async def echo(run: RunInput) -> AsyncIterator[str]:
-            began(run)
+            call = began(run)
             for word in ("one ", "two ", "three"):
-                yield word
+                yield call + word
                 await asyncio.sleep(0.03)
 
         async def long(run: RunInput) -> AsyncIterator[str]:
-            began(run)
+            call = began(run)
             for number in range(12):
-                yield f"{number} "
+                yield f"{call}{number} "
                 await asyncio.sleep(0.5)
 
         async def steady(run: RunInput) -> AsyncIterator[str]:
-            began(run)
+            call = began(run)
             for number in range(24):
-                yield f"{number} "
+                yield f"{call}{number} "
                 await asyncio.sleep(0.5)
 
         async def again(run: RunInput) -> AsyncIterator[str]:
-            began(run, restartable=True)
+            call = began(run, restartable=True)
             for number in range(6):
-                yield f"{number} "
+                yield f"{call}{number} "
                 await asyncio.sleep(0.4)
 
+        async def patient(run: RunInput) -> AsyncIterator[str]:
+            call = began(run, restartable=True)
+            for number in range(60):
+                yield f"{call}{number} "
+                await asyncio.sleep(0.25)
+
         async def fails(run: RunInput) -> AsyncIterator[str]:
-            began(run)
-            yield "so far "
+            call = began(run)
+            yield f"{call}so far "
             await asyncio.sleep(0.2)
             raise AgentError("This agent fails.")
 
         async def asks(run: RunInput) -> AsyncIterator[str]:
-            began(run)
-            yield "May I? "
+            call = began(run)
+            yield f"{call}May I? "
             answer = await run.ask({"type": "object", "properties": {"ok": {"type": "boolean"}}}, "May I?")
-            yield f"You said {answer}."
+            yield f"{call}You said {answer}."
 
         made = [
             Agent(name=function.__name__, function=function) for function in (echo, long, steady, fails, asks)
         ]
-        return [*made, Agent(name="again", function=again, restartable=True)]
+        restartable = [
+            Agent(name=function.__name__, function=function, restartable=True)
+            for function in (again, patient)
+        ]
+        return [*made, *restartable]
 
     # -- the history ---------------------------------------------------------------------------------------
 
@@ -346,10 +362,29 @@ class World:
 
     def cut_owner(self, step: Step) -> None:
         """The owner of a run is cut off from the store and not from the log, until another node has taken it over."""
-        for (owner,) in self.database.look(_owners()):
+        for (owner,) in self.database.look(_owners("")):
             found = next(node for node in self.nodes if node.name == owner.partition("/")[0])
             self._cut_store(found, step)
             return
+
+    def freeze_owner(self, step: Step) -> None:
+        """The owner of a run is frozen. Meanwhile the log is replaced, and another node takes the run over; then the
+        store goes back to when the first owner had it, and that one wakes.
+        """
+        for (owner,) in self.database.look(_owners("patient")):
+            node = next(node for node in self.nodes if node.name == owner.partition("/")[0])
+            replace: Callable[[Step], None] = getattr(self, step.text)
+            self.database.back_up()
+            self._backed_up_at = self.loop.time()
+            node.pause()
+            replace(step)
+
+            self._begin(f"frozen {node.name}", NODE_AWAY, step.value, partial(self._wakes, node))
+            return
+
+    def _wakes(self, node: Node) -> None:
+        self._store_restored()
+        node.resume()
 
     def _cut_store(self, node: Node, step: Step) -> None:
         link = node.store_link
@@ -590,8 +625,10 @@ def _messages(thread: str) -> Rows:
     return rows
 
 
-def _owners() -> Rows:
-    rows = yield "SELECT owner FROM runs WHERE state = 'running' AND owner <> '' ORDER BY run_id", ()
+def _owners(agent: str) -> Rows:
+    """The owners of running runs, of one agent or (empty) of any."""
+    running = "SELECT owner FROM runs WHERE state = 'running' AND owner <> ''"
+    rows = yield f"{running} AND (? = '' OR agent = ?) ORDER BY run_id", (agent, agent)
     return rows
 
 
