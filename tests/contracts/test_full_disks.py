@@ -18,10 +18,11 @@ from narthex.adapters.brokers.redis import RedisBroker
 from narthex.adapters.brokers.sqlite import SqliteBroker
 from narthex.adapters.stores.postgres import FULL_S, PostgresStore
 from narthex.errors import DISK_FULL, MEMORY_FULL, DependencyError
-from narthex.ports.broker import Broker
+from narthex.ports.broker import Broker, Published
 from narthex.ports.store import AuditRecord, Store
+from tests.campaigns.test_engines_fail import leader_of, until_elected
 from tests.contracts.recorder import Recorder
-from tests.services import NatsServer, PostgresServer, ValkeyServer, data_directory
+from tests.services import NatsCluster, NatsServer, PostgresServer, ValkeyServer, data_directory
 from tests.small_disk import SmallDisk, small_disk
 from tests.timing import within
 
@@ -85,12 +86,13 @@ async def publish_until_refused(broker: Broker) -> int:
     raise AssertionError("never refused")
 
 
-async def whole(broker: Broker, acknowledged: int) -> None:
+async def whole(broker: Broker, acknowledged: int) -> Published:
     """Everything acknowledged is there, in order, and the next publication follows it."""
     placed = await broker.publish(THREAD, b'"after"', key="after")
     offsets = [found.offset for found in (await broker.history(THREAD)).publications]
     assert offsets == list(range(1, placed.offset + 1))
     assert placed.offset > acknowledged
+    return placed
 
 
 async def test_nats_on_a_full_disk(place: Path) -> None:
@@ -126,6 +128,53 @@ async def test_nats_that_has_used_its_storage(place: Path) -> None:
             await until(broker, DISK_FULL, NAMED_S)
     finally:
         await asyncio.to_thread(server.kill)
+
+
+@pytest.mark.parametrize("first", ["leader", pytest.param("follower", marks=pytest.mark.soak)])
+async def test_three_nats_servers_whose_disks_fill_up(place: Path, first: str) -> None:
+    """One full disk, of the stream's leader or not: every publication is acknowledged, and health stays well. Two: each
+    is refused within its time-out, and health is not well. With room, and these two servers restarted, all goes on, in
+    the same epoch: nothing acknowledged is lost.
+    """
+    with contextlib.ExitStack() as disks:
+        cluster = NatsCluster(place)
+        room = {server: disks.enter_context(small_disk(server.directory, 24)) for server in cluster.servers}
+        await asyncio.to_thread(cluster.start)
+        try:
+            await until_elected(cluster)
+            async with started(NatsBroker(cluster.url, timeout_s=5.0)) as broker:
+                begun = await broker.publish(THREAD, BODY)
+                leader = await leader_of(cluster)
+                others = [server for server in cluster.servers if server is not leader]
+                full = [leader, others[0]] if first == "leader" else others
+                room[full[0]].fill(left=200_000)
+                for number in range(60):
+                    await acknowledged_in_the_end(broker, f"one:{number}")
+                await until(broker, None, NAMED_S)
+                room[full[1]].fill(left=200_000)
+                acknowledged = 61 + await publish_until_refused(broker)
+                assert await fault_of(broker) is not None
+                for server in full:
+                    room[server].free()
+                    await asyncio.to_thread(server.kill)
+                    await asyncio.to_thread(server.start)
+                await until(broker, None, within(40))
+                placed = await whole(broker, acknowledged)
+                assert placed.epoch == begun.epoch
+        finally:
+            await asyncio.to_thread(cluster.stop)
+
+
+async def acknowledged_in_the_end(broker: Broker, key: str) -> None:
+    """Publish as the product does, which repeats while a new leader is elected (docs/guarantees.md: 4 to 7 s)."""
+    async with asyncio.timeout(within(40)):
+        while True:
+            try:
+                await broker.publish(THREAD, BODY, key=key)
+            except DependencyError:
+                await asyncio.sleep(0.2)
+            else:
+                return
 
 
 class LimitedNats(NatsServer):

@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from narthex.app.runs import local_runs
 from narthex.app.runs.engine import RunEngine
 from narthex.errors import DependencyError
-from narthex.ports.agents import Event, RunInput
+from narthex.ports.agents import Agent, Event, RunInput
 from narthex.ports.broker import Control
 from narthex.ports.runs import Run
 from tests.app.runs.rig import ALICE, QUICK, Rig, agent, kinds
@@ -313,6 +314,97 @@ async def test_an_answer_after_the_drain_waits_for_no_lease(rig: Rig) -> None:
     resumed = (await other.requests.resume(ALICE, run.run_id, question, True))["run_id"]
     row = await rig.over(msgspec.structs.replace(run, run_id=resumed))
     assert row.state != "failed", row
+
+
+async def drained_before_it_asks(rig: Rig, *, resumable: bool) -> tuple[Run, Agent]:
+    """A run that asks while its node drains, and is over; and its agent."""
+    go_on = asyncio.Event()
+
+    async def waits(run: RunInput) -> AsyncIterator[Event | str]:
+        yield "let me think"
+        if not run.resume:
+            await go_on.wait()
+            yield f"answered {await run.ask({'type': 'boolean'}, 'go on?')}"
+
+    asking = msgspec.structs.replace(agent(waits), resumable=resumable)
+    engine = await rig.node(asking)
+    run = await rig.say(engine, await rig.thread())
+    await rig.until(run, lambda events: len(events) > 2)
+    drain = await draining(engine)
+    go_on.set()
+    async with asyncio.timeout(within(10)):
+        await drain
+    return (await rig.ended(run))[0], asking
+
+
+async def test_a_question_that_comes_during_the_drain_can_be_answered_where_its_agent_goes_on_anywhere(
+    rig: Rig,
+) -> None:
+    """It waits on no node, and any node takes the answer at once."""
+    run, asking = await drained_before_it_asks(rig, resumable=True)
+    assert run.state == "interrupted"
+    [question] = await rig.store.runs.open_interrupts(run.tenant, run.thread_id)
+    assert question.node == ""
+    limits = msgspec.structs.replace(QUICK, lease_s=3_600)
+    other = await rig.node(asking, name="n2", limits=limits)
+    resumed = (await other.requests.resume(ALICE, run.run_id, question.interrupt_id, True))["run_id"]
+    assert (await rig.over(msgspec.structs.replace(run, run_id=resumed))).state == "finished"
+
+
+async def test_a_question_that_comes_during_the_drain_ends_the_run_where_its_agent_cannot_wait(
+    rig: Rig,
+) -> None:
+    """Its coroutine goes with the node: the members are told that, and not that the agent failed."""
+    run, _ = await drained_before_it_asks(rig, resumable=False)
+    assert (run.state, run.error) == ("failed", "draining")
+    assert await rig.store.runs.open_interrupts(run.tenant, run.thread_id) == []
+
+
+async def test_two_nodes_that_drain_at_once_leave_every_run_whole(rig: Rig) -> None:
+    """What both had reserved and queued begins on the node that comes next, with the first attempt."""
+    holding = Holding()
+    nodes = [
+        await rig.node(agent(holding.work), name=name, limits=SELDOM, serves_users=lambda: False)
+        for name in ("n1", "n2")
+    ]
+    held = [await holding.begin(rig, node) for node in nodes]
+    behind = [
+        await rig.say(node, run.thread_id) for node, run in zip(nodes, held, strict=True) for _ in range(2)
+    ]
+    drains = [await draining(node) for node in nodes]
+    for run in held:
+        holding.let_go(run)
+    await asyncio.gather(*drains)
+    for run in behind:
+        row = await rig.store.runs.get(run.tenant, run.run_id)
+        assert row is not None
+        assert (row.state, row.owner, row.attempt) == ("queued", "", 0)
+    await rig.node(agent(says_where), name="n3")
+    for run in behind:
+        row, _ = await rig.ended(run)
+        assert (row.state, row.attempt) == ("finished", 1)
+
+
+async def test_a_node_that_dies_before_it_has_closed_a_cancelled_run(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store knows the end of a run that was given back; any node writes it to the log."""
+    engine = await rig.node(agent(says_where), limits=SELDOM)
+
+    async def cancel(run: Run) -> None:
+        await engine.requests.cancel(ALICE, run.run_id)
+
+    async def dies(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_runs, "close_cancelled", dies)
+        run = await drained_before_it_began(rig, engine, (rig.store.runs, "given"), monkeypatch, cancel)
+    assert await rig.events(run) == []
+    await rig.node(agent(says_where), name="n2")
+    await rig.until(run, lambda events: kinds(events) == ["RUN_STARTED", "RUN_FINISHED"])
+    row, _ = await rig.ended(run)
+    assert (row.state, row.cancel_requested_by) == ("cancelled", ALICE.subject)
 
 
 @pytest.mark.parametrize("call", ["unclosed", "queue", "leases"])

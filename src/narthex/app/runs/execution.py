@@ -78,7 +78,7 @@ class Execution:
         order: the order checker in the state after `log_state`.
         trace: gets what happens.
         given: what the client sent beside the message, with the state that counts.
-        suspend: keeps a session that waits for an answer; False when the limit is reached.
+        suspend: keeps a session that waits for an answer; False when the limit is reached, or the node drains.
     """
 
     def __init__(
@@ -104,6 +104,7 @@ class Execution:
         self._ending: asyncio.Future[Ending] = self._loop.create_future()
         self._cancel_at: float | None = None
         self._stopped = False
+        self._kept = False  # the session waits on this node for an answer
         self.session: AgentSession | None = None
         self.given = given or AgentInput()
 
@@ -228,7 +229,7 @@ class Execution:
         finally:
             timer.cancel()
             self.intake.closed = True
-            if not isinstance(ending, Interrupted):
+            if not (self._kept and isinstance(ending, Interrupted)):
                 await self._stop(session)
             await self.journal.close()
         return ending
@@ -305,7 +306,7 @@ class Execution:
         self.intake.closed = True
         if isinstance(ending, Failed):
             self.trace.fail(ending.code)
-        if self.session is not None and not isinstance(ending, Interrupted):
+        if self.session is not None and not self._kept:
             await self._stop(self.session)
         report = self.session.take_report() if self.session is not None else None
         self.trace.stopped(report.usage if report is not None else ())
@@ -317,14 +318,20 @@ class Execution:
         return ending
 
     async def _settle(self, ending: Ending) -> Ending:
-        """Store a question before a member can see it, so that it can be answered at once."""
+        """Store a question before a member can see it, so that it can be answered at once. An agent that can go on
+        anywhere need not wait on this node.
+        """
         if not isinstance(ending, Interrupted):
             return ending
         assert self.session is not None
-        if not self._suspend(self.run, self.session):
+        self._kept = self._suspend(self.run, self.session)
+        if not self._kept and not self.session.agent.resumable:
+            if self.services.coverage.draining:
+                return Failed("draining", RUN_ERRORS["draining"])
             return Failed("agent_failed", "Too many agents on this node are already waiting for answers.")
         for interrupt in ending.interrupts:
-            await self.services.runs.open_interrupt(interrupt)
+            node = interrupt.node if self._kept else ""
+            await self.services.runs.open_interrupt(msgspec.structs.replace(interrupt, node=node))
         return ending
 
     async def _stop(self, session: AgentSession) -> None:
