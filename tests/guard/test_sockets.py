@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import time
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,9 +16,11 @@ import pytest
 from structlog.testing import capture_logs
 
 import narthex
+from narthex.app.connection_context import ConnectionContext
 from narthex.guard import Guard
+from narthex.guard.life import SocketLife
 from narthex.guard.paths import PathPatterns
-from narthex.guard.sockets import ClosedByGuard
+from narthex.guard.sockets import ClosedByGuard, GuardedSocket
 from narthex.protocol.codes import SHUTDOWN
 from narthex.settings import load
 from tests.guard.cores import SECRET, token
@@ -402,3 +406,52 @@ async def test_a_public_path_is_none_that_is_guarded_by_its_other_name(tmp_path:
             await guard(scope | {"client": ("127.0.0.1", 1), "subprotocols": []}, receive, send)
             assert bool(sent) is (path == "/api/open")
     assert reached == ["/api/free"]
+
+
+async def test_an_ended_socket_is_freed_at_once(tmp_path: Path) -> None:
+    """Nothing of it waits for the garbage collector: under churn that would keep the server's whole connections."""
+
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await receive()
+
+    def left() -> int:
+        kinds = (GuardedSocket, SocketLife, ConnectionContext)
+        return sum(type(one) in kinds for one in gc.get_objects())
+
+    async with guarded(app, tmp_path) as guard:
+        before = left()
+        gc.disable()
+        try:
+            server = Server(guard, authorization=f"Bearer {token()}")
+            await server.next()
+            assert left() == before + 3
+            events = weakref.ref(server.events)
+            await server.end()
+            del server
+            await asyncio.sleep(0)
+            assert (left(), events()) == (before, None)
+        finally:
+            gc.enable()
+
+
+async def test_a_task_that_goes_on_is_told_of_the_end(tmp_path: Path) -> None:
+    """After the application's call has returned, its `receive` reports the end, and its `send` has no effect."""
+    kept: list[Any] = []
+
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        kept[:] = [receive, send]
+        await receive()
+
+    async with guarded(app, tmp_path) as guard:
+        server = Server(guard, authorization=f"Bearer {token()}")
+        await server.next()
+        await server.end()
+        receive, send = kept
+        assert await receive() == {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+        with pytest.raises(ClosedByGuard):
+            await send({"type": "websocket.send", "text": "late"})
+        assert server.sent.empty()

@@ -30,6 +30,10 @@ CloseSocket = Callable[[Disconnect], None]
 """Closes a socket with a code and a reason. Called at most once, on the event loop; must not block or raise."""
 
 
+def _closed_already(_: Disconnect) -> None:
+    """The way to close a socket that has ended."""
+
+
 class SocketLife:
     """One admitted socket. Made by `SocketLives.begin`; its holder calls `ended` when the socket is gone.
 
@@ -89,6 +93,8 @@ class SocketLife:
         if not self._ended:
             self._ended = True
             lives, end = self._lives, self.closed_with or Disconnect(code, reason)
+            # The callback holds the socket, and the socket this: without it neither waits for the garbage collector.
+            self._close = _closed_already
             lives.forget(self)
             self.context.release()
             lives.meter.disconnect(end.code)

@@ -43,6 +43,7 @@ Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 _RAISES_SINCE: Final = "2.4"  # of the ASGI specification: `send` on a closed connection raises OSError
 _BROKEN: Final = 1006
+_LEFT: Final = Disconnect(_BROKEN, "")
 _CONNECT: Final[Message] = {"type": "websocket.connect"}
 _NONE: Final[dict[asyncio.Task[Any], int]] = {}
 _REFUSED: Final = "permission_denied: refused by the application"
@@ -141,6 +142,10 @@ class GuardedSocket:
         if self._closing is not None and not self._closing.done():  # nearly always it is
             await asyncio.wait((self._closing,), timeout=CLOSE_S)
         self.life.ended(_BROKEN, self.carried)
+        # A task of the application's that goes on is told of the end by this side, because the way to the server would
+        # keep all of the server's connection until the garbage collector comes.
+        self._closed = self._closed or _LEFT
+        self._receive = self._send = None
 
     def carried(self) -> Carried:
         """The messages of the connection so far: not counted here."""
@@ -189,9 +194,9 @@ class GuardedSocket:
             message, *rest = self._first
             self._first = tuple(rest)
             return dict(message)
-        assert self._receive is not None
         if self._closed is not None:
             return self._disconnect()
+        assert self._receive is not None
         task = current_task(self._loop)
         if self._task is None:
             self._task = task
