@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import signal
 import socket
 import sys
@@ -96,6 +98,7 @@ async def serving(
         env=clean_environment(
             {name: value for name, value in (variables | dict(environ or {})).items() if value}
         ),
+        start_new_session=True,
     )
     try:
         await answers(port, process)
@@ -105,15 +108,16 @@ async def serving(
 
 
 async def end(process: asyncio.subprocess.Process) -> None:
-    """SIGTERM, and SIGKILL when it does not help."""
+    """SIGTERM, and SIGKILL when it does not help; granian's worker outlives a parent that is ended while it starts."""
     if process.returncode is None:
         process.send_signal(signal.SIGTERM)
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within(15)):
                 await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+    for kill in (process.kill, lambda: os.killpg(process.pid, signal.SIGKILL)):
+        with contextlib.suppress(ProcessLookupError):
+            kill()
+    await process.wait()
 
 
 async def answers(port: int, process: asyncio.subprocess.Process) -> None:
