@@ -157,7 +157,7 @@ async def test_a_frame_that_is_forbidden(target: Attacked, name: str) -> None:
 
 async def test_a_head_that_trickles(tmp_path: Path) -> None:
     """50 clients send a byte now and then: each gets 408 in its time, and a user is admitted meanwhile."""
-    env = LIMITS | {"NARTHEX_HANDSHAKE_TIMEOUT_S": "1"}
+    env = LIMITS | {"NARTHEX_HANDSHAKE_TIMEOUT_S": "2"}
     async with guarding(tmp_path, "ws://127.0.0.1:9", env) as guard:
 
         async def trickle() -> int:
@@ -172,7 +172,7 @@ async def test_a_head_that_trickles(tmp_path: Path) -> None:
 
         slow = [asyncio.create_task(trickle()) for _ in range(50)]
         async with raw_peer(guard.port, upgrade()) as peer:
-            assert await peer.status() == 502  # admitted; there is no server behind
+            assert await peer.status() in (502, 504)  # admitted; there is no server behind
         assert set(await asyncio.gather(*slow)) == {408}
 
 
