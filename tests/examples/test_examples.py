@@ -99,6 +99,33 @@ async def test_bot(tmp_path: Path) -> None:
         assert decided.text == "I have not refunded 900 euros."
 
 
+async def test_mentions(tmp_path: Path) -> None:
+    """People write to each other, the bot answers where it is mentioned, and an unknown name is refused."""
+    async with (
+        example("mentions", tmp_path) as walk,
+        connected(walk, "mentions", "ann") as ann,
+        connected(walk, "mentions", "ben") as ben,
+    ):
+        morning, hello, question, unknown = rows(walk)
+        first = await answered(ann, morning)
+        assert first.text == ""
+        await ann.threads.add_member(first.thread_id, "ben")
+        await ben.threads.accept(first.thread_id)
+        assert (await answered(ben, hello, first.thread_id)).text == ""
+        asked = await answered(ann, question, first.thread_id)
+        assert f"*{asked.text}*" in rows(walk)[question]
+        assert (await ben.follow_run(asked.run_id)).thread_id == first.thread_id
+        with pytest.raises(client.ClientError) as refused:
+            await ben.start_run(unknown, thread_id=first.thread_id)
+        assert refused.value.code == "agent_not_found"
+        view = await ben.rpc("thread.get", {"thread_id": first.thread_id})
+        assert [one["content"] for one in view["messages"] if one["role"] == "user"] == [
+            morning,
+            hello,
+            question,
+        ]
+
+
 async def outcome_in(gateway: client.Gateway, thread: str, text: str) -> None:
     """Wait until the thread has this answer."""
     async with asyncio.timeout(within(20)):
