@@ -165,6 +165,12 @@ def _wire_page() -> str:
     return page()
 
 
+def _cli_page() -> str:
+    from tools.cli_page import page
+
+    return page()
+
+
 def _openapi() -> str:
     from tools.openapi import text
 
@@ -195,6 +201,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "docs/asyncapi.md": _wire_page,
     "src/narthex/web/api/openapi.json": _openapi,
     "docs/openapi.md": _http_page,
+    "docs/cli.md": _cli_page,
     "deploy/prometheus/narthex.yml": _rules,
     "deploy/prometheus/narthex_test.yml": _rule_tests,
     "docs/runbooks/README.md": _alerts_index,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -10,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tools.cli_page import commands_below
 
 from narthex import __version__
 from narthex.adapters.telemetry.redaction import REDACTOR
@@ -46,6 +49,25 @@ def test_help_lists_every_command(words: list[str], capsys: pytest.CaptureFixtur
     for name, command in COMMANDS.items():
         assert f"  {name} " in text
         assert command.help in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_ends_with_examples_that_the_command_takes(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each command and subcommand shows examples; their words are parsed as a user's would be."""
+    monkeypatch.setenv("COLUMNS", "80")
+    for words in commands_below(main.application(name)[name], (name,)):
+        assert main.run([*words, "--help"]) == 0
+        _, _, shown = capsys.readouterr().out.partition("\nExamples:\n")
+        lines = [line.strip() for line in shown.strip().splitlines()]
+        assert lines, " ".join(words)
+        for line in lines:
+            example = re.fullmatch(r"(?:[A-Z_]+=\S+ |eval \"\$\()*narthex (.+?)(?: > \S+|\)\")?", line)
+            assert example is not None, f"{line}: an example is a command, on one line of 80 columns"
+            taken = shlex.split(example[1])
+            assert tuple(taken[: len(words)]) == words, line
+            main.application(name).parse_args(taken, exit_on_error=False, print_error=False)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

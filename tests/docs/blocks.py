@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 ROOT: Final = Path(__file__).parents[2]
-GENERATED: Final = frozenset({"docs/troubleshooting.md", "docs/asyncapi.md", "docs/openapi.md"})
+GENERATED: Final = frozenset(
+    {"docs/troubleshooting.md", "docs/asyncapi.md", "docs/openapi.md", "docs/cli.md"}
+)
 _BLOCK: Final = re.compile(
     r"^(?:<!-- snippet: (?P<fate>skip|parse|cloud|serves|file) (?P<reason>[^\n]*?) -->\n)?"
     r"```(?P<language>\w*)\n(?P<text>.*?)^```$",

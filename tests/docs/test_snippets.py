@@ -26,7 +26,7 @@ from cyclopts import CycloptsError
 
 import narthex
 from narthex.cli.commands import COMMANDS
-from narthex.cli.main import _app
+from narthex.cli.main import application
 from narthex.settings import load
 from tests.acceptance.program import Program, clean_environment, running
 from tests.docs.blocks import ROOT, Block, blocks, command_lines, narthex_words
@@ -66,7 +66,7 @@ def test_every_command_line_is_understood(block: Block) -> None:
         for words in narthex_words(line):
             assert words[0] in COMMANDS, f"{block.name}: {line}"
             try:
-                _app(words[0]).parse_args(words, exit_on_error=False, print_error=False)
+                application(words[0]).parse_args(words, exit_on_error=False, print_error=False)
             except CycloptsError as error:
                 raise AssertionError(f"{block.name}: {line}: {error}") from error
 

@@ -30,6 +30,10 @@ def render(
 ) -> int:
     """Print the rules file for Prometheus.
 
+    Examples:
+        narthex alerts render
+        narthex alerts render --threshold connections_share=0.7
+
     Args:
         threshold: thresholds of your own; `narthex alerts list` shows their names and defaults.
         runbooks: URL under which the runbooks' pages are.
@@ -50,7 +54,11 @@ def render(
 
 @app.command(name="list")
 def list_(*, json_: Annotated[bool, Parameter(name="--json", help="For machines.")] = False) -> int:
-    """List the alerts and the thresholds that can be chosen."""
+    """List the alerts and the thresholds that can be chosen.
+
+    Examples:
+        narthex alerts list
+    """
     if json_:
         alerts = [
             {

@@ -36,6 +36,9 @@ def serve(
     Gateways use it with NARTHEX_OIDC_ISSUER=<public URL>. Users, allowed origins and the store come from the same
     settings as a gateway's.
 
+    Examples:
+        narthex auth serve --port 8001 --data-dir auth-data
+
     Args:
         host: Address to listen on (development: 127.0.0.1; staging and production: 0.0.0.0).
         port: Port; default 8001.
@@ -71,6 +74,9 @@ def hash_() -> int:
     """Print the argon2id hash of a password, for `password_hash` of a `[[users]]` table.
 
     Asks for it on a terminal; otherwise reads one line of standard input.
+
+    Examples:
+        narthex auth hash
     """
     from narthex.adapters.tokens.passwords import Argon2Passwords
 

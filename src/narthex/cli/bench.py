@@ -56,7 +56,7 @@ def bench(
     Examples:
         narthex bench
         narthex bench handshakes fanout --beside 'c=./csrv {port}'
-        narthex bench --beside 'centrifugo:centrifugo=centrifugo -c conf.json --http_server.port {port}'
+        narthex bench --beside 'other:centrifugo=./centrifugo.sh {port}'
         narthex bench fanout --url ws://127.0.0.1:9100 --pid 4711 --protocol raw
         narthex bench runs --most-runs
         narthex bench --save before.json; narthex bench --against before.json

@@ -38,6 +38,9 @@ def list_(
 ) -> int:
     """List live connections, newest first.
 
+    Examples:
+        narthex connections list https://chat.example.com --user ada
+
     Args:
         url: Base URL of the gateway.
         user: Only this user's.
@@ -82,6 +85,9 @@ def disconnect(
     url: str, *, user: str, tenant: str = "default", client: str = "", reason: str = "", key: str = ""
 ) -> int:
     """Close a user's connections on every process, or one of them.
+
+    Examples:
+        narthex connections disconnect https://chat.example.com --user ada
 
     Args:
         url: Base URL of the gateway.

@@ -49,7 +49,7 @@ def render(
     Without --out the files go to standard output. Check what you have with `narthex check --platform`.
 
     Examples:
-        narthex deploy render --platform cloud-run --project acme --domain chat.acme.com --out deploy
+        narthex deploy render --platform cloud-run --project acme --out deploy
         NARTHEX_DRAIN_GRACE_S=25 narthex deploy render --platform kubernetes
         narthex deploy render --platform nginx --upstream 10.0.0.7:8000
 

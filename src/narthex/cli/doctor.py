@@ -46,6 +46,11 @@ def doctor(
 
     Exits 0 when it works, 1 when something is wrong, 69 when nothing answers.
 
+    Examples:
+        narthex doctor wss://chat.example.com/ws
+        narthex doctor wss://chat.example.com/ws --token @token.txt --hold 10m
+        narthex doctor --explain 1006
+
     Args:
         url: as clients use it: wss://host/path. Of a narthex the path may be left out.
         token: sent as Bearer token and as subprotocol, to the named host only; `-` reads it from stdin, `@FILE`

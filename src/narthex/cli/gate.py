@@ -57,6 +57,10 @@ def gate(
 
     Exits 0 when every check passed, 1 when one did not, 69 when nothing answers.
 
+    Examples:
+        narthex gate https://chat.example.com --token @token.txt
+        narthex gate wss://app.example.com/ws --profile endpoint --token @token.txt
+
     Args:
         url: wss://host, or wss://host/ws.
         token: of a user that may chat; `-` reads it from stdin, `@FILE` from a file.

@@ -38,9 +38,9 @@ def guard(
     Revocation, expiry and drain close the socket with their code. Settings are those of `serve`: docs/guard-process.md.
 
     Examples:
-        NARTHEX_JWKS_URL=https://id.example.com/jwks narthex guard --upstream ws://127.0.0.1:9000
+        narthex guard --upstream ws://127.0.0.1:9000
         narthex guard --verify-only
-        narthex guard --upstream http://127.0.0.1:3000 --path /ws '/rooms/{room}/live' --pass-http
+        narthex guard --upstream http://127.0.0.1:3000 --path /ws --pass-http
 
     Args:
         upstream: The server behind: ws://HOST:PORT, wss://…, http://…; requests keep their path and query.

@@ -69,7 +69,7 @@ def open_(
     """Open an incident.
 
     Examples:
-        narthex incident open "Answers begin late" --text "We look into it." --component stream
+        narthex incident open "Answers begin late" --text "We look into it."
 
     Args:
         title: One line.
@@ -95,6 +95,9 @@ def update(
 ) -> int:
     """Add an update to an incident or a window of maintenance.
 
+    Examples:
+        narthex incident update 4f2a --text "We found the cause." --state identified
+
     Args:
         incident_id: Its id; see `narthex incident list`.
         text: Plain text.
@@ -118,6 +121,9 @@ def resolve(
 ) -> int:
     """Resolve an incident; end maintenance early, or call it off before it begins.
 
+    Examples:
+        narthex incident resolve 4f2a
+
     Args:
         incident_id: Its id; see `narthex incident list`.
         text: Plain text.
@@ -140,7 +146,7 @@ def schedule(
     """Announce a window of maintenance, before it begins.
 
     Examples:
-        narthex incident schedule "Database upgrade" --text "A minute of silence." --start 2026-12-02T03:00:00Z
+        narthex incident schedule "Upgrade" --text "Chat may pause." --start 24h
 
     Args:
         title: One line.
@@ -167,6 +173,9 @@ def list_(
     flags: StatusFlags = DEFAULT_FLAGS,
 ) -> int:
     """List open incidents and coming maintenance. Needs no key.
+
+    Examples:
+        narthex incident list --all
 
     Args:
         every: Also those of the last 90 days that are over.

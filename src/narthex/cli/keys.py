@@ -38,7 +38,11 @@ Json = Annotated[bool, Parameter(name="--json", help="For machines.")]
 def list_(
     *, json_: Json = False, guard: OfGuard = False, data_dir: DataDir = None, config: Config = None
 ) -> int:
-    """List the keys that the store keeps."""
+    """List the keys that the store keeps.
+
+    Examples:
+        narthex keys list
+    """
 
     async def work(store: Store) -> list[SigningKey]:
         return [key for purpose in ("provider", "e2e") for key in await store.credentials.keys(purpose)]
@@ -56,7 +60,11 @@ def generate(
     data_dir: DataDir = None,
     config: Config = None,
 ) -> int:
-    """Make the first key if there is none (the server does it at its start); show what there is."""
+    """Make the first key if there is none (the server does it at its start); show what there is.
+
+    Examples:
+        narthex keys generate --algorithm ES256
+    """
 
     async def work(store: Store) -> list[SigningKey]:
         ring = _ring(store, purpose, algorithm)
@@ -79,7 +87,11 @@ def rotate(
     data_dir: DataDir = None,
     config: Config = None,
 ) -> int:
-    """Make a new key; the old ones stay published until their last token has ended."""
+    """Make a new key; the old ones stay published until their last token has ended.
+
+    Examples:
+        narthex keys rotate
+    """
 
     async def work(store: Store) -> list[SigningKey]:
         await _ring(store, purpose, algorithm).rotate(immediately=now)

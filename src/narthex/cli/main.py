@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ from narthex.errors import (
 if TYPE_CHECKING:
     from cyclopts import App
 
+_EXAMPLES: Final = re.compile(r"^Examples:\n((?: .*\n?)+)", re.MULTILINE)
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells do
 
 
@@ -111,7 +113,7 @@ def _run_command(words: Sequence[str]) -> int:
     from cyclopts import CycloptsError
 
     try:
-        result = _app(words[0])(
+        result = application(words[0])(
             list(words), exit_on_error=False, print_error=True, result_action="return_value"
         )
     except CycloptsError:
@@ -119,7 +121,7 @@ def _run_command(words: Sequence[str]) -> int:
     return result if isinstance(result, int) and not isinstance(result, bool) else EXIT_OK
 
 
-def _app(name: str) -> App:
+def application(name: str) -> App:
     """The cyclopts application with the one command that was asked for."""
     from cyclopts import App
 
@@ -134,7 +136,19 @@ def _app(name: str) -> App:
     module, _, attribute = COMMANDS[name].target.partition(":")
     target: Any = getattr(importlib.import_module(module), attribute)
     app.command(target, name=name)
+    _show_examples(app)
     return app
+
+
+def _show_examples(app: App) -> None:
+    """Let the help of each command end with the examples of its docstring, which cyclopts leaves out."""
+    import inspect
+
+    found = _EXAMPLES.search(inspect.getdoc(app.default_command) or "") if app.default_command else None
+    app.help_epilogue = f"Examples:\n{found[1].rstrip()}" if found else ""
+    for name in app:
+        if not name.startswith("-"):
+            _show_examples(app[name])
 
 
 def _unknown(word: str) -> int:

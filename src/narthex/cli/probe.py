@@ -52,6 +52,10 @@ def probe(
     With --count exits 1 when a round failed. With --report it is also a prober of that status page, with
     NARTHEX_STATUS_TOKEN (docs/status-page.md).
 
+    Examples:
+        narthex probe https://chat.example.com --token @token.txt --every 30s
+        narthex probe https://chat.example.com --token @token.txt --html probe.html
+
     Args:
         url: wss://host, or wss://host/ws.
         token: of a user made for this; it makes and deletes one thread a round. `@FILE` is read anew each round.

@@ -40,6 +40,9 @@ def serve(
     Gateways report with NARTHEX_STATUS_URL=<its URL>, probers with `narthex probe --report`; both with
     NARTHEX_STATUS_TOKEN. Operators change incidents with NARTHEX_ADMIN_KEY (`narthex incident --url`).
 
+    Examples:
+        narthex status serve --port 8080 --data-dir status-data
+
     Args:
         host: Address to listen on (development: 127.0.0.1; staging and production: 0.0.0.0).
         port: Port; default 8003.
@@ -84,7 +87,7 @@ def export(
 
     Examples:
         narthex status export public/ --base-url https://status.example.com
-        narthex status export public/ --url https://chat.example.com --base-url https://status.example.com
+        narthex status export public/ --url https://chat.example.com
 
     Args:
         directory: The folder; made where it is not there.

@@ -68,6 +68,10 @@ def test(
     proxy; for local one gateway with its embedded engines. With it the deployed system is tested, proved by
     E2E_OAUTH_SIMULATION_KEY or NARTHEX_CI_OIDC_TOKEN from the environment, or by --token.
 
+    Examples:
+        narthex test --env staging
+        narthex test --env staging --base-url https://staging.example.com
+
     Args:
         env: local, staging or production.
         category: one category; repeatable.

@@ -59,7 +59,12 @@ def token(
     data_dir: DataDir = None,
     config: Config = None,
 ) -> int:
-    """Print a token that `narthex serve`, or with --guard a guard, on the same data directory admits."""
+    """Print a token that `narthex serve`, or with --guard a guard, on the same data directory admits.
+
+    Examples:
+        narthex token --sub ada --ttl 8h
+        narthex token --sub you --permission operator
+    """
     try:
         ttl_s = _checked(ttl, tenant, sub)
     except ClientError as error:
@@ -235,7 +240,11 @@ def inspect(
     data_dir: DataDir = None,
     config: Config = None,
 ) -> int:
-    """Show the content of a token, whether it would be admitted here, and if not, why."""
+    """Show the content of a token, whether it would be admitted here, and if not, why.
+
+    Examples:
+        narthex token inspect -
+    """
     text = (sys.stdin.read() if source == "-" else source).strip()
     text = text.removeprefix("Bearer ").strip()
     settings = settings_of(data_dir, config, guard=guard)

@@ -41,6 +41,10 @@ def top(
 
     With --once it prints two readings' figures and exits 1 when something is wrong.
 
+    Examples:
+        narthex top http://127.0.0.1:8000
+        narthex top https://chat.example.com --once --json
+
     Args:
         url: Base URL of the gateway.
         every: Time between two readings.

@@ -35,6 +35,9 @@ def trace(
 ) -> int:
     """Show what a user's connections send and receive, live.
 
+    Examples:
+        narthex trace https://chat.example.com --user ada --for 5m
+
     Args:
         url: Base URL of the gateway.
         user: The user's id.
