@@ -70,6 +70,12 @@ def test_help_ends_with_examples_that_the_command_takes(
             main.application(name).parse_args(taken, exit_on_error=False, print_error=False)
 
 
+def test_a_usage_error_names_the_help_of_its_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
+    """The help of `deploy` has none of the options of `deploy render`."""
+    assert main.run(["deploy", "render", "--platform", "nowhere"]) == 2
+    assert "remedy: Run narthex deploy render --help." in capsys.readouterr().err
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     """As the package says."""
     assert main.run(["--version"]) == 0

@@ -130,7 +130,9 @@ def application(name: str) -> App:
         version=__version__,
         help_format="plaintext",
         help_formatter="plain",
-        error_formatter=lambda error: f"error: {error}\nremedy: Run narthex {name} --help.",
+        error_formatter=lambda error: (
+            f"error: {error}\nremedy: Run narthex {' '.join(error.command_chain) or name} --help."
+        ),
         suppress_keyboard_interrupt=False,
     )
     module, _, attribute = COMMANDS[name].target.partition(":")

@@ -26,7 +26,7 @@ def worker(
     /readyz and /metrics. Start as many as you like: they share the work, fairly between tenants.
 
     Examples:
-        NARTHEX_BROKER_URL=nats://nats:4222 narthex worker
+        narthex worker --agent myagents:parrot
 
     Args:
         host: Address to listen on (development: 127.0.0.1; staging and production: 0.0.0.0).
