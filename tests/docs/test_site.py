@@ -23,7 +23,9 @@ from tools.docs_build import Release, build_site, build_versions, present_versio
 from tests.acceptance.chat_page import TIMEOUT_MS, chromium
 from tests.docs.pictures import IMAGES, SCHEMES, file_name, take_all
 from tests.generated import ROOT
+from tests.timing import within
 
+pytestmark = pytest.mark.timeout(within(600))  # the fixtures take all pictures and build two sites
 BRIGHTNESS_JS = """async (data) => {
   const image = new Image();
   image.src = "data:image/png;base64," + data;
