@@ -131,7 +131,7 @@ def application(name: str) -> App:
         help_format="plaintext",
         help_formatter="plain",
         error_formatter=lambda error: (
-            f"error: {error}\nremedy: Run narthex {' '.join(error.command_chain) or name} --help."
+            f"error: {error}\nremedy: Run narthex {' '.join(error.command_chain or (name,))} --help."
         ),
         suppress_keyboard_interrupt=False,
     )
