@@ -190,7 +190,10 @@ class Custom(NamedTuple):
 EVENTS: Final[dict[str, Custom]] = {
     "narthex.working": Custom("The agent has sent no event for some time, and is still running.",
         members({"silent_s": NUMBER})),
-    "narthex.steered": Custom("A member steered the run.", members({"text": STRING, "by": STRING})),
+    "narthex.steering": Custom("A member steered the run; its agent has not taken the text yet.",
+        members({"steerId": STRING, "text": STRING, "by": STRING}, {"messageId": STRING})),
+    "narthex.steered": Custom("The agent took a member's text.",
+        members({"steerId": STRING, "text": STRING, "by": STRING}, {"messageId": STRING})),
     "narthex.answered": Custom("An answer to a question of the run before.",
         members({"interruptId": STRING, "by": STRING, "payload": ANY}, {"status": STRING})),
     "narthex.restarted": Custom("The agent runs again from the start; the run's earlier events are void.",

@@ -127,3 +127,40 @@ async def test_an_agent_that_reads_nothing_does_not_swallow_a_message(tmp_path: 
         assert (second["queued"], second.get("steered")) == (True, None)
         gate.set()
         assert (await ended(raw, second["run_id"]))["text"] == "begun"
+
+
+async def test_a_message_that_the_agent_at_work_never_takes_is_answered_after_its_run(tmp_path: Path) -> None:
+    """The agent reads one text and no further one; a repeat of the message finds the run that answers it."""
+    gate = asyncio.Event()
+
+    async def reader(run: RunInput) -> AsyncIterator[str]:
+        text = run.messages[-1].content
+        yield f"({text})"
+        if text == "one":
+            yield f"[{await anext(run.steer)}]"
+            await gate.wait()
+
+    async with gateway(tmp_path, agents=[Agent(name="reader", function=reader, busy="steer")]) as running:
+        raw = await client(running, "ada")
+        first = await raw.rpc("run.start", text="one", client_message_id="1")
+        await follow(raw, first["channel"])
+        await event(raw, type="TEXT_MESSAGE_CONTENT", delta="(one)")
+        await raw.rpc("run.steer", run_id=first["run_id"], text="go on")
+        await event(raw, type="TEXT_MESSAGE_CONTENT", delta="[go on]")
+        sent = {"text": "two", "client_message_id": "2", "thread_id": first["thread_id"]}
+        second = await raw.rpc("run.start", **sent)
+        assert (second["run_id"], second["steered"]) == (first["run_id"], True)
+        accepted = await event(raw, name="narthex.steering")
+        assert accepted["value"]["messageId"] == second["message_id"]
+        gate.set()
+        await event(raw, type="RUN_FINISHED", runId=first["run_id"])
+        started = await event(raw, type="RUN_STARTED")
+        assert (await ended(raw, started["runId"]))["text"] == "(two)"
+        again = await raw.rpc("run.start", **sent)
+        assert (again["run_id"], again["message_id"], again.get("steered")) == (
+            started["runId"],
+            second["message_id"],
+            None,
+        )
+        thread = await raw.rpc("thread.get", thread_id=first["thread_id"])
+        assert [one["content"] for one in thread["messages"]] == ["one", "(one)[go on]", "two", "(two)"]

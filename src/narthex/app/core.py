@@ -181,6 +181,7 @@ class NodeCore:
             now=clock,
             meter=meter,
             notify_members=self.chat.notify_members,
+            say=self.chat.say,
             concurrent_runs=lambda identity: self.plan(identity).concurrent_runs,
             limits=config.run_limits,
             tracer=tracer,

@@ -130,7 +130,13 @@ class RunStarter:
         if busy == "steer" and not fresh:
             earlier = await self._engine.steering.run_of(identity, thread_id, message_id, said_at)
             if earlier is not None:
-                return Started(earlier, queued=False, said_at=None, steered_by=message_id)
+                own = earlier.message_id == message_id  # its agent left the message unread
+                return Started(
+                    earlier,
+                    queued=earlier.state == "queued",
+                    said_at=None,
+                    steered_by="" if own else message_id,
+                )
         try:
             run, queued = await self._engine.start(
                 identity,

@@ -172,6 +172,7 @@ class AgentWorker:
             now=time.time,
             meter=self.meter,
             notify_members=chat.notify_members,
+            say=chat.say,
             concurrent_runs=lambda identity: plan(identity).concurrent_runs,
             limits=run_limits(self.settings),
             tracer=self.tracer,

@@ -9,6 +9,8 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
+from narthex.app.chat import Chat
+from narthex.app.notices import Notices
 from narthex.app.runs.engine import RunEngine
 from narthex.app.runs.services import RunLimits
 from narthex.app.runs.worker_presence import WorkerPresence
@@ -16,6 +18,7 @@ from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.digest import digest_of
 from narthex.domain.event_order import EventOrder
 from narthex.domain.identity import Identity
+from narthex.domain.plans import PLANS
 from narthex.ports.agents import Agent, Event, RunInput
 from narthex.ports.broker import Broker
 from narthex.ports.runs import Run
@@ -91,6 +94,7 @@ class Rig:
             now=now,
             meter=self.meter,
             notify_members=self.tell,
+            say=Chat(self.store, self.broker, Notices(self.broker), lambda _: PLANS["free"], now).say,
             concurrent_runs=lambda _: 3,
             limits=limits,
             claims=claims,

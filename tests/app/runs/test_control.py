@@ -241,7 +241,7 @@ async def test_steering_is_seen_by_all_and_heard_by_the_agent(rig: Rig) -> None:
     row, events = await rig.ended(run)
     assert row.text == "ready. [left][stop]"
     steered = [e["value"] for e in events if e.get("name") == "narthex.steered"]
-    assert steered == [{"text": "left", "by": "alice"}, {"text": "stop", "by": "bob"}]
+    assert [(one["text"], one["by"]) for one in steered] == [("left", "alice"), ("stop", "bob")]
     with pytest.raises(ClientError, match="finished"):
         await engine.requests.steer(ALICE, run.run_id, "more")
     for text, words in ((" ", "empty"), ("x" * 9_000, "more than 8192")):
@@ -290,7 +290,7 @@ async def test_an_agent_that_does_not_listen_fills_its_queue(rig: Rig) -> None:
     assert (caught.value.code, caught.value.number) == ("steer_full", 429)
     await engine.requests.cancel(ALICE, run.run_id)
     _, events = await rig.ended(run)
-    seen = [event for event in events if event.get("name") == "narthex.steered"]
+    seen = [event for event in events if event.get("name") == "narthex.steering"]
     assert len(seen) == STEER_LIMIT, "what was refused was not said"
 
 

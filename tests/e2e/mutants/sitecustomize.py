@@ -76,7 +76,7 @@ def steering_ignored() -> None:
     """Steering is acknowledged, and the agent never receives it."""
     from narthex.app.runs.session import AgentSession
 
-    AgentSession.steer_with = lambda self, text: True  # type: ignore[method-assign]  # that is the fault
+    AgentSession.steer_with = lambda self, text: None  # type: ignore[method-assign]  # that is the fault
 
 
 @fault

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Final
 
+import msgspec
 import structlog
 
 from narthex.app.delivery_traces import DeliveryTraces
@@ -22,7 +23,7 @@ from narthex.app.runs.loops import RunLoops
 from narthex.app.runs.queue_notices import notify_queue
 from narthex.app.runs.requests import RunRequests
 from narthex.app.runs.run_trace import encoded_trace
-from narthex.app.runs.services import NotifyMembers, RunLimits, RunServices, identity_json
+from narthex.app.runs.services import NotifyMembers, RunLimits, RunServices, Say, identity_json, identity_of
 from narthex.app.runs.steering import MessageSteering
 from narthex.app.runs.worker_presence import WorkerPresence
 from narthex.domain.agent_input import AgentInput
@@ -55,6 +56,7 @@ class RunEngine:
         now: wall clock, seconds since the epoch.
         meter: counts.
         notify_members: `Chat.notify_members`.
+        say: `Chat.say`.
         concurrent_runs: how many active runs a user of this identity may have (its plan).
         limits: bounds.
         tracer: makes spans of runs.
@@ -79,6 +81,7 @@ class RunEngine:
         now: Callable[[], float],
         meter: Meter,
         notify_members: NotifyMembers,
+        say: Say,
         concurrent_runs: Callable[[Identity], int],
         limits: RunLimits | None = None,
         tracer: Tracer = NO_TRACING,
@@ -100,13 +103,14 @@ class RunEngine:
             meter=meter,
             limits=limits or RunLimits(),
             notify_members=notify_members,
+            say=say,
+            concurrent_runs=concurrent_runs,
             tracer=tracer,
             deliveries=deliveries,
             claims=claims,
             serves_users=serves_users,
             presence=presence,
         )
-        self._concurrent_runs = concurrent_runs
         self._claims = claims
         self._opened = False
         self._local_runs = LocalRuns(services, self._freed)
@@ -196,8 +200,7 @@ class RunEngine:
         if execution is not None and data.get("op") == "cancel":
             execution.cancel(by)
         elif execution is not None and data.get("op") == "steer":
-            text, message_id = str(data.get("text", "")), str(data.get("message_id", ""))
-            self._local_runs.run_beside(_steered(execution, text, by, message_id))
+            self._local_runs.run_beside(_steered(execution, data))
         elif data.get("op") == "drop":
             self._local_runs.run_beside(self._local_runs.drop_waiting(run_id))
 
@@ -256,7 +259,7 @@ class RunEngine:
             client_message_id=client_message_id,
             message_id=message_id,
             created_at=services.now(),
-            concurrent_limit=self._concurrent_runs(identity),
+            concurrent_limit=services.concurrent_runs(identity),
             identity=identity_json(identity),
             traffic=str(identity.identity_class),
             restartable=chosen.restartable,
@@ -350,10 +353,15 @@ class RunEngine:
         )
 
 
-async def _steered(execution: Execution, text: str, by: str, message_id: str) -> None:
+async def _steered(execution: Execution, data: Mapping[str, object]) -> None:
     """Steer for a control message from another node, which reads the log for the result, or not at all."""
+    run, by = execution.run, str(data.get("by", ""))
+    if "identity" in data:
+        sender = msgspec.json.decode(str(data["identity"]), type=Identity)
+    else:  # of an earlier version
+        sender = identity_of(run) if by == run.user_id else Identity(subject=by, tenant=run.tenant)
     with contextlib.suppress(DependencyError):
-        await execution.steer(text, by, message_id)
+        await execution.steer(str(data.get("text", "")), sender, str(data.get("message_id", "")))
 
 
 async def _closed(agent: Agent) -> None:

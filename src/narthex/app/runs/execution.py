@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -38,12 +39,15 @@ from narthex.app.runs.run_log_state import RunLogState
 from narthex.app.runs.run_trace import NO_RUN_TRACE, RunTrace
 from narthex.app.runs.services import RunServices
 from narthex.app.runs.session import AgentSession
+from narthex.app.runs.unread import answer_unread
 from narthex.domain import events as ev
 from narthex.domain.agent_input import AgentInput
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.event_order import EventOrder
 from narthex.domain.events import Event
+from narthex.domain.identity import Identity
 from narthex.domain.runs import RUN_ERRORS, RunState
+from narthex.domain.steered_texts import SteeredText
 from narthex.errors import DependencyError, NarthexError
 from narthex.ports.agents import AgentError, Answer
 from narthex.ports.broker import Position
@@ -107,6 +111,7 @@ class Execution:
         self._kept = False  # the session waits on this node for an answer
         self.session: AgentSession | None = None
         self.given = given or AgentInput()
+        self.steered_by: dict[str, Identity] = {}
 
     # -- from outside --------------------------------------------------------------------------------------
 
@@ -127,28 +132,32 @@ class Execution:
         """Whether the ending is decided."""
         return self._ending.done() or self.intake.closed
 
-    async def steer(self, text: str, by: str, message_id: str = "") -> bool:
-        """Give `text` to the agent, after it is published to all members. False when the agent cannot take it; with
-        `message_id`, the message that the text is of, also when it reads no texts.
+    async def steer(self, text: str, by: Identity, message_id: str = "") -> bool:
+        """Accept `text` for the agent: the log has it then, and a run of its own answers it if the agent does not take
+        it before this run's end (`unread`). False when the run cannot accept it; with `message_id`, the message that
+        the text is of, also when the agent reads no texts.
 
         Raises:
-            DependencyError: the log cannot be reached, so no member could see it.
+            DependencyError: the log cannot be reached.
         """
         session = self.session
         if self.ending or session is None or not session.accepts_steering:
             return False
-        value = {"text": text, "by": by}
-        if message_id:
-            if not session.reads_steering:
-                return False
-            value["messageId"] = message_id
+        if message_id and not session.reads_steering:
+            return False
+        self.steered_by[by.subject] = by
+        given = SteeredText(
+            steer_id=message_id or uuid.uuid4().hex, text=text, by=by.subject, message_id=message_id
+        )
         try:
-            await self.intake.own(ev.custom("narthex.steered", value))
+            await self.intake.own(given.accepted())
+            session.steer_with(given)
+            await self.journal.flush()
         except (OwnershipLost, AgentFault):
             return False  # the run ends, or continues elsewhere
         except BrokerGone as fault:
             raise DependencyError("broker", "The run's log is not writable.", "Try again.") from fault
-        return session.steer_with(text)
+        return True
 
     def agent_done(self, task: asyncio.Task[None]) -> None:
         """The agent's coroutine ended while bound to this run."""
@@ -314,7 +323,7 @@ class Execution:
         await self.journal.finish(endings.terminal(ending, self.run.thread_id, self.run.run_id, report))
         if self._cancel_at is not None:
             self.services.meter.observe("run_cancel_seconds", self._loop.time() - self._cancel_at)
-        await finish(self.services, self.run, self.journal.log, self.given)
+        await finish(self.services, self.run, self.journal.log, self.given, self.steered_by)
         return ending
 
     async def _settle(self, ending: Ending) -> Ending:
@@ -349,15 +358,23 @@ def _words(text: object) -> str:
     return str(text)[:MAX_WORDS].encode("utf-8", "replace").decode()
 
 
-async def finish(services: RunServices, run: Run, log_state: RunLogState, given: AgentInput) -> None:
-    """After the terminal event is durable: compact, then update the store, then notify the members' devices. `given` is
-    the run's input, from whose state the agent's events went on.
+async def finish(
+    services: RunServices,
+    run: Run,
+    log_state: RunLogState,
+    given: AgentInput,
+    steered_by: Mapping[str, Identity] | None = None,
+) -> None:
+    """After the terminal event is durable: compact, begin runs for the texts that the agent left unread, update the
+    store, notify the members' devices. `given` is the run's input, from whose state the agent's events went on;
+    `steered_by` are the senders of texts, as far as this node knows them.
 
     Raises:
         OwnershipLost: another owner updated the store.
         DependencyError: not done; repeat.
     """
     await compact(services, run, log_state)
+    await answer_unread(services, run, log_state, steered_by or {})
     ended = log_state.applied_to(run)
     state, error = ended.state, ended.error
     kept = await services.runs.finish(

@@ -21,6 +21,7 @@ from narthex.domain.digest import canonical
 from narthex.domain.event_order import EventOrder
 from narthex.domain.events import DELTA_ID, Event
 from narthex.domain.merging import MAX_JOINED_CHARS, split_text, well_formed
+from narthex.domain.steered_texts import foreign
 
 _OURS: Final = frozenset({"seq", "seq_from", "count", "digest", "threadId", "runId", "timestamp"})
 _MAY_BE_NULL: Final = frozenset({"value", "snapshot", "event"})
@@ -156,6 +157,8 @@ class Intake:
         if kind in _CHUNKS:
             await self._chunked(event, *_CHUNKS[kind])
             return
+        if kind == ev.CUSTOM:
+            event = foreign(event)
         fault = None if kind in ev.GATEWAY_ONLY else ev.shape_fault(event)
         if fault:
             raise AgentFault("agent_event_invalid", fault)

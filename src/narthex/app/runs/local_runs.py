@@ -231,7 +231,13 @@ class LocalRuns:
             restart = max(2, run.attempt)
         answered = await self._answers(run) if run.parent_run_id else []
         session = AgentSession(
-            self.services, agent, messages, user, execution.given, [answer_of(one) for one in answered]
+            self.services,
+            agent,
+            messages,
+            user,
+            execution.given,
+            [answer_of(one) for one in answered],
+            log_state.steered.all,
         )
         openings = [] if log_state.seq else [_answered(one) for one in answered]
         outcome = await execution.main(

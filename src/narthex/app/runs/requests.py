@@ -23,6 +23,7 @@ from narthex.app.runs.run_log_cache import RunLogCache
 from narthex.app.runs.run_log_state import RunLogState
 from narthex.app.runs.run_trace import encoded_trace
 from narthex.app.runs.services import RunServices, node_of
+from narthex.app.runs.steering import steering
 from narthex.domain.agent_input import AgentInput
 from narthex.domain.answer_permission import answerer_words, may_answer
 from narthex.domain.answer_schema import answer_fault
@@ -110,10 +111,8 @@ class RunRequests:
             raise _run_ended(run.state)
         execution = self._local_runs.executions.get(run_id)
         if execution is None:
-            await self._to_owner(
-                run.owner, {"op": "steer", "run_id": run_id, "by": identity.subject, "text": text}
-            )
-        elif not await execution.steer(text, identity.subject):
+            await self._to_owner(run.owner, steering(identity, run_id, text))
+        elif not await execution.steer(text, identity):
             if execution.ending:  # its end may be visible already, while its row is being written
                 raise _run_ended("ending")
             raise ClientError(

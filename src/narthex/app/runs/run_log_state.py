@@ -18,6 +18,7 @@ from narthex.domain.digest import Digest
 from narthex.domain.event_order import EventOrder
 from narthex.domain.events import Event, is_terminal
 from narthex.domain.runs import state_after
+from narthex.domain.steered_texts import SteeredTexts
 from narthex.domain.transcript import Transcript
 from narthex.ports.broker import MAX_HISTORY_PAGE, Page, Position, Publication
 from narthex.ports.runs import Run
@@ -34,6 +35,7 @@ class RunLogState:
         epoch: of that offset.
         top: the log's end as far as it is known: as it was last read, or the last event's position; None: unknown.
         agent_state: what the run's events did to the agent's state.
+        steered: the texts that users sent to the agent.
         prints: a hash of each event's entry, by `seq`; 0 where it is missing.
         reach: whether the log was there from the run's beginning on when it was read back: `whole`; `cut` (its
             beginning was trimmed) or `gone` (it is another log than the one that the run was started in).
@@ -49,6 +51,7 @@ class RunLogState:
             "prints",
             "reach",
             "seq",
+            "steered",
             "terminal",
             "top",
             "transcript",
@@ -65,6 +68,7 @@ class RunLogState:
         self.epoch = ""
         self.top: Position | None = None
         self.agent_state = AgentState()
+        self.steered = SteeredTexts()
         self.reach = "whole"
         self.prints = array("q")  # eight bytes for each event of a running run
 
@@ -85,6 +89,7 @@ class RunLogState:
             self.broken = True
         self.transcript.feed(event, offset=at.offset, at=moment, epoch=at.epoch)
         self.agent_state.feed(event)
+        self.steered.feed(event)
         if is_terminal(event):
             self.terminal = event
 

@@ -12,7 +12,7 @@ from narthex.app.runs.agent_coverage import AgentCoverage
 from narthex.app.runs.worker_presence import WorkerPresence
 from narthex.domain.identity import Identity
 from narthex.ports.agents import Agent
-from narthex.ports.broker import Broker
+from narthex.ports.broker import Broker, Position
 from narthex.ports.runs import Run, Runs
 from narthex.ports.telemetry import Meter
 from narthex.ports.threads import Threads
@@ -75,6 +75,15 @@ class NotifyMembers(Protocol):
         """Publish; `key` makes a repeat harmless."""
 
 
+class Say(Protocol):
+    """`app.chat.Chat.say`: store and publish a user's message, once."""
+
+    def __call__(
+        self, identity: Identity, thread_id: str, message_id: str, text: str
+    ) -> Awaitable[tuple[Position, bool]]:
+        """The channel's position after the message, and whether it is new in the thread."""
+
+
 class RunServices:
     """The shared services. `owner` names this process's life (node id and a random part), `node` the node,
     `serves_users` whether users are connected here, `coverage` which agents' runs begin here.
@@ -93,6 +102,8 @@ class RunServices:
         meter: Meter,
         limits: RunLimits,
         notify_members: NotifyMembers,
+        say: Say,
+        concurrent_runs: Callable[[Identity], int],
         tracer: Tracer = NO_TRACING,
         deliveries: DeliveryTraces | None = None,
         claims: bool = True,
@@ -109,6 +120,8 @@ class RunServices:
         self.meter = meter
         self.limits = limits
         self.notify_members = notify_members
+        self.say = say
+        self.concurrent_runs = concurrent_runs
         self.tracer = tracer
         self.deliveries = deliveries
         self.serves_users = serves_users

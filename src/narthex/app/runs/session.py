@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
@@ -32,6 +33,7 @@ from narthex.domain.answer_schema import schema_fault
 from narthex.domain.digest import canonical
 from narthex.domain.ids import valid_id
 from narthex.domain.runs import ACTIVE
+from narthex.domain.steered_texts import SteeredText
 from narthex.errors import DependencyError
 from narthex.ports.agents import Agent, AgentUser, Answer, ChatMessage, Question
 from narthex.ports.runs import Interrupt, Run
@@ -66,6 +68,7 @@ class AgentSession:
         user: the user who started the run.
         given: what the client sent beside the message, with the state that counts.
         resume: answers to questions of a coroutine that is gone.
+        steered: the texts that users sent to an earlier attempt.
 
     Attributes:
         asked: ids of the questions whose answers it waits for, in the agent's order.
@@ -81,6 +84,7 @@ class AgentSession:
         user: AgentUser,
         given: AgentInput | None = None,
         resume: Sequence[Answer] = (),
+        steered: Iterable[SteeredText] = (),
     ) -> None:
         self._services = services
         self.agent = agent
@@ -96,7 +100,8 @@ class AgentSession:
         self._deadline = 0.0
         self._span: Span = NO_SPAN
         self._attempt = 1
-        self._steer: asyncio.Queue[str] = asyncio.Queue(STEER_LIMIT)
+        self._unread = deque(steered)
+        self._steered_now = asyncio.Event()
         self.reads_steering = False
         self._waiting: asyncio.Future[list[Answer]] | None = None
         self._expired = False
@@ -192,7 +197,18 @@ class AgentSession:
     async def _steered(self) -> AsyncIterator[str]:
         self.reads_steering = True
         while True:
-            yield await self._steer.get()
+            execution = self._execution
+            if not self._unread or execution is None or execution.intake.closed:
+                self._steered_now.clear()
+                await self._steered_now.wait()
+                continue
+            given = self._unread.popleft()
+            try:  # the proof stands in the log before anything that the agent does about the text
+                await execution.intake.own(given.taken())
+            except asyncio.CancelledError:  # an agent that waits for a while only: it does not have the text
+                self._unread.appendleft(given)
+                raise
+            yield given.text
 
     async def ask(self, schema: Mapping[str, Any], text: str, *, answerable_by: str = "") -> Any:
         """See `ports.agents.RunInput`."""
@@ -323,6 +339,7 @@ class AgentSession:
         self._deadline = deadline
         self._span = execution.trace.invoke()
         self._bound.set()
+        self._steered_now.set()
         if self.task is None:
             self.task = asyncio.get_running_loop().create_task(
                 self._drive(), name=f"{AGENT_TASK}{self.agent.name} {self._run_id}"
@@ -331,11 +348,14 @@ class AgentSession:
         self.task.add_done_callback(execution.agent_done)
 
     def unbind(self) -> None:
-        """Let the agent's output go nowhere until the next `bind`."""
+        """Let the agent's output go nowhere until the next `bind`. The texts that it has not read stay behind, with the
+        run that they were sent to.
+        """
         if self._execution is not None and self.task is not None:
             self.task.remove_done_callback(self._execution.agent_done)
         self._execution = None
         self._bound.clear()
+        self._unread.clear()
 
     def answer(self, answers: list[Answer]) -> None:
         """Let `ask` return; call after `bind` and after RUN_STARTED of the new run is durable."""
@@ -357,15 +377,12 @@ class AgentSession:
     @property
     def accepts_steering(self) -> bool:
         """Whether there is room for one more text of a user."""
-        return not self._steer.full()
+        return len(self._unread) < STEER_LIMIT
 
-    def steer_with(self, text: str) -> bool:
-        """Give the agent a user's text; False when it is not reading and its queue is full."""
-        try:
-            self._steer.put_nowait(text)
-        except asyncio.QueueFull:
-            return False
-        return True
+    def steer_with(self, text: SteeredText) -> None:
+        """Let the agent take a user's text, which the log has."""
+        self._unread.append(text)
+        self._steered_now.set()
 
     def cancel(self) -> None:
         """Ask the coroutine to stop, without waiting."""

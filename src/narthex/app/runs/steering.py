@@ -1,9 +1,10 @@
 """Gives a message to the agent at work in its thread, instead of a run of its own (`busy: steer`).
 
 Not here: `run.steer`, which has no message (`requests`). Rules: the agent must read its steering texts, else the
-message would never be answered; the log has the proof, CUSTOM `narthex.steered` with the message's id, which the owner
-of the run publishes before its agent gets the text. So a repeat of the message finds the run that took it, on any node,
-and a message for a run of another node, which may end before the control message arrives, waits for that proof.
+message would wait for the run's end in vain; the log has the proof, CUSTOM `narthex.steering` with the message's id,
+which the owner of the run publishes when it accepts the message. So a repeat of the message finds the run that accepted
+it, on any node, and a message for a run of another node, which may end before the control message arrives, waits for
+that proof. A message that the agent never takes gets a run of its own at the run's end (`unread`).
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import Any, Final
 import msgspec
 
 from narthex.app.runs.local_runs import LocalRuns
-from narthex.app.runs.services import RunServices
+from narthex.app.runs.services import RunServices, identity_json, node_of
+from narthex.app.runs.unread import derived_run_id
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.events import TERMINAL
 from narthex.domain.identity import Identity
+from narthex.domain.steered_texts import concerns
 from narthex.ports.broker import Control, Position
 from narthex.ports.runs import Run
 
@@ -42,15 +45,9 @@ class MessageSteering:
         """
         execution = self._local_runs.executions.get(run.run_id)
         if execution is not None:
-            return await execution.steer(text, identity.subject, message_id)
-        data: dict[str, object] = {
-            "op": "steer",
-            "run_id": run.run_id,
-            "by": identity.subject,
-            "text": text,
-            "message_id": message_id,
-        }
-        await self._services.broker.control(Control("run", data, run.owner.rpartition("/")[0]))
+            return await execution.steer(text, identity, message_id)
+        data = steering(identity, run.run_id, text, message_id)
+        await self._services.broker.control(Control("run", data, node_of(run.owner)))
         loop = asyncio.get_running_loop()
         until = loop.time() + PROOF_S
         while loop.time() < until:
@@ -63,20 +60,22 @@ class MessageSteering:
     async def run_of(
         self, identity: Identity, thread_id: str, message_id: str, said_at: Position | None
     ) -> Run | None:
-        """The run whose agent took the message when it was sent before, or None. Raises DependencyError."""
-        run_id = await self._taken(identity.tenant, thread_id, message_id, said_at)
-        return await self._services.runs.get(identity.tenant, run_id) if run_id else None
-
-    async def _taken(self, tenant: str, thread_id: str, message_id: str, said_at: Position | None) -> str:
-        """The id of the run whose log says that it took the message; empty: none does."""
-        events = await self._events_after(tenant, thread_id, said_at)
-        return next((str(event["runId"]) for event in events if _takes(event, message_id)), "")
+        """The run that accepted the message when it was sent before, or the one that answers it because the agent did
+        not take it; None: neither. Raises DependencyError.
+        """
+        events = await self._events_after(identity.tenant, thread_id, said_at)
+        run_id = next((str(event["runId"]) for event in events if concerns(event, message_id)), "")
+        if not run_id:
+            return None
+        runs = self._services.runs
+        answering = await runs.get(identity.tenant, derived_run_id(run_id, message_id))
+        return answering or await runs.get(identity.tenant, run_id)
 
     async def _proof(self, run: Run, message_id: str, said_at: Position | None) -> tuple[bool, bool]:
-        """Whether the run took the message, and whether it is over."""
+        """Whether the run accepted the message, and whether it is over."""
         events = await self._events_after(run.tenant, run.thread_id, said_at)
         own = [event for event in events if event.get("runId") == run.run_id]
-        return any(_takes(event, message_id) for event in own), any(e["type"] in TERMINAL for e in own)
+        return any(concerns(event, message_id) for event in own), any(e["type"] in TERMINAL for e in own)
 
     async def _events_after(self, tenant: str, thread_id: str, at: Position | None) -> list[dict[str, Any]]:
         """The events of runs after a position; none where the log does not reach back to it."""
@@ -95,8 +94,13 @@ class MessageSteering:
         return found
 
 
-def _takes(event: dict[str, Any], message_id: str) -> bool:
-    if event.get("name") != "narthex.steered":
-        return False
-    value = event.get("value")
-    return isinstance(value, dict) and value.get("messageId") == message_id
+def steering(identity: Identity, run_id: str, text: str, message_id: str = "") -> dict[str, object]:
+    """The control message that brings a text to the owner of a run."""
+    data: dict[str, object] = {
+        "op": "steer",
+        "run_id": run_id,
+        "by": identity.subject,
+        "identity": identity_json(identity),
+        "text": text,
+    }
+    return data | ({"message_id": message_id} if message_id else {})

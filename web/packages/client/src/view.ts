@@ -45,7 +45,8 @@ export interface SteerPart {
   text: string;
   /** User id. */
   by: string;
-  done: true;
+  /** Whether the agent has taken it. What it has not taken when the run ends becomes a message with a run of its own. */
+  done: boolean;
 }
 
 export type Part = TextPart | ReasoningPart | ToolPart | StepPart | SteerPart;
@@ -84,7 +85,8 @@ export function fold(view: RunView, event: AguiEvent): RunView {
         error: { message: event.message, code: event.code ?? "" },
       };
     case "CUSTOM":
-      if (event.name === "narthex.steered") return { ...view, parts: [...view.parts, steer(event.value, view.parts.length)] };
+      if (event.name === "narthex.steering") return { ...view, parts: [...view.parts, steer(event.value, view.parts.length, false)] };
+      if (event.name === "narthex.steered") return { ...view, parts: taken(view.parts, event.value) };
       if (event.name !== "narthex.restarted") return view;
       // What came before belongs to an attempt that died: the run begins again.
       return { ...view, parts: [], attempt: attemptOf(event.value) ?? view.attempt + 1 };
@@ -173,16 +175,23 @@ function update(parts: readonly Part[], kind: Part["kind"], id: string, change: 
 
 /** A run that ended leaves nothing open. A tool without a result stays as it was: it did not finish. */
 function settle(parts: readonly Part[]): readonly Part[] {
-  return parts.map((part) => (part.kind === "tool" || part.done ? part : { ...part, done: true }));
+  const left = parts.filter((part) => part.kind !== "steer" || part.done);
+  return left.map((part) => (part.kind === "tool" || part.done ? part : { ...part, done: true }));
 }
 
 function lastId(parts: readonly Part[], kind: Part["kind"]): string {
   return parts.findLast((part) => part.kind === kind)?.id ?? "";
 }
 
-function steer(value: unknown, place: number): SteerPart {
-  const { text, by } = (value ?? {}) as { text?: unknown; by?: unknown };
-  return { kind: "steer", id: `steer ${place}`, text: String(text ?? ""), by: String(by ?? ""), done: true };
+function steer(value: unknown, place: number, done: boolean): SteerPart {
+  const { text, by, steerId } = (value ?? {}) as { text?: unknown; by?: unknown; steerId?: unknown };
+  return { kind: "steer", id: `steer ${String(steerId ?? place)}`, text: String(text ?? ""), by: String(by ?? ""), done };
+}
+
+function taken(parts: readonly Part[], value: unknown): readonly Part[] {
+  const read = steer(value, parts.length, true);
+  const known = parts.some((part) => part.id === read.id && part.kind === "steer");
+  return known ? parts.map((part) => (part.id === read.id ? read : part)) : [...parts, read];
 }
 
 function attemptOf(value: unknown): number | null {

@@ -169,6 +169,17 @@ test("the view follows tools, reasoning and steps, and a restart voids what came
   assert.deepEqual([again.parts, again.attempt], [[], 2]);
 });
 
+test("a steering text waits in the view until the agent takes it, and goes with the run's end else", () => {
+  const steering = (name: string, steerId: string): AguiEvent => ({
+    type: "CUSTOM", name: `narthex.${name}`, value: { steerId, text: `${steerId}!`, by: "ada" },
+  });
+  const started = viewOf([{ type: "RUN_STARTED", threadId: "t", runId: "r" }, steering("steering", "a"), steering("steering", "b")]);
+  assert.deepEqual(started.parts.map((part) => part.done), [false, false]);
+  const read = fold(started, steering("steered", "b"));
+  assert.deepEqual(read.parts.map((part) => [part.id, part.done]), [["steer a", false], ["steer b", true]]);
+  assert.deepEqual(fold(read, { type: "RUN_FINISHED" }).parts.map((part) => part.id), ["steer b"]);
+});
+
 test("the view ends as the run ended", () => {
   const at = (event: AguiEvent): string => fold({ ...EMPTY_VIEW, phase: "running" }, event).phase;
   assert.equal(at({ type: "RUN_FINISHED" }), "finished");

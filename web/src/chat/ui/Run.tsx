@@ -93,8 +93,9 @@ function Work({ part, live, conversation }: { part: Part; live: boolean; convers
       );
     case "steer":
       return (
-        <li class="row steer" data-state="done">
-          <Icon name="steer" size={15} /> <span><strong>{conversation.nameOf(part.by)}</strong> added: {part.text}</span>
+        <li class="row steer" data-state={part.done ? "done" : "running"}>
+          <Icon name="steer" size={15} />{" "}
+          <span><strong>{conversation.nameOf(part.by)}</strong> added: {part.text}{part.done ? "" : " (not read yet)"}</span>
         </li>
       );
     default:
