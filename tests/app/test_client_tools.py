@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -110,3 +111,88 @@ async def test_results_that_cannot_be_taken_are_refused(running: Running) -> Non
     ):
         refused = await caller.call("rpc", method="run.tool_result", data=params)
         assert refused["error"]["code"] == code, refused
+
+
+async def test_results_of_calls_that_do_not_exist_begin_no_run(running: Running) -> None:
+    """They would be published and given to an agent that made no such call."""
+    raw = await client(running, "ada")
+    started = await called(raw)
+    made_up = {"tool_call_id": "call-of-no-tool", "content": "x"}
+    sent = results(started["run_id"]) | {"results": [*results(started["run_id"])["results"], made_up]}
+    refused = await raw.call("rpc", method="run.tool_result", data=sent)
+    assert (refused["error"]["code"], refused["error"]["message"][:22]) == (422, "tool_results_not_taken")
+    thread = await raw.rpc("thread.get", thread_id=started["thread_id"])
+    assert thread["runs"] == []
+    assert [one["content"] for one in thread["messages"] if one["role"] == "tool"] == ["", ""]
+
+
+async def test_one_of_two_members_answers_a_call(running: Running) -> None:
+    """The other one is refused, at the same moment and later; the winner's repeat finds its run."""
+    ada = await client(running, "ada")
+    started = await called(ada)
+    await ada.rpc("thread.members.add", thread_id=started["thread_id"], user_id="bob")
+    bob = await client(running, "bob")
+    sent = results(started["run_id"])
+    answers = await asyncio.gather(
+        *(raw.call("rpc", method="run.tool_result", data=sent) for raw in (ada, bob))
+    )
+    won, lost = sorted(answers, key=lambda one: "error" in one)
+    assert (lost["error"]["code"], lost["error"]["message"][:18]) == (409, "tool_call_answered")
+    run = won["rpc"]["data"]
+    loser, winner = (bob, ada) if answers[0] is won else (ada, bob)
+    assert (await ended(ada, run["run_id"]))["state"] == "finished"
+    late = await loser.call("rpc", method="run.tool_result", data=sent)
+    assert late["error"]["code"] == 409
+    assert (await winner.rpc("run.tool_result", **sent))["run_id"] == run["run_id"]
+    thread = await ada.rpc("thread.get", thread_id=started["thread_id"])
+    assert [one["run_id"] for one in thread["outcomes"]] == [started["run_id"], run["run_id"]]
+
+
+async def test_an_agent_gets_its_own_short_ids_back(tmp_path: Path) -> None:
+    """In the thread the run's id stands before them; the agent, which may keep the conversation too, knows none of it.
+    An id that it used in two runs names two things, and stays as it is in the thread.
+    """
+    given: list[list[tuple[str, str, list[str]]]] = []
+
+    async def caller(run: RunInput) -> AsyncIterator[Event | str]:
+        given.append(
+            [
+                (one.message_id, one.tool_call_id, [call.call_id for call in one.tool_calls])
+                for one in run.messages
+            ]
+        )
+        if run.messages[-1].role == "tool":
+            yield "done"
+            return
+        name = run.messages[-1].content
+        yield {
+            "type": "TOOL_CALL_START",
+            "toolCallId": name,
+            "toolCallName": "colour",
+            "parentMessageId": "m",
+        }
+        yield {"type": "TOOL_CALL_END", "toolCallId": name}
+
+    async with gateway(tmp_path, agents=[Agent(name="caller", function=caller)]) as running:
+        raw = await client(running, "ada")
+        first = await raw.rpc("run.start", text="call_0", client_message_id="1")
+        await follow(raw, first["channel"])
+        call = await event(raw, type="TOOL_CALL_START")
+        assert call["toolCallId"] == f"{first['run_id']}.call_0"
+        await ended(raw, first["run_id"])
+        sent = {"tool_call_id": call["toolCallId"], "content": "red"}
+        answer = await raw.rpc("run.tool_result", run_id=first["run_id"], results=[sent])
+        await ended(raw, answer["run_id"])
+        assert given[-1][1][2] == ["call_0"]
+        assert given[-1][2][1] == "call_0"
+        assert given[-1][1][0] == "m"
+        again = await raw.rpc(
+            "run.start", text="call_0", client_message_id="2", thread_id=first["thread_id"], agent="caller"
+        )
+        await ended(raw, again["run_id"])
+        # A client may have the agent's own form of the id.
+        sent = {"tool_call_id": "call_0", "content": "blue"}
+        answer = await raw.rpc("run.tool_result", run_id=again["run_id"], results=[sent])
+        await ended(raw, answer["run_id"])
+        calls = [one[2][0] for one in given[-1] if one[2]]
+        assert calls == [f"{first['run_id']}.call_0", f"{again['run_id']}.call_0"]

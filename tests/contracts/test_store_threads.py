@@ -13,6 +13,17 @@ from narthex.ports.threads import Departure, Membership, Message, PostResult, Th
 from tests.contracts.rows import AGENTS, finish, interrupt, message, run, start, thread
 
 
+def call(name: str) -> Message:
+    """A call of a tool that waits for its result."""
+    return msgspec.structs.replace(message(name), role="tool", content="", detail='{"answered":false}')
+
+
+def result(of: Message, by: str) -> Message:
+    """The call with a result."""
+    detail = f'{{"answered":true,"resultId":"r","by":"{by}"}}'
+    return msgspec.structs.replace(of, content=f"by {by}", detail=detail)
+
+
 class TestThreads:
     """`ports/threads.py`."""
 
@@ -46,6 +57,24 @@ class TestThreads:
         assert await threads.search("b", "ann", "hello", limit=10) == []
         assert await threads.get("a", "t1") == msgspec.structs.replace(thread("t1"), updated_at=2.0)
         assert [m.message_id for m in await threads.messages("a", "t1", before=None, limit=10)] == ["m1"]
+
+    async def test_one_of_several_results_of_a_call_is_stored(self, store: Store) -> None:
+        """At one moment and later; the same result again is taken, and with another result nothing of the rest is."""
+        threads = store.threads
+        await threads.create(thread("t1"))
+        calls = [call(name) for name in ("c1", "c2", "c3")]
+        await threads.add_messages("a", calls)
+        both = await asyncio.gather(
+            *(threads.answer_calls("a", "t1", [result(calls[0], by)]) for by in ("ann", "bob"))
+        )
+        assert sorted(both) == [False, True]
+        winner, loser = ("ann", "bob") if both[0] else ("bob", "ann")
+        assert await threads.answer_calls("a", "t1", [result(calls[0], winner), result(calls[1], winner)])
+        assert not await threads.answer_calls("a", "t1", [result(calls[2], loser), result(calls[0], loser)])
+        assert await threads.answer_calls("a", "t1", [result(call("none"), loser)])
+        assert await threads.answer_calls("b", "t1", [result(calls[2], loser)])
+        kept = await threads.messages("a", "t1", before=None, limit=10)
+        assert [one.content for one in kept] == [f"by {winner}", f"by {winner}", ""]
 
     async def test_list_for(self, store: Store) -> None:
         """Most recently updated first, older than `before`, only the user's own memberships."""

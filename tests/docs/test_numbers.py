@@ -14,8 +14,9 @@ from narthex.adapters.tokens import breaker, claims, introspection, jwks, signin
 from narthex.app import chat, connection, e2e, loop_watch, membership_audit, provider, staleness
 from narthex.app.commands import reading, subscribing
 from narthex.app.rpc import threads
-from narthex.app.runs import execution, intake, requests, session
+from narthex.app.runs import execution, requests, session
 from narthex.app.runs.services import RunLimits
+from narthex.domain import agent_ids
 from narthex.domain.merging import MAX_JOINED_CHARS
 from narthex.domain.plans import DAY_S, INVITATION_DAYS, PLANS
 from narthex.domain.trust import MAX_PERMISSIONS
@@ -77,7 +78,7 @@ def test_the_three_limits_of_failed_sign_ins() -> None:
         ("authentication.md", f"asking a failing service for {breaker.OPEN_S:g} s at a time"),
         ("security.md", f"| tickets | {tickets.TICKETS_A_MINUTE} a minute and user"),
         ("runs.md", f"40 ms · {MAX_JOINED_CHARS:,} characters"),
-        ("runs.md", f"{execution.MAX_WORDS:,} characters · {intake._LONG_ID}, a longer one"),
+        ("runs.md", f"{execution.MAX_WORDS:,} characters · {agent_ids.LONG_ID}, a longer one"),
         ("edge.md", f"a head over {EDGE.head_bytes // KIB} KB, or more than {EDGE.headers} headers"),
         ("edge.md", f"no whole head within {EDGE.handshake_s:g} s of accept"),
         ("edge.md", f"a request body that does not arrive within {EDGE.body_s:g} s"),

@@ -33,6 +33,7 @@ from narthex.app.thread_view import (
     ThreadView,
     ended_in,
 )
+from narthex.app.tool_results import answered, call_of, is_of_agent
 from narthex.domain.agent_input import ToolResult
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.events import text_content, text_end, text_start, tool_call_result
@@ -54,6 +55,7 @@ SETTLE_S: Final = (
     1.0  # between a run's last event and its row lie two commits; longer means that an engine is down
 )
 SETTLE_STEP_S: Final = 0.02
+MAX_CALLS: Final = 200  # newest messages among which the calls of results are: those that the agent gets
 TEXT_BYTES: Final = 32 * 1024  # half of a message's 64 KB: it comes back inside an event
 
 
@@ -515,21 +517,64 @@ class Chat:
     async def post_results(
         self, identity: Identity, thread_id: str, results: Sequence[ToolResult]
     ) -> Position:
-        """Publish results of tools that the user's client ran, for the other devices; the run that they begin stores
-        them. Idempotent by their message ids. Returns the channel's position after them.
+        """Store results of tools that the user's client ran, and publish them for the other devices. Of two results of
+        one call the first one counts. A result that the user sent before, or that the agent gave, changes nothing.
+        Returns the channel's position after them.
+
+        Raises:
+            ClientError: `tool_results_not_taken` (422): one is of no call of the thread's; `run_active` (409): the run
+                that made the calls has not ended; `tool_call_answered` (409): another result of a call came first.
         """
         key = channel_key(identity.tenant, thread_channel(thread_id))
-        at = Position(0, "")
-        for result in results:
-            event = tool_call_result(result.message_id, result.tool_call_id, result.content)
+        at = (await self._broker.history(key, limit=0)).top
+        calls = await self._calls(identity, thread_id, results)
+        answers = [
+            answered(call, result, identity.subject)
+            for call, result in zip(calls, results, strict=True)
+            if not is_of_agent(call)
+        ]
+        if not await self._threads.answer_calls(identity.tenant, thread_id, answers):
+            raise ClientError(
+                "tool_call_answered",
+                "Another result of this call came first.",
+                "Follow the thread: it goes on with that result.",
+                number=409,
+            )
+        for call, result in zip(calls, results, strict=True):
+            if is_of_agent(call):
+                continue
+            event = tool_call_result(result.message_id, call.message_id, result.content)
             event |= {"threadId": thread_id, "userId": identity.subject}
             if result.error:
                 event["error"] = result.error
             found = await self._broker.publish(
-                key, encode_json(event), key=f"result:{result.tool_call_id}:{result.message_id}"
+                key, encode_json(event), key=f"result:{call.message_id}:{result.message_id}"
             )
             at = Position(found.offset, found.epoch)
         return at
+
+    async def _calls(
+        self, identity: Identity, thread_id: str, results: Sequence[ToolResult]
+    ) -> list[Message]:
+        """The stored calls of results, once the runs whose end is in the log are stored. Raises as `post_results`."""
+        tenant = identity.tenant
+        active = await self._runs.active_in_thread(tenant, thread_id)
+        ended = await self._ended(identity, thread_id, active)
+        active = await self._written(identity, thread_id, active, ended)
+        rows = await self._threads.messages(tenant, thread_id, before=None, limit=MAX_CALLS)
+        calls = [call_of(rows, result.tool_call_id) for result in results]
+        if all(calls):
+            return [call for call in calls if call is not None]
+        if any(run.started_at for run in active):
+            raise ClientError(
+                "run_active", "The run has not ended yet.", "Send the results after RUN_FINISHED.", number=409
+            )
+        raise ClientError(
+            "tool_results_not_taken",
+            "The thread has no call with the `toolCallId` of a result.",
+            "Send results of calls that the agent made, or a user message.",
+            number=422,
+        )
 
     async def _said_of(self, key: str, message_id: str, after: Position) -> dict[int, Position]:
         """The message's three events that the log has already from an earlier try, by their number."""

@@ -86,9 +86,9 @@ class RunStarter:
 
         Raises:
             ClientError: `text_too_large`, `input_too_large` (413), `agent_not_found`, `thread_not_found` (404),
-                `client_message_id_used` (409: in another thread), `message_id_used`, `thread_busy` (409),
-                `rate_limited`, `queue_full` (429). Unless two requests came at the same moment, no message was sent
-                then.
+                `client_message_id_used` (409: in another thread), `message_id_used`, `thread_busy` (409), those of
+                `Chat.post_results`, `rate_limited`, `queue_full` (429). Unless two requests came at the same moment, no
+                message was sent then.
         """
         known = await self._chat.run_of_message(identity, client_message_id)
         if known is not None:
@@ -108,7 +108,7 @@ class RunStarter:
         if thread_id is None:
             thread_id = derived_id("thread", identity, client_message_id)
             await self._chat.create(identity, title_of(text) or UNTITLED, thread_id)
-        elif create:
+        elif create and not given.results:
             await self._chat.create(identity, title_of(text) or UNTITLED, thread_id)
         else:
             await self._chat.require(identity, thread_id)

@@ -79,6 +79,16 @@ class AgentInput(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
         return text.decode()
 
 
+def is_same_result(stored: str, new: str) -> bool | None:
+    """Whether the result in the stored detail of a call is the one in the new detail: the same message of the same
+    sender. None: the call has no result.
+    """
+    known, given = (msgspec.json.decode(detail, type=dict[str, Any]) for detail in (stored, new))
+    if not known.get("answered", True):
+        return None
+    return all(known.get(name, "") == given.get(name, "") for name in ("resultId", "by"))
+
+
 def decoded(text: str) -> AgentInput:
     """The inverse of `AgentInput.encoded`."""
     return msgspec.json.decode(text, type=AgentInput) if text else AgentInput()

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final
 
 import msgspec
 
+from narthex.domain.agent_ids import in_thread
 from narthex.domain.events import Event
 from narthex.domain.json_patch import PatchFault, applied
 
@@ -160,10 +161,9 @@ class Transcript:
         for message in event["messages"]:
             if not isinstance(message, dict) or message.get("role") != "tool":
                 continue
-            name = message.get("toolCallId")
-            # The gateway put the run's id before a short one; what is within a snapshot it leaves as it is.
-            known = self._by_key.get(("tool", str(name))) or self._by_key.get(
-                ("tool", f"{event.get('runId')}.{name}")
+            name = str(message.get("toolCallId"))  # what is within a snapshot is as the agent made it
+            known = self._by_key.get(("tool", name)) or self._by_key.get(
+                ("tool", in_thread(str(event.get("runId")), name))
             )
             if known is None:
                 continue

@@ -224,9 +224,10 @@ class Threads(Protocol):
         Without them a message comes after all stored ones.
         """
 
-    async def answer_calls(self, tenant: str, thread_id: str, answers: Sequence[Message]) -> None:
-        """Store the results of calls of earlier runs: `content` and `detail` of messages with role `tool`, which
-        replace the stored ones; a call without a row is left out. Idempotent.
+    async def answer_calls(self, tenant: str, thread_id: str, answers: Sequence[Message]) -> bool:
+        """Store the results of calls: `content` and `detail` of messages with role `tool`, which replace the stored
+        ones; a call without a row is left out. False, and nothing is stored, if one of the calls has another result
+        (`domain.agent_input.is_same_result`): of two that come at once, one is stored. Idempotent.
         """
 
     async def post(self, tenant: str, message: Message, after: Position) -> PostResult:

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from narthex.domain.agent_input import is_same_result
 from narthex.errors import ClientError, DependencyError
 from narthex.ports.broker import Control, LogMoved, Member, Page, Position, Publication, Published, fulfils
 from narthex.ports.runs import Interrupt, LeaseSeen, Queue, Run, RunOutcome, Runs
@@ -479,13 +480,15 @@ class FakeThreads:
                 self.rows[key] = message
                 self.places[key] = places[number].offset if places else max(self.places.values(), default=0)
 
-    async def answer_calls(self, tenant: str, thread_id: str, answers: Sequence[Message]) -> None:
-        for answer in answers:
-            row = self.rows.get((thread_id, answer.message_id))
-            if row is not None:
-                self.rows[thread_id, answer.message_id] = msgspec.structs.replace(
-                    row, content=answer.content, detail=answer.detail
-                )
+    async def answer_calls(self, tenant: str, thread_id: str, answers: Sequence[Message]) -> bool:
+        known = [(row, one) for one in answers if (row := self.rows.get((thread_id, one.message_id)))]
+        if any(is_same_result(row.detail, one.detail) is False for row, one in known):
+            return False
+        for row, one in known:
+            self.rows[thread_id, one.message_id] = msgspec.structs.replace(
+                row, content=one.content, detail=one.detail
+            )
+        return True
 
     async def post(self, tenant: str, message: Message, after: Position) -> PostResult:
         key = (message.thread_id, message.message_id)

@@ -97,9 +97,9 @@ async def _answer_earlier_calls(services: RunServices, run: Run, results: list[T
     answers = []
     for row in stored:
         entry = by_call.get(row.message_id) if row.role == "tool" and row.run_id != run.run_id else None
-        if entry is None:
+        detail: dict[str, object] = msgspec.json.decode(row.detail) if entry is not None else {}
+        if entry is None or detail.get("answered", True):
             continue
-        detail: dict[str, object] = msgspec.json.decode(row.detail)
         detail |= {"answered": True, "resultId": entry.result_id}
         answered = msgspec.structs.replace(
             row, content=entry.result or "", detail=msgspec.json.encode(detail).decode()

@@ -10,7 +10,8 @@ from typing import Any, Final
 import msgspec
 
 from narthex.app.runs.services import RunServices, identity_of
-from narthex.domain.agent_input import AgentInput, ToolResult, decoded
+from narthex.domain.agent_ids import as_made
+from narthex.domain.agent_input import AgentInput, decoded
 from narthex.ports.agents import AgentUser, ChatMessage, ToolCall
 from narthex.ports.runs import Run
 from narthex.ports.threads import Message
@@ -34,7 +35,9 @@ def conversation(rows: list[Message], message_id: str) -> list[ChatMessage]:
         for n, row in enumerate(rows)
         if row.role in _SHOWN and not (place is not None and row.role == "user" and n >= place)
     ]
-    return _messages([*said, *([rows[place]] if place is not None else [])])
+    return _renamed(
+        _messages([*said, *([rows[place]] if place is not None else [])]), {row.run_id for row in rows}
+    )
 
 
 def _messages(rows: list[Message]) -> list[ChatMessage]:
@@ -95,10 +98,30 @@ def _call(messages: list[ChatMessage], call: ToolCall, parent_id: str) -> None:
     )
 
 
-async def load(services: RunServices, run: Run, given: AgentInput) -> tuple[list[ChatMessage], AgentUser]:
-    """The input of the run's agent; results of the client's tools are stored first. Raises DependencyError."""
-    if given.results:
-        await _store_results(services, run, given.results)
+def _renamed(messages: list[ChatMessage], run_ids: set[str]) -> list[ChatMessage]:
+    """The messages with the ids that their agents gave (`domain/agent_ids.py`): an agent that keeps the conversation
+    too knows them by these.
+    """
+    names = as_made({message.message_id for message in messages}, run_ids)
+    calls = as_made({call.call_id for message in messages for call in message.tool_calls}, run_ids)
+    if not names and not calls:
+        return messages
+    return [
+        msgspec.structs.replace(
+            message,
+            message_id=names.get(message.message_id, message.message_id),
+            tool_call_id=calls.get(message.tool_call_id, message.tool_call_id),
+            tool_calls=tuple(
+                msgspec.structs.replace(call, call_id=calls.get(call.call_id, call.call_id))
+                for call in message.tool_calls
+            ),
+        )
+        for message in messages
+    ]
+
+
+async def load(services: RunServices, run: Run) -> tuple[list[ChatMessage], AgentUser]:
+    """The input of the run's agent. Raises DependencyError."""
     rows = await services.threads.messages(run.tenant, run.thread_id, before=None, limit=MESSAGES)
     identity = identity_of(run)
     user = AgentUser(
@@ -122,24 +145,3 @@ async def given_to(services: RunServices, run: Run) -> AgentInput:
     if given.state is None and state:
         given = msgspec.structs.replace(given, state=msgspec.json.decode(state))
     return given
-
-
-async def _store_results(services: RunServices, run: Run, results: list[ToolResult]) -> None:
-    """Only now: the run that made the calls is over, so that its messages are stored."""
-    by_call = {result.tool_call_id: result for result in results}
-    rows = await services.threads.messages(run.tenant, run.thread_id, before=None, limit=MESSAGES)
-    answers = []
-    for row in rows:
-        result = by_call.get(row.message_id) if row.role == "tool" else None
-        if result is None:
-            continue
-        detail = msgspec.json.decode(row.detail, type=dict[str, Any])
-        more: dict[str, Any] = {"answered": True, "resultId": result.message_id, "by": run.user_id}
-        if result.error:
-            more["error"] = result.error
-        answers.append(
-            msgspec.structs.replace(
-                row, content=result.content, detail=msgspec.json.encode(detail | more).decode()
-            )
-        )
-    await services.threads.answer_calls(run.tenant, run.thread_id, answers)

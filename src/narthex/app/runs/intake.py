@@ -9,7 +9,6 @@ JSON, so that no event enters the log whose digest a client could not compute. A
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from typing import Any, Final
 
 from narthex.app.runs.endings import AgentFault
@@ -17,6 +16,7 @@ from narthex.app.runs.journal import Journal
 from narthex.app.runs.run_trace import NO_RUN_TRACE, RunTrace
 from narthex.app.runs.services import RunLimits
 from narthex.domain import events as ev
+from narthex.domain.agent_ids import in_thread
 from narthex.domain.digest import canonical
 from narthex.domain.event_order import EventOrder
 from narthex.domain.events import DELTA_ID, Event
@@ -26,12 +26,6 @@ from narthex.domain.steered_texts import foreign
 _OURS: Final = frozenset({"seq", "seq_from", "count", "digest", "threadId", "runId", "timestamp"})
 _MAY_BE_NULL: Final = frozenset({"value", "snapshot", "event"})
 _IDS: Final = ("messageId", "toolCallId", "parentMessageId", "entityId")
-_SHORT_ID: Final = 16
-"""Ids must be unique in their thread. An agent uses a shorter id than this (`m1`, `call_0`) in
-every run, so the run's id is put before it; a longer one is taken for a random one and kept."""
-_LONG_ID: Final = 200
-"""Longer ones (some proxies put kilobytes of a model's state into a tool call's id) are replaced by their hash: stores
-index ids, and PostgreSQL refuses more than 2.6 KB there, at the end of the run, every time that it is tried again."""
 _TURN_EVERY: Final = 64
 """Items taken without a turn of the loop: an agent that never waits must not block other work (64 at
 about 10 µs stay under a millisecond)."""
@@ -149,11 +143,8 @@ class Intake:
         if kind not in ev.REQUIRED and kind not in _CHUNKS:  # of a later AG-UI: passed on as it is
             event = {name: value for name, value in item.items() if name not in _OURS}
         for member in _IDS if kind in ev.REQUIRED or kind in _CHUNKS else ():
-            name = event.get(member)
-            if isinstance(name, str) and 0 < len(name) < _SHORT_ID:
-                event[member] = f"{self._run_id}.{name}"
-            elif isinstance(name, str) and len(name) > _LONG_ID:
-                event[member] = f"{self._run_id}.{_digest_of(name)}"
+            if isinstance(name := event.get(member), str):
+                event[member] = in_thread(self._run_id, name)
         if kind in _CHUNKS:
             await self._chunked(event, *_CHUNKS[kind])
             return
@@ -269,10 +260,6 @@ _CHUNKS: Final[dict[Any, tuple[str, str, str, str]]] = {
     ),
     "TOOL_CALL_CHUNK": ("toolCallId", "TOOL_CALL_START", "TOOL_CALL_ARGS", "TOOL_CALL_END"),
 }
-
-
-def _digest_of(name: str) -> str:
-    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _id_member(kind: str) -> str:

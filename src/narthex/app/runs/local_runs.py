@@ -225,7 +225,7 @@ class LocalRuns:
             return await execution.conclude(ending or Failed("agent_unknown", RUN_ERRORS["agent_unknown"]))
         if session is not None:
             return await self._resume(execution, run, session)
-        messages, user = await load(self.services, run, execution.given)
+        messages, user = await load(self.services, run)
         restart = 0
         if _has_begun(run, log_state) or (run.parent_run_id and not agent.resumable):
             restart = max(2, run.attempt)

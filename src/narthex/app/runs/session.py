@@ -27,6 +27,7 @@ from narthex.app.runs.intake import Intake
 from narthex.app.runs.run_trace import RunTrace
 from narthex.app.runs.services import RunServices
 from narthex.domain import events as ev
+from narthex.domain.agent_ids import in_thread
 from narthex.domain.agent_input import AgentInput
 from narthex.domain.answer_permission import answerer_fault
 from narthex.domain.answer_schema import schema_fault
@@ -272,7 +273,7 @@ class AgentSession:
         detail = {
             "questionId": question.question_id,
             "reason": question.reason,
-            "toolCallId": question.tool_call_id,
+            "toolCallId": in_thread(run.run_id, question.tool_call_id),
             "metadata": question.metadata,
             "dismissable": question.dismissable,
         }
@@ -449,7 +450,7 @@ def _event(interrupt: Interrupt, question: Question) -> ev.Event:
         expires,
         answerable_by=question.answerable_by,
         reason=question.reason,
-        tool_call_id=question.tool_call_id,
+        tool_call_id=in_thread(interrupt.run_id, question.tool_call_id),
         metadata=question.metadata,
     )
 

@@ -40,6 +40,7 @@ from narthex.adapters.stores.sql.retention import (
     purge,
     renewed,
 )
+from narthex.domain.agent_input import is_same_result
 from narthex.domain.threads import threads_limit
 from narthex.ports.broker import Position
 from narthex.ports.threads import (
@@ -242,19 +243,28 @@ class SqlThreads(Adapter):
             await self._engine.write(_add_messages(self._dialect, tenant, messages, places))
 
     @writes
-    def answer_calls(self, tenant: str, thread_id: str, answers: Sequence[Message]) -> Operation[None]:
+    def answer_calls(self, tenant: str, thread_id: str, answers: Sequence[Message]) -> Operation[bool]:
         """See the port."""
-        for answer in answers:
-            of_call = "thread_id = ? AND message_id = ? AND tenant = ? AND role = 'tool'"
+        of_call = "thread_id = ? AND message_id = ? AND tenant = ? AND role = 'tool'"
+        open_calls: list[tuple[int, Message]] = []
+        for answer in sorted(answers, key=lambda one: one.message_id):  # one order of locks for all
             named = (thread_id, answer.message_id, tenant)
-            rows = yield f"SELECT seq FROM messages WHERE {of_call}", named
-            if rows:
-                yield from each(self._dialect.search_pruned([int(rows[0][0])]))
-                yield (
-                    f"UPDATE messages SET content = ?, detail = ? WHERE {of_call}",
-                    (answer.content, answer.detail, *named),
-                )
-                yield from each(self._dialect.search_added("messages", rows[0][0]))
+            rows = yield f"SELECT seq, detail FROM messages WHERE {of_call}{self._dialect.seize}", named
+            if not rows:
+                continue
+            same = is_same_result(str(rows[0][1]), answer.detail)
+            if same is False:
+                return False
+            if same is None:
+                open_calls.append((int(rows[0][0]), answer))
+        for seq, answer in open_calls:
+            yield from each(self._dialect.search_pruned([seq]))
+            yield (
+                f"UPDATE messages SET content = ?, detail = ? WHERE {of_call}",
+                (answer.content, answer.detail, thread_id, answer.message_id, tenant),
+            )
+            yield from each(self._dialect.search_added("messages", seq))
+        return True
 
     @writes
     def post(self, tenant: str, message: Message, after: Position) -> Operation[PostResult]:
