@@ -287,9 +287,7 @@ FEATURES: Final = {
     "tool-based generative UI": Feature(
         (Turn("haiku"), Turn(result="shown")), EVERY, "TOOL_CALL_START", (HAIKU,)
     ),
-    "agentic generative UI": Feature(
-        (Turn("work"),), frozenset({"langgraph", "langgraph-legacy", "pydantic"}), "STATE_SNAPSHOT"
-    ),
+    "agentic generative UI": Feature((Turn("work"), Turn("hello")), EVERY, "STATE_"),
     "shared state": Feature((Turn("milk"), Turn("milk")), EVERY, "STATE_"),
     "predictive state": Feature(
         (Turn("write"),),
@@ -301,7 +299,7 @@ FEATURES: Final = {
     ),
     "interrupts": Feature(
         (Turn("delete"), Turn(answer=True)),
-        frozenset({"langgraph", "langgraph-legacy", "pydantic", "strands"}),
+        frozenset({"langgraph", "langgraph-legacy", "pydantic", "strands", "adk"}),
         "interrupt",
     ),
 }
@@ -323,7 +321,7 @@ async def test_each_feature_is_the_same_through_narthex(pair: Pair, feature: str
             elif turn.result:
                 device.returns(turn.result)
             else:
-                one.update(answered(device, turn.answer))
+                one.update(answered(device, turn.answer, pair.name))
         direct, through = await pair.turn(devices, list(asked.tools), more)
         threads = (devices[0].thread_id,)
         assert seen(through) == normal(direct, threads=threads), f"{pair.name}: {feature}, turn {number + 1}"
@@ -332,11 +330,11 @@ async def test_each_feature_is_the_same_through_narthex(pair: Pair, feature: str
     assert any(asked.sign in sign for sign in signs), signs
 
 
-def answered(device: Device, answer: Any) -> dict[str, Any]:
+def answered(device: Device, answer: Any, framework: str) -> dict[str, Any]:
     """The part of a request that answers the device's questions, in the form in which they were asked."""
     if not device.interrupts:  # LangGraph's older form
         return {"forwardedProps": {"command": {"resume": json.dumps(answer)}}}
-    payload = {"approved": answer}
+    payload = {"confirmed" if framework == "adk" else "approved": answer}
     return {
         "resume": [
             {"interruptId": one["id"], "status": "resolved", "payload": payload} for one in device.interrupts

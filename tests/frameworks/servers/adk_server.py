@@ -9,7 +9,7 @@ from ag_ui_adk import ADKAgent, PredictStateMapping, add_adk_fastapi_endpoint
 from fastapi import FastAPI
 from google.adk.agents import LlmAgent
 from google.adk.models import BaseLlm, LlmRequest, LlmResponse
-from google.adk.tools import ToolContext
+from google.adk.tools import FunctionTool, ToolContext
 from google.genai import types
 
 model_url, port = sys.argv[1], int(sys.argv[2])
@@ -21,6 +21,8 @@ CALLS: dict[str, tuple[str, dict[str, Any]]] = {
     "plan": ("approve_plan", {"steps": ["pack", "go"]}),
     "haiku": ("show_haiku", {"lines": ["snow", "falls", "on Oslo"]}),
     "milk": ("add_item", {"item": "milk"}),
+    "work": ("do_steps", {}),
+    "delete": ("delete_all", {}),
     "write": ("write_document", {"document": "Once upon a time there was snow."}),
 }
 
@@ -68,7 +70,19 @@ def write_document(document: str) -> str:
     return "written"
 
 
-tools: list[Any] = [get_weather, add_item, write_document]
+async def do_steps(tool_context: ToolContext) -> str:
+    """Works in steps."""
+    tool_context.state["steps"] = [{"text": "pack", "status": "done"}, {"text": "go", "status": "done"}]
+    return "done"
+
+
+def delete_all() -> str:
+    """Deletes all."""
+    return "deleted"
+
+
+tools: list[Any] = [get_weather, add_item, write_document, do_steps]
+tools.append(FunctionTool(delete_all, require_confirmation=True))
 try:
     from ag_ui_adk import AGUIToolset
 
@@ -81,6 +95,7 @@ adk = ADKAgent(
     app_name="demo",
     user_id="user",
     use_in_memory_services=True,
+    emit_interrupt_outcome=True,
     predict_state=[
         PredictStateMapping(
             state_key="document", tool="write_document", tool_argument="document", emit_confirm_tool=False

@@ -24,9 +24,15 @@ def add_item(run_context: RunContext, item: str) -> str:
     return "added"
 
 
+def do_steps(run_context: RunContext) -> str:
+    """Works in steps."""
+    run_context.session_state["steps"] = [{"text": "pack", "status": "done"}]
+    return "done"
+
+
 agent = Agent(
     model=OpenAILike(id="scripted", base_url=model_url, api_key="none"),
-    tools=[get_weather, add_item],
+    tools=[get_weather, add_item, do_steps],
     db=InMemoryDb(),
     session_state={"items": []},
     telemetry=False,

@@ -1,11 +1,20 @@
 """Strands' official AG-UI server (ag-ui-strands): argv is the model's URL and the port."""
 
+import asyncio
 import sys
+from collections.abc import AsyncIterator
 from typing import Any
 
 import uvicorn
+from ag_ui.core import EventType, StateDeltaEvent, StateSnapshotEvent
 from ag_ui_strands import StrandsAgent, create_strands_app
-from ag_ui_strands.config import PredictStateMapping, StrandsAgentConfig, ToolBehavior, ToolCallContext
+from ag_ui_strands.config import (
+    PredictStateMapping,
+    StrandsAgentConfig,
+    ToolBehavior,
+    ToolCallContext,
+    ToolResultContext,
+)
 from strands import Agent, tool
 from strands.models.openai import OpenAIModel
 
@@ -36,6 +45,21 @@ def delete_all() -> str:
     return "deleted"
 
 
+@tool
+def do_steps() -> str:
+    """Works in steps."""
+    return "done"
+
+
+async def stepped(_: ToolResultContext) -> AsyncIterator[Any]:
+    steps = [{"text": "pack", "status": "pending"}, {"text": "go", "status": "pending"}]
+    yield StateSnapshotEvent(type=EventType.STATE_SNAPSHOT, snapshot={"steps": steps})
+    for number in range(len(steps)):
+        await asyncio.sleep(0.01)
+        done = {"op": "replace", "path": f"/steps/{number}/status", "value": "done"}
+        yield StateDeltaEvent(type=EventType.STATE_DELTA, delta=[done])
+
+
 def listed(call: ToolCallContext) -> dict[str, Any]:
     state = call.input_data.state if isinstance(call.input_data.state, dict) else {}
     return {**state, "items": [*state.get("items", []), call.tool_input["item"]]}
@@ -48,11 +72,13 @@ config = StrandsAgentConfig(
             predict_state=[PredictStateMapping("document", "write_document", "document")]
         ),
         "delete_all": ToolBehavior(interrupt_on_call=True),
+        "do_steps": ToolBehavior(custom_result_handler=stepped),
     }
 )
+tools = [get_weather, add_item, write_document, delete_all, do_steps]
 model = OpenAIModel(client_args={"base_url": model_url, "api_key": "none"}, model_id="scripted")
 agent = StrandsAgent(
-    Agent(model=model, tools=[get_weather, add_item, write_document, delete_all], callback_handler=None),
+    Agent(model=model, tools=tools, callback_handler=None),
     name="demo",
     config=config,
 )
