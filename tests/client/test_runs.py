@@ -267,3 +267,32 @@ async def test_calls_at_once_for_one_thread_share_its_subscription() -> None:
         runs = await asyncio.gather(*again, gateway.start_run("x", thread_id="t0"))
         for run in runs:
             assert (await run.wait(5)).count == 4
+
+
+async def test_what_goes_to_the_agent_beside_the_message_is_sent_as_it_is() -> None:
+    """And nothing that the caller leaves out; a message that steers gives the run under way, from its first event."""
+    events = sealed(START, text("x"), END)
+    sent: list[dict[str, Any]] = []
+    given: dict[str, Any] = {
+        "busy": "steer",
+        "state": {"n": 1},
+        "tools": [{"name": "paint", "description": "", "parameters": {}}],
+        "context": [{"description": "page", "value": "home"}],
+        "forwarded": {"colour": "red"},
+    }
+    async with scripted() as server:
+
+        async def start(params: dict[str, Any]) -> dict[str, Any]:
+            sent.append(params)
+            return STARTED | {"steered": True}
+
+        server.rpc["run.start"] = start
+        server.rpc["run.get"] = getter("running")
+        for event in events:  # of the run that was under way before the message
+            await server.publish(CHANNEL, event)
+        async with client.connect(server.url, use_proxy=False) as gateway:
+            run = await gateway.start_run("hi", thread_id="t", **given)
+            assert (await run.wait(5)).complete
+            await gateway.start_run("plain", thread_id="t")
+    assert {name: sent[0][name] for name in given} == given
+    assert set(sent[1]) == {"text", "client_message_id", "thread_id"}

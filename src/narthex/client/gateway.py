@@ -13,7 +13,7 @@ import contextlib
 import shlex
 import ssl
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -160,6 +160,11 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
         thread_id: str | None = None,
         agent: str | None = None,
         client_message_id: str | None = None,
+        busy: str | None = None,
+        state: Any = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        context: Sequence[Mapping[str, Any]] = (),
+        forwarded: Mapping[str, Any] | None = None,
     ) -> Run:
         """Post a message in a thread or a new one, and follow the run that answers it.
 
@@ -168,13 +173,26 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
             thread_id: the thread; None creates one.
             agent: the agent's name; None is the gateway's default.
             client_message_id: the same id gives the same run for every repeat; default a fresh one.
+            busy: what the message does in a thread with a run: `enqueue`, `reject`, `interrupt` or `steer`; None: as
+                the agent declares. With `steer` it may be the run under way that gets the message, and is returned.
+            state: the agent's state as this client has it; None is the thread's.
+            tools: AG-UI's tools that this client runs; `rpc("run.tool_result", …)` returns their results.
+            context: AG-UI's context entries.
+            forwarded: further properties for the agent.
 
         Raises:
             ClientError: the gateway's numbered error, such as 429 with the remedy.
         """
         params: dict[str, Any] = {"text": text, "client_message_id": client_message_id or uuid.uuid4().hex}
-        if agent is not None:
-            params["agent"] = agent
+        given = {
+            "agent": agent,
+            "busy": busy,
+            "state": state,
+            "tools": [dict(tool) for tool in tools] or None,
+            "context": [dict(entry) for entry in context] or None,
+            "forwarded": dict(forwarded) if forwarded else None,
+        }
+        params |= {name: value for name, value in given.items() if value is not None}
         if thread_id is None:
             answer = await self.rpc("run.start", params, repeat=True)
             return await self._followed(
@@ -184,9 +202,9 @@ class Gateway(ClientEventHandler):  # type: ignore[misc]  # the SDK ships no typ
         feed = await self._feed(thread_id)
         async with feed.claiming():
             answer = await self.rpc("run.start", params, repeat=True)
-            if client_message_id is None:
+            if client_message_id is None and not answer.get("steered"):
                 return feed.follow(self._run(answer), from_history=False)
-        # A caller's own id may name a run that began before this subscription, or that is over.
+        # A caller's own id may name a run that began before this subscription, or that is over, as a steered one may.
         return await self._followed(answer, over=await self._over(answer))
 
     async def follow_run(self, run_id: str) -> Run:

@@ -59,6 +59,11 @@ export interface PresenceState {
 export interface SendOptions {
   agent?: string;
   busy?: "enqueue" | "reject" | "interrupt" | "steer";
+  /** AG-UI's: tools that this client runs, the state of the agent, context and properties for it. */
+  tools?: Json[];
+  state?: Json;
+  context?: Json[];
+  forwarded?: { [member: string]: Json };
   /** The same id again never sends twice. Default: a random one. */
   clientMessageId?: string;
 }
@@ -111,14 +116,13 @@ export async function send(
   client: Centrifuge,
   threadId: string | null,
   text: string,
-  { agent, busy, clientMessageId = randomId() }: SendOptions = {},
+  { clientMessageId = randomId(), ...given }: SendOptions = {},
 ): Promise<{ threadId: string; runId: string }> {
   const { data } = await client.rpc("run.start", {
     text,
     client_message_id: clientMessageId,
     ...(threadId === null ? {} : { thread_id: threadId }),
-    ...(agent === undefined ? {} : { agent }),
-    ...(busy === undefined ? {} : { busy }),
+    ...Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)),
   });
   return { threadId: data.thread_id as string, runId: data.run_id as string };
 }
