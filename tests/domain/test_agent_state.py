@@ -33,3 +33,11 @@ def test_what_is_stored() -> None:
     assert folded().after({"a": 1}) == '{"a":1}'
     assert json.loads(folded(ev.state_snapshot(None)).after({"a": 1}) or "") is None
     assert folded(ev.state_snapshot("x" * MAX_BYTES)).after(None) == "null"
+
+
+def test_a_state_that_deltas_grow_over_the_limit_is_not_kept() -> None:
+    """Folding stops there: each of 200 deltas would copy the largest state that is allowed."""
+    filled = ev.state_snapshot({"a": "x" * (MAX_BYTES // 2)})
+    doubled = [ev.state_delta([{"op": "copy", "from": "/a", "path": f"/{n}"}]) for n in range(200)]
+    assert folded(filled, *doubled).after(None) == "null"
+    assert folded(filled, *doubled, ev.state_snapshot({"n": 1})).after(None) == '{"n":1}'

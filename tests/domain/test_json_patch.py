@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from narthex.domain.json_patch import PatchFault, applied
+from narthex.domain.json_depth import MAX_EVENT_DEPTH
+from narthex.domain.json_patch import PatchedDocument, PatchFault, applied
 
 DOCUMENT = {"a": {"b": [1, 2]}, "c/d": "e", "~": 0}
 
@@ -72,3 +73,57 @@ def test_a_document_that_nests_too_deep_is_refused() -> None:
         document = {"inside": document}
     with pytest.raises(PatchFault, match="nests too deep"):
         applied(document, [])
+
+
+def test_a_document_under_many_patches_stops_at_its_limit() -> None:
+    """Each patch doubles it; the last good one is not kept either, and what follows changes nothing."""
+    document = PatchedDocument({"a": "x" * 1_000}, 10_000)
+    for number in range(40):
+        document.apply([{"op": "copy", "from": "", "path": f"/{number}"}])
+    assert (document.too_large, document.value) == (True, None)
+    document.apply([{"op": "add", "path": "", "value": 1}])
+    assert document.value is None
+
+
+def test_a_patch_that_does_not_fit_leaves_a_document_under_patches_as_it_is() -> None:
+    """Also the second operation of several, and after other patches; the caller's value is never changed."""
+    before = {"n": [0]}
+    document = PatchedDocument(before, 1_000)
+    for number in range(3):
+        document.apply([{"op": "add", "path": "/n/-", "value": number}])
+    for patch in (
+        [{"op": "remove", "path": "/absent"}],
+        [{"op": "add", "path": "/n/-", "value": 9}, {"op": "remove", "path": "/absent"}],
+        [{"op": "move", "from": "/n", "path": "/absent/x"}],
+        [{"path": "/n"}],
+        ["add"],
+    ):
+        with pytest.raises(PatchFault):
+            document.apply(patch)
+        assert document.value == {"n": [0, 0, 1, 2]}
+    assert before == {"n": [0]}
+
+
+def test_a_document_that_shrinks_and_grows_within_its_limit_is_kept() -> None:
+    """The bytes of the patches alone are more than the limit."""
+    document = PatchedDocument({}, 200)
+    for number in range(100):
+        document.apply([{"op": "add", "path": "/a", "value": "x" * (number % 50)}])
+    assert document.value == {"a": "x" * 49}
+
+
+def test_patches_cannot_nest_a_document_deeper_than_readers_parse() -> None:
+    """Each patch is shallow: a copy of the whole into itself, and a path of many steps."""
+    document = PatchedDocument({"a": 1}, 1_000_000)
+    for _ in range(2_000):
+        document.apply([{"op": "move", "from": "/a", "path": "/b"}, {"op": "add", "path": "/a", "value": {}}])
+        document.apply([{"op": "move", "from": "/b", "path": "/a/c"}])
+    assert document.too_large
+    document = PatchedDocument({}, 1_000_000)
+    path = ""
+    for _ in range(MAX_EVENT_DEPTH):
+        path += "/a"
+        document.apply([{"op": "add", "path": path, "value": {}}])
+    with pytest.raises(PatchFault, match="too deep"):
+        document.apply([{"op": "add", "path": f"{path}/a", "value": {}}])
+    assert not document.too_large

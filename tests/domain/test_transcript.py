@@ -97,11 +97,13 @@ def test_an_activity_is_one_entry_that_its_events_change() -> None:
     add = patch | {"patch": [{"op": "add", "path": "/steps/-", "value": "go"}]}
     got = folded(add, first, add, patch | {"patch": [{"op": "remove", "path": "/no"}]})
     [entry] = got.entries
-    assert (entry.role, entry.activity_type, entry.activity) == ("activity", "PLAN", {"steps": ["go"]})
+    assert entry.activity is not None
+    assert (entry.role, entry.activity_type, entry.activity.value) == ("activity", "PLAN", {"steps": ["go"]})
     assert (entry.began_offset, entry.offset, got.text) == (2, 3, "")
     assert first["content"] == {"steps": []}  # the event itself is not changed
     kept = folded(first, first | {"content": {}, "replace": False})
-    assert kept.entries[0].activity == {"steps": []}
+    assert (plan := kept.entries[0].activity) is not None
+    assert plan.value == {"steps": []}
     assert folded(first, ev.restarted(2)).entries == []
 
 

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from narthex.domain.json_depth import json_depth_exceeds
 from narthex.protocol.commands import (
     Command,
     ConnectRequest,
     FrameError,
     RpcRequest,
     decode_frame,
-    json_depth_exceeds,
     request_of,
 )
 

@@ -7,13 +7,14 @@ because it could not be given back in one event.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Final
 
 import msgspec
 
 from narthex.domain.agent_input import MAX_BYTES
 from narthex.domain.events import Event
-from narthex.domain.json_patch import PatchFault, applied
+from narthex.domain.json_patch import PatchedDocument, PatchFault
 
 _UNSET: Final = object()
 
@@ -38,19 +39,20 @@ class AgentState:
             self._snapshot, self._patches = _UNSET, []
 
     def value(self, before: Any) -> Any:
-        """The state now, from the one before the run."""
+        """The state now, from the one before the run; None too where it was too large after one of the deltas."""
         state = before if self._snapshot is _UNSET else self._snapshot
+        document = PatchedDocument({} if state is None and self._patches else state, MAX_BYTES)
         for patch in self._patches:
-            try:
-                state = applied({} if state is None else state, patch)
-            except PatchFault:
-                continue
-        return state
+            with contextlib.suppress(PatchFault):
+                document.apply(patch)
+            if document.too_large:
+                break
+        return document.value
 
     def after(self, before: Any) -> str | None:
         """The state to store, as JSON text (`null`: it was too large), from the one before the run; None: none."""
         state = self.value(before)
-        if state is None and self._snapshot is _UNSET:
+        if state is None and self._snapshot is _UNSET and not self._patches:
             return None
         text = msgspec.json.encode(state)
         return text.decode() if len(text) <= MAX_BYTES else "null"

@@ -14,8 +14,9 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from narthex.domain.agent_ids import in_thread
+from narthex.domain.agent_input import MAX_BYTES
 from narthex.domain.events import Event
-from narthex.domain.json_patch import PatchFault, applied
+from narthex.domain.json_patch import PatchedDocument, PatchFault
 
 _TEXT_ROLES: Final = frozenset({"assistant", ""})
 
@@ -41,7 +42,7 @@ class TranscriptEntry(msgspec.Struct, kw_only=True):
         result: the tool's return value; None until it returns.
         result_id: the messageId of that value.
         activity_type: AG-UI's, of an activity.
-        activity: the content of an activity now.
+        activity: the content of an activity; it is not kept once it was too large for an event.
     """
 
     message_id: str
@@ -56,7 +57,7 @@ class TranscriptEntry(msgspec.Struct, kw_only=True):
     result: str | None = None
     result_id: str = ""
     activity_type: str = ""
-    activity: Any = None
+    activity: PatchedDocument | None = None
 
     @property
     def text(self) -> str:
@@ -182,14 +183,15 @@ class Transcript:
             self._open("activity", known)
         elif event.get("replace") is False:
             return
-        known.activity_type, known.activity, known.offset = event["activityType"], event["content"], offset
+        known.activity_type, known.offset = event["activityType"], offset
+        known.activity = PatchedDocument(event["content"], MAX_BYTES)
 
     def _activity_delta(self, event: Event, offset: int, _at: float) -> None:
         known = self._by_key.get(("activity", event["messageId"]))
-        if known is None:
+        if known is None or known.activity is None:
             return
         with contextlib.suppress(PatchFault):  # as AG-UI's client: a patch that does not fit is left out
-            known.activity = applied(known.activity, event["patch"])
+            known.activity.apply(event["patch"])
             known.offset = offset
 
     def _end(self, event: Event, offset: int, _at: float) -> None:

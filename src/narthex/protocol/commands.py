@@ -12,6 +12,8 @@ from typing import Final
 
 import msgspec
 
+from narthex.domain.json_depth import json_depth_exceeds
+
 MAX_JSON_DEPTH: Final = 32
 NO_DATA: Final = msgspec.Raw(b"null")
 
@@ -146,8 +148,6 @@ MEMBERS: Final = (
 )  # fmt: skip
 """Names of commands, the frequent ones first."""
 
-_AS_BRACES: Final = bytes.maketrans(b"[]", b"{}")
-_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _decoder: Final = msgspec.json.Decoder(Command)
 _any_json: Final = msgspec.json.Decoder(msgspec.Raw)
 # Every escape from the left: a whole pair, (1) half of one, any other.
@@ -155,32 +155,6 @@ _ESCAPE: Final = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
     re.DOTALL,
 )
-
-
-def json_depth_exceeds(raw: bytes, limit: int) -> bool:
-    """Whether brackets outside strings nest deeper than `limit`. Linear; needs no valid JSON."""
-    if raw.count(b"{") + raw.count(b"[") <= limit:
-        return False  # the usual case costs two C scans
-    # As much as possible in C: 64 KB byte by byte held the loop for 5 ms, sixty times a second and connection.
-    if (
-        b"\\" in raw
-    ):  # escapes are pairs, read from the left: what is left of a run of backslashes escapes a quote
-        raw = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
-    brackets = b"".join(raw.split(b'"')[::2]).translate(_AS_BRACES, _NO_BRACKETS)
-    below = 0  # levels removed so far, innermost first
-    while below < limit:
-        outer = brackets.replace(b"{}", b"")
-        if (
-            len(outer) * 8 > len(brackets) * 7
-        ):  # little to be won: a few deep towers instead of many flat things
-            break
-        brackets, below = outer, below + 1
-    depth = below
-    for byte in brackets:
-        depth += 1 if byte == 0x7B else -1
-        if depth > limit:
-            return True
-    return False
 
 
 def decode_frame(frame: bytes, max_depth: int = MAX_JSON_DEPTH) -> list[Command]:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 from ag_ui.core import AgentCapabilities
 
-from narthex.testing import Running
+from narthex.app.agui.run_input import parse
+from narthex.domain.ids import valid_id
+from narthex.ports.agents import Agent, RunInput
+from narthex.testing import Running, gateway
 from narthex.web.agui.stream import Ended, RunStream
 from tests.timing import within
 from tests.web.agui.agents import gates
@@ -52,6 +58,62 @@ async def test_what_is_refused_says_why(running: Running, http: httpx2.AsyncClie
         assert (refused.status_code, refused.json()["code"]) == (status, code)
     assert running.gateway.parts is not None
     assert running.gateway.parts.core.limiter.total == 0
+
+
+def nested(levels: int) -> Any:
+    """A value of so many levels."""
+    value: Any = 1
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+@pytest.mark.parametrize("member", ["state", "forwardedProps", "tools", "context"])
+async def test_json_that_nests_too_deep_is_refused(
+    running: Running, http: httpx2.AsyncClient, member: str
+) -> None:
+    """A level more than a parser takes at the end of its stack was a bug of the gateway, 500."""
+    for levels, status in ((100, 200), (150, 422), (967, 422), (5_000, 422)):
+        text = json.dumps(said("x") | {member: "@"})
+        deep = '{"a":' * levels + "1" + "}" * levels
+        sent = text.replace('"@"', f"[{deep}]" if member in ("tools", "context") else deep)
+        answer = await http.post("/agui/words", content=sent, headers=bearer(running, f"u{levels}"))
+        assert answer.status_code == status, (levels, answer.text)
+        if status == 422:
+            assert answer.json()["code"] == "bad_body"
+
+
+async def test_an_event_that_nests_too_deep_ends_its_run_and_no_stream(
+    tmp_path: Path,
+) -> None:
+    """Every later stream of the thread was cut at the event that its reader could not parse."""
+
+    async def deep(run: RunInput) -> AsyncIterator[Any]:
+        yield {"type": "STATE_SNAPSHOT", "snapshot": nested(int(run.messages[-1].content))}
+        yield "done"
+
+    async with (
+        gateway(tmp_path, agents=[Agent(name="deep", function=deep)]) as running,
+        httpx2.AsyncClient(base_url=running.http, trust_env=False, timeout=within(20)) as http,
+    ):
+        for levels in (120, 200, 940, 975, 978, 981, 984, 1_200):
+            told = await ask(http, "/agui/deep", said(str(levels)), bearer(running))
+            expected = "RUN_FINISHED" if levels == 120 else "RUN_ERROR"
+            assert told.kinds[-1] == expected, levels
+
+
+async def test_ids_that_no_database_takes_are_refused_or_replaced(
+    running: Running, http: httpx2.AsyncClient
+) -> None:
+    """A question's and a result's."""
+    resume = [{"interruptId": "x\u0000y", "status": "resolved", "payload": {}}]
+    refused = await http.post(
+        "/agui/words", json=said("x") | {"messages": [], "resume": resume}, headers=bearer(running)
+    )
+    assert (refused.status_code, refused.json()["code"]) == (404, "interrupt_not_found")
+    result = {"id": "r\n\u0000" * 2_000, "role": "tool", "toolCallId": "c", "content": "x"}
+    asked = parse(json.dumps(said("x") | {"messages": [result]}).encode())
+    assert valid_id(asked.given.results[0].message_id)
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,10 @@ class AguiRequests:
         """Answer interrupts of the thread; returns the run in which its agent continues."""
         answered: dict[str, Any] = {}
         for entry in asked.resume:
-            interrupt = await self._store.runs.interrupt(identity.tenant, entry.interrupt_id)
+            known = valid_id(entry.interrupt_id)  # no database takes every text
+            interrupt = (
+                await self._store.runs.interrupt(identity.tenant, entry.interrupt_id) if known else None
+            )
             if interrupt is None or interrupt.thread_id != thread_id:
                 raise ClientError(
                     "interrupt_not_found",

@@ -7,12 +7,14 @@ is new: the last user message, or the results of the client's own tools that fol
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from narthex.domain.agent_input import AgentInput, ToolResult
 from narthex.domain.ids import valid_id
+from narthex.domain.json_depth import MAX_EVENT_DEPTH, json_depth_exceeds
 from narthex.domain.runs import BUSY
 from narthex.errors import ClientError
 
@@ -120,6 +122,8 @@ def parse(body: bytes, *, connect: bool = False) -> Asked:
         ClientError: `bad_body` (422), which names the place and never a value; `no_user_message`, `content_not_text`
             (422).
     """
+    if json_depth_exceeds(body, MAX_EVENT_DEPTH):
+        raise _bad_body(f"It nests deeper than {MAX_EVENT_DEPTH} levels.")
     try:
         sent = msgspec.json.decode(body, type=RunAgentInput)
         props = sent.forwarded_props if isinstance(sent.forwarded_props, dict) else {}
@@ -198,7 +202,10 @@ def _result(message: InputMessage) -> ToolResult:
     return ToolResult(
         tool_call_id=message.tool_call_id,
         content=_text(_content(message.content)),
-        message_id=message.id,
+        # A key of the broker and an id of the thread: one that neither takes is replaced, the same by the same.
+        message_id=message.id
+        if valid_id(message.id)
+        else hashlib.sha256(message.id.encode()).hexdigest()[:32],
         error=message.error or "",
     )
 

@@ -13,7 +13,6 @@ import msgspec
 
 from narthex.app.runs.run_log_state import RunLogState
 from narthex.app.runs.services import RunServices
-from narthex.domain.agent_input import MAX_BYTES
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.transcript import TranscriptEntry
 from narthex.ports.broker import Position
@@ -34,9 +33,7 @@ def rows(run: Run, log_state: RunLogState) -> tuple[list[Message], list[Position
         detail = _detail(entry)
         if not entry.text and entry.role not in _WITHOUT_TEXT:
             continue
-        if (
-            entry.role == "activity" and len(detail.encode()) > MAX_BYTES
-        ):  # grown by patches: too large for an event
+        if entry.activity is not None and entry.activity.too_large:
             continue
         places.append(Position(entry.began_offset, entry.epoch))
         last = max(entry.began_at, last + _STEP_S)
@@ -60,8 +57,8 @@ _WITHOUT_TEXT: Final = frozenset({"tool", "activity"})
 
 
 def _detail(entry: TranscriptEntry) -> str:
-    if entry.role == "activity":
-        activity = {"activityType": entry.activity_type, "content": entry.activity}
+    if entry.activity is not None:
+        activity = {"activityType": entry.activity_type, "content": entry.activity.value}
         return msgspec.json.encode(activity).decode()
     if entry.role != "tool":
         return "{}"

@@ -20,6 +20,7 @@ from narthex.domain.agent_ids import in_thread
 from narthex.domain.digest import canonical
 from narthex.domain.event_order import EventOrder
 from narthex.domain.events import DELTA_ID, Event
+from narthex.domain.json_depth import MAX_EVENT_DEPTH, json_depth_exceeds
 from narthex.domain.merging import MAX_JOINED_CHARS, split_text, well_formed
 from narthex.domain.steered_texts import foreign
 
@@ -210,9 +211,14 @@ class Intake:
     def _exact(self, event: Event) -> int:
         """The event's size in canonical JSON."""
         try:
-            return len(canonical(event))
+            exact = canonical(event)
         except ValueError as fault:
             raise AgentFault("agent_event_invalid", f"{event['type']} is not exact JSON: {fault}.") from fault
+        if json_depth_exceeds(exact, MAX_EVENT_DEPTH):
+            raise AgentFault(
+                "agent_event_invalid", f"{event['type']} nests deeper than {MAX_EVENT_DEPTH} levels."
+            )
+        return len(exact)
 
     def _count(self, size: int) -> None:
         self._bytes += size

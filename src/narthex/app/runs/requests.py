@@ -29,12 +29,13 @@ from narthex.domain.answer_permission import answerer_words, may_answer
 from narthex.domain.answer_schema import answer_fault
 from narthex.domain.digest import canonical
 from narthex.domain.identity import Identity
+from narthex.domain.json_depth import json_depth_exceeds
 from narthex.domain.runs import RunState, state_after
 from narthex.errors import ClientError, DependencyError
 from narthex.ports.broker import Control
 from narthex.ports.runs import Interrupt, Run
 from narthex.ports.tracing import current_span
-from narthex.protocol.commands import MAX_JSON_DEPTH, json_depth_exceeds
+from narthex.protocol.commands import MAX_JSON_DEPTH
 
 log = structlog.get_logger("narthex.runs", log_name="narthex.runs")
 

@@ -23,6 +23,7 @@ from narthex.app.runs.engine import RunEngine
 from narthex.domain.channels import channel_key, parse_channel
 from narthex.domain.identity import OPERATOR, Identity
 from narthex.domain.ids import user_key
+from narthex.domain.json_depth import MAX_EVENT_DEPTH, json_depth_exceeds
 from narthex.domain.moments import MOMENT_RULE, valid_moment
 from narthex.domain.refusals import Refusal
 from narthex.errors import ClientError
@@ -112,10 +113,16 @@ class ServerApi:
             raise ClientError(
                 "unknown_channel", "Channels are thread:<id> and user:<id>.", "Use one.", number=422
             )
+        data = encode_json(body.data)
+        if json_depth_exceeds(data, MAX_EVENT_DEPTH):
+            raise ClientError(
+                "payload_invalid",
+                f"`data` nests deeper than {MAX_EVENT_DEPTH} levels.",
+                "Send flatter JSON.",
+                number=422,
+            )
         key = channel_key(body.tenant, body.channel)
-        published = await self._broker.publish(
-            key, encode_json(body.data), key=body.key and f"api:{body.key}"
-        )
+        published = await self._broker.publish(key, data, key=body.key and f"api:{body.key}")
         return {"offset": published.offset, "epoch": published.epoch, "duplicate": published.duplicate}
 
     async def _subscribe(self, _: Operator, body: bodies.Subscribe) -> object:

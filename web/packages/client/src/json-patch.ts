@@ -10,9 +10,17 @@ export interface Operation {
   value?: Json;
 }
 
+/** Of one patch's `copy` operations together, in UTF-16 units of their JSON: thirty of them make a gigabyte of a kilobyte. */
+const MAX_COPIED = 1_048_576;
+
 /** The value after the operations; `document` itself is not changed. Throws a RangeError where one cannot be applied. */
 export function patched(document: Json, operations: readonly Operation[]): Json {
-  return operations.reduce(applied, structuredClone(document));
+  let left = MAX_COPIED;
+  return operations.reduce((value, operation) => {
+    if (operation.op === "copy") left -= JSON.stringify(found(value, pointer(operation.from ?? ""))).length;
+    if (left < 0) throw new RangeError("The copies of one patch are too large together.");
+    return applied(value, operation);
+  }, structuredClone(document));
 }
 
 function applied(document: Json, { op, path, from, value }: Operation): Json {
