@@ -46,6 +46,8 @@ class Written:
             meter=self.meter,
             limits=RunLimits(**limits),
             notify_members=cast("Any", None),
+            say=cast("Any", None),
+            concurrent_runs=lambda _: 1,
         )
         self.log = RunLogState()
         self.log.top = Position(0, self.broker.epoch)
