@@ -49,6 +49,10 @@ async def careful(run: RunInput) -> AsyncIterator[Any]:
         answer = await run.ask(CONFIRMED, "Really?")
         yield f"ok={answer['ok']}"
         return
+    if said in ("count", "count much"):
+        run.report(
+            usage=[{"model": "m", "inputTokens": 7, "outputTokens": 3}] * (1 if said == "count" else 200)
+        )
     yield f"heard {said}"
 
 
@@ -155,3 +159,15 @@ async def test_a_thread_shows_a_run_until_its_messages_are_stored(
             await asyncio.sleep(0.02)
     assert [one["content"] for one in found["messages"]] == ["hello", "heard hello"]
     assert [one["state"] for one in found["endedRuns"]] == ["finished"]
+
+
+async def test_a_reload_has_the_tokens_of_ended_runs(ada: Client) -> None:
+    """As the run's end had them; none of a run without a report, nor of one whose report would fill the page."""
+    for text in ("count", "x", "count much"):
+        await ada.ask(text)
+    found = await ada.thread()
+    assert [one.get("usage") for one in found["endedRuns"]] == [
+        [{"model": "m", "inputTokens": 7, "outputTokens": 3}],
+        None,
+        None,
+    ]

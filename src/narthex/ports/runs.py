@@ -104,6 +104,7 @@ class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     error: str
     error_message: str
+    usage: str
 
 
 class LeaseSeen(msgspec.Struct, frozen=True, kw_only=True):

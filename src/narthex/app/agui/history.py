@@ -113,6 +113,8 @@ def ended_run(run: EndedRun) -> dict[str, Any]:
     found: dict[str, Any] = {**_names(run), "state": run.state}
     if run.error:
         found |= {"error": run.error, "errorMessage": run.error_message}
+    if usage := msgspec.json.decode(run.usage):
+        found["usage"] = usage
     return found | ({"interrupts": asked} if asked else {})
 
 

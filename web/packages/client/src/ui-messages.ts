@@ -9,7 +9,7 @@
 
 import type { UIMessage } from "ai";
 
-import type { Interrupt } from "./events.ts";
+import type { Interrupt, Json } from "./events.ts";
 import { argumentsOf, valueOf, type AskedInterrupt, type RunMetadata, type StoredTool } from "./ui-chunks.ts";
 
 /** A message in AG-UI's form. */
@@ -32,6 +32,7 @@ interface StoredRun {
   state: RunMetadata["state"];
   error?: string;
   errorMessage?: string;
+  usage?: Json;
   interrupts?: (Interrupt & { answeredBy: string })[];
 }
 
@@ -150,6 +151,7 @@ function assembled({ root, runs }: Answer, order: StoredRun[], ended: Map<string
   const parts = names.flatMap((runId): Part[] => [{ type: "step-start" }, ...runs.get(runId)!]);
   const metadata: { narthex: RunMetadata } = { narthex: { runId: last?.runId ?? root, state: last?.state ?? "finished" } };
   if (last?.error) metadata.narthex.error = { code: last.error, message: last.errorMessage ?? "" };
+  if (last?.usage !== undefined) metadata.narthex.usage = last.usage;
   return { id: root, role: "assistant", metadata, parts };
 }
 

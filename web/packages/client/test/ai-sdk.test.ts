@@ -324,7 +324,7 @@ test("a stored thread is the messages that its streams made", () => {
     messageRuns: { r: "run-1", a1: "run-1", a2: "run-2", d: "run-3" },
     runs: [],
     endedRuns: [
-      { runId: "run-1", messageId: "u1", parentRunId: "", state: "finished" },
+      { runId: "run-1", messageId: "u1", parentRunId: "", state: "finished", usage: [{ inputTokens: 7 }] },
       { runId: "run-2", messageId: "u2", parentRunId: "", state: "interrupted", interrupts: [{ id: "q", message: "May I?", answeredBy: "ada" }] },
       { runId: "run-3", messageId: "u2", parentRunId: "run-2", state: "interrupted", interrupts: [{ id: "p", toolCallId: "d", answeredBy: "" }] },
       { runId: "run-4", messageId: "u3", parentRunId: "", state: "failed", error: "agent_failed", errorMessage: "No." },
@@ -338,7 +338,7 @@ test("a stored thread is the messages that its streams made", () => {
     {
       id: "run-1",
       role: "assistant",
-      metadata: { narthex: { runId: "run-1", state: "finished" } },
+      metadata: { narthex: { runId: "run-1", state: "finished", usage: [{ inputTokens: 7 }] } },
       parts: [
         step,
         { type: "reasoning", id: "r", text: "Hm.", state: "done" },
