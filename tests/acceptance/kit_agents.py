@@ -9,7 +9,7 @@ import asyncio
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,8 @@ async def _weather(run: RunInput, rest: str) -> AsyncIterator[Event | str]:
     yield {"type": "REASONING_MESSAGE_START", "messageId": thought, "role": "reasoning"}
     yield {"type": "REASONING_MESSAGE_CONTENT", "messageId": thought, "delta": f"They ask about {rest}."}
     yield {"type": "REASONING_MESSAGE_END", "messageId": thought}
-    yield {"type": "TOOL_CALL_START", "toolCallId": call, "toolCallName": "weather"}
-    yield {"type": "TOOL_CALL_ARGS", "toolCallId": call, "delta": f'{{"city": "{rest}"}}'}
-    yield {"type": "TOOL_CALL_END", "toolCallId": call}
+    for event in _call("weather", "city", rest, call):
+        yield event
     yield {
         "type": "TOOL_CALL_RESULT",
         "messageId": uuid.uuid4().hex,
@@ -83,10 +82,21 @@ async def _paint(run: RunInput, rest: str) -> AsyncIterator[Event | str]:
     if not any(tool.get("name") == "paint" for tool in run.tools):
         yield "The page has no brush."
         return
-    call = uuid.uuid4().hex
     yield "I paint."
-    yield {"type": "TOOL_CALL_START", "toolCallId": call, "toolCallName": "paint"}
-    yield {"type": "TOOL_CALL_ARGS", "toolCallId": call, "delta": f'{{"colour": "{rest}"}}'}
+    for event in _call("paint", "colour", rest):
+        yield event
+
+
+async def _confirm(_run: RunInput, rest: str) -> AsyncIterator[Event | str]:
+    """Calls a tool of the page that waits for its user."""
+    for event in _call("confirm", "file", rest):
+        yield event
+
+
+def _call(tool: str, parameter: str, value: str, call: str = "") -> Iterator[Event]:
+    call = call or uuid.uuid4().hex
+    yield {"type": "TOOL_CALL_START", "toolCallId": call, "toolCallName": tool}
+    yield {"type": "TOOL_CALL_ARGS", "toolCallId": call, "delta": f'{{"{parameter}": "{value}"}}'}
     yield {"type": "TOOL_CALL_END", "toolCallId": call}
 
 
@@ -100,9 +110,8 @@ async def _ask(run: RunInput, rest: str) -> AsyncIterator[Event | str]:
 async def _delete(run: RunInput, rest: str) -> AsyncIterator[Event | str]:
     """Calls a tool of its own that needs an approval."""
     call = uuid.uuid4().hex
-    yield {"type": "TOOL_CALL_START", "toolCallId": call, "toolCallName": "delete"}
-    yield {"type": "TOOL_CALL_ARGS", "toolCallId": call, "delta": f'{{"file": "{rest}"}}'}
-    yield {"type": "TOOL_CALL_END", "toolCallId": call}
+    for event in _call("delete", "file", rest, call):
+        yield event
     [answer] = await run.ask_all(
         [Question(schema=CONFIRMATION, text=f"Delete {rest}?", reason="tool_call", tool_call_id=call)]
     )
@@ -125,6 +134,7 @@ SCRIPTS = {
     "wait": _wait,
     "weather": _weather,
     "paint": _paint,
+    "confirm": _confirm,
     "ask": _ask,
     "delete": _delete,
     "fail": _fail,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from playwright.async_api import Browser, BrowserContext, Page, Route
+from playwright.async_api import Browser, BrowserContext, Locator, Page, Route
 from playwright.async_api import TimeoutError as PageTimeoutError
 
 from tests.acceptance.fleet import fleet
@@ -25,11 +25,14 @@ from tests.acceptance.program import Program
 from tests.acceptance.scripts import WEB, node_with
 from tests.timing import within
 
+PAGES: Final = WEB / "test" / "kits"
+BUILD: Final = PAGES / "build.mjs"
 TIMEOUT_MS: Final = within(20) * 1000
 HTML: Final = (
-    '<!doctype html><meta charset="utf-8"><title>kit</title><link rel="icon" href="data:,">'
+    '<!doctype html><meta charset="utf-8"><title>kit</title><link rel="icon" href="data:,">{style}'
     '<div id="root"></div><script type="module" src="/kits/{name}.js"></script>'
 )
+STYLE: Final = '<link rel="stylesheet" href="/kits/{name}.css">'
 
 
 class Kits:
@@ -82,13 +85,13 @@ class Kits:
 
 @contextlib.asynccontextmanager
 async def kits(directory: Path, source: Path, **env: str) -> AsyncIterator[Kits]:
-    """Build the pages of a folder that has a build.mjs, and start the gateways."""
+    """Build the pages of a folder, and start the gateways."""
     node = node_with("esbuild")
     bundles, folder = directory / "bundles", directory / "notes"
     folder.mkdir()
     built = await asyncio.to_thread(
         subprocess.run,
-        [node, str(source / "build.mjs"), str(bundles)],
+        [node, str(BUILD), str(bundles), str(source)],
         cwd=WEB,
         capture_output=True,
         text=True,
@@ -139,7 +142,9 @@ class KitPage:
         async def serve(route: Route) -> None:
             path = route.request.url.partition("?")[0].removeprefix(base)
             if path == f"/kits/{self._name}":
-                await route.fulfill(body=HTML.format(name=self._name), content_type="text/html")
+                styled = (self._kits.bundles / f"{self._name}.css").exists()
+                style = STYLE.format(name=self._name) if styled else ""
+                await route.fulfill(body=HTML.format(name=self._name, style=style), content_type="text/html")
             else:
                 await route.fulfill(path=self._kits.bundles / path.removeprefix("/kits/"))
 
@@ -152,16 +157,31 @@ class KitPage:
             **({"thread": self.thread} if self.thread else {}),
         }
         await self.page.goto(f"{base}/kits/{self._name}?{urlencode(query)}")
-        await self._soon(self.page.get_by_label("Message").wait_for())
+        await self._soon(self.message.wait_for())
+
+    @property
+    def message(self) -> Locator:
+        """The field for a message."""
+        return self.page.get_by_label("Message")
+
+    @property
+    def send_button(self) -> Locator:
+        """Sends what is in the field."""
+        return self.page.get_by_role("button", name="Send")
+
+    @property
+    def stop_button(self) -> Locator:
+        """Stops the run."""
+        return self.page.get_by_role("button", name="Stop")
 
     async def send(self, text: str) -> None:
         """Type and press Send."""
-        await self.page.get_by_label("Message").fill(text)
-        await self.page.get_by_role("button", name="Send").click()
+        await self.message.fill(text)
+        await self.send_button.click()
 
     async def stop(self) -> None:
         """Press Stop."""
-        await self.page.get_by_role("button", name="Stop").click()
+        await self.stop_button.click()
 
     async def shows(self, text: str) -> None:
         """Wait until a text is on the page."""
@@ -189,12 +209,18 @@ class KitPage:
 
 @contextlib.asynccontextmanager
 async def tab(
-    browser: Browser, found: Kits, name: str, chat: str = "", *, context: BrowserContext | None = None
+    browser: Browser,
+    found: Kits,
+    name: str,
+    chat: str = "",
+    *,
+    context: BrowserContext | None = None,
+    kind: type[KitPage] = KitPage,
 ) -> AsyncIterator[KitPage]:
     """A page of a kit in a profile of its own, or in another tab's."""
     own = context is None
     where = context or await browser.new_context()
-    page = KitPage(await where.new_page(), found, name, chat or f"chat-{uuid.uuid4().hex}")
+    page = kind(await where.new_page(), found, name, chat or f"chat-{uuid.uuid4().hex}")
     try:
         yield page
     finally:

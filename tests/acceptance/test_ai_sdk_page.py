@@ -10,8 +10,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser
 
-from tests.acceptance.kit_page import KitPage, Kits, kits, tab
-from tests.acceptance.scripts import WEB
+from tests.acceptance.kit_page import PAGES, KitPage, Kits, kits, tab
 from tests.timing import within
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
@@ -22,7 +21,7 @@ READY: Final = "chat.status === 'ready'"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def found(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Kits]:
-    async with kits(tmp_path_factory.mktemp("kits"), WEB / "test" / "kits") as started:
+    async with kits(tmp_path_factory.mktemp("kits"), PAGES) as started:
         yield started
 
 

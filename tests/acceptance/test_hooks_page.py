@@ -9,8 +9,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser
 
-from tests.acceptance.kit_page import KitPage, Kits, kits, tab
-from tests.acceptance.scripts import WEB
+from tests.acceptance.kit_page import PAGES, KitPage, Kits, kits, tab
 from tests.security.test_browser import chromium
 from tests.timing import within
 
@@ -28,7 +27,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def found(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Kits]:
-    async with kits(tmp_path_factory.mktemp("hooks"), WEB / "test" / "kits") as started:
+    async with kits(tmp_path_factory.mktemp("hooks"), PAGES) as started:
         yield started
 
 

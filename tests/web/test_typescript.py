@@ -51,13 +51,14 @@ def test_its_own_tests_pass() -> None:
     assert counts["pass"] >= 80
 
 
-def test_lock_file_names_no_registry_and_pins_all() -> None:
+@pytest.mark.parametrize("folder", [".", "test/kits/assistant-ui", "test/kits/copilotkit"])
+def test_lock_file_names_no_registry_and_pins_all(folder: str) -> None:
     """Every developer uses their own registry; every version is exact and has a hash."""
-    lock = json.loads((WEB / "package-lock.json").read_text())
+    lock = json.loads((WEB / folder / "package-lock.json").read_text())
     for name, package in lock["packages"].items():
         assert "resolved" not in package, name
         if name:
             assert package["integrity"].startswith("sha512-"), name
-    manifest = json.loads((WEB / "package.json").read_text())
-    for version in {**manifest["dependencies"], **manifest["devDependencies"]}.values():
+    manifest = json.loads((WEB / folder / "package.json").read_text())
+    for version in {**manifest["dependencies"], **manifest.get("devDependencies", {})}.values():
         assert re.fullmatch(r"\d+\.\d+\.\d+", version), version

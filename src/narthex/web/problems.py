@@ -76,16 +76,22 @@ def trace_id_for(request: Request) -> str:
     return kept
 
 
-def problem(refusal: Refusal, trace_id: str = "", *, headers: Mapping[str, str] | None = None) -> Response:
+def problem(
+    refusal: Refusal, trace_id: str = "", *, headers: Mapping[str, str] | None = None, message: bool = False
+) -> Response:
     """A refusal as problem+json, with `WWW-Authenticate` and `Retry-After` where they belong.
 
     Args:
         refusal: the reason.
         trace_id: of the request; empty: a random one.
         headers: more headers, CORS for example.
+        message: whether a member `message` repeats the reason and the remedy, for clients that show no other member.
     """
+    body = refusal.problem(trace_id or secrets.token_hex(16))
+    if message:
+        body["message"] = f"{body.get('detail') or body['title']} {body['remedy']}".strip()
     return ProblemResponse(
-        refusal.problem(trace_id or secrets.token_hex(16)),
+        body,
         refusal.row.http or 400,
         {**NO_STORE, **dict(refusal.headers()), **(headers or {})},
     )

@@ -199,3 +199,42 @@ async def test_copilotkit_s_names_for_the_same(running: Running, http: httpx2.As
         assert stopped.json() == {"stopped": True}
     ended = await http.get(f"/agui/patient/runs/{real(held)}", headers=mine)
     assert '"cancelled"' in ended.text
+
+
+async def test_copilotkit_s_stop_ends_the_run_that_it_names(
+    running: Running, http: httpx2.AsyncClient
+) -> None:
+    """A queued run goes, and the one that another tab began stays; a stop without a known run ends all."""
+    mine = bearer(running)
+    path = "/agui/agent/patient/stop/t-stop"
+    first, second = said("gate-first", "t-stop"), said("gate-second", "t-stop")
+
+    async def states() -> list[str]:
+        view = (await http.get("/agui/patient/threads/t-stop", headers=mine)).json()
+        return [run["state"] for run in view["runs"]]
+
+    async with http.stream("POST", "/agui/patient", json=first, headers=mine) as response:
+        await stream(response, Told(), until=3)
+        async with http.stream("POST", "/agui/patient", json=second, headers=mine):
+            assert await states() == ["running", "queued"]
+            stopped = await http.post(path, json={"runId": second["runId"]}, headers=mine)
+            assert stopped.json() == {"stopped": True}
+            assert await states() == ["running"]
+            await http.post(
+                path, json={"runId": second["runId"]}, headers=mine
+            )  # over: nothing else is stopped
+            assert await states() == ["running"]
+        assert (await http.post(path, json={"runId": "unknown"}, headers=mine)).status_code == 200
+    ended = await http.get(f"/agui/patient/runs/{first['runId']}", headers=mine)
+    assert '"cancelled"' in ended.text
+
+
+async def test_copilotkit_gets_the_reason_of_a_refusal(running: Running, http: httpx2.AsyncClient) -> None:
+    """It shows the member `message` of the answer to `info`, and no other."""
+    for answer in (
+        await http.get("/agui/info", headers={"Authorization": "Bearer no-token"}),
+        await http.post("/agui", json={"method": "info"}, headers={"Authorization": "Bearer no-token"}),
+    ):
+        told = answer.json()
+        assert (answer.status_code, told["code"]) == (401, "token_malformed")
+        assert told["message"] == f"{told['detail']} {told['remedy']}"

@@ -162,11 +162,18 @@ class AguiRequests:
         run = await self.named(identity, name)
         return await self._engine.requests.cancel(identity, run.run_id)
 
-    async def cancel_thread(self, identity: Identity, name: str) -> None:
-        """Cancel every queued and running run of a thread."""
+    async def cancel_thread(self, identity: Identity, name: str, run_name: str = "") -> None:
+        """Cancel the run of a thread that a client names, whether it goes on or not; without one in this thread, every
+        queued and running run of it.
+        """
         thread_id, _ = await self.thread(identity, name)
         await self._chat.require(identity, thread_id)
-        await self._engine.requests.cancel_thread(identity, thread_id)
+        named = await self._store.runs.by_client_run(identity.tenant, run_name) if run_name else []
+        ours = [run for run in named if run.thread_id == thread_id]
+        for run in ours:
+            await self._engine.requests.cancel(identity, run.run_id)
+        if not ours:
+            await self._engine.requests.cancel_thread(identity, thread_id)
 
     # -- inside --------------------------------------------------------------------------------------------
 

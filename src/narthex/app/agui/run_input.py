@@ -88,6 +88,12 @@ class Envelope(msgspec.Struct, frozen=True):
     body: msgspec.Raw = msgspec.Raw(b"{}")
 
 
+class Stop(msgspec.Struct, frozen=True, rename="camel"):
+    """The body of CopilotKit's stop: the run, where the page knows it."""
+
+    run_id: str = ""
+
+
 class UserMessage(msgspec.Struct, frozen=True):
     """A person's message: its id as the client has it, and its text."""
 
@@ -165,6 +171,14 @@ def opened(body: bytes) -> Envelope | None:
         return msgspec.json.decode(body, type=Envelope)
     except (msgspec.DecodeError, RecursionError):
         return None
+
+
+def stopped_run(body: bytes) -> str:
+    """The client's name of the run that a stop is for; empty: it names none."""
+    try:
+        return msgspec.json.decode(body, type=Stop).run_id
+    except (msgspec.DecodeError, RecursionError):
+        return ""
 
 
 def _bad_body(words: str) -> ClientError:

@@ -29,7 +29,7 @@ from narthex.app.agui.history import (
 )
 from narthex.app.agui.names import Names
 from narthex.app.agui.requests import Followed
-from narthex.app.agui.run_input import Asked, Envelope, opened, parse
+from narthex.app.agui.run_input import Asked, Envelope, opened, parse, stopped_run
 from narthex.app.connection import COMMAND_TIMEOUT_S, Connection
 from narthex.app.core import NodeCore
 from narthex.domain import endpoints
@@ -147,10 +147,10 @@ class AguiRoutes:
         return await methods[envelope.method](request)
 
     async def _info(self, request: Request) -> Response:
-        """The agents in CopilotKit's form (RuntimeInfo)."""
+        """The agents in CopilotKit's form (RuntimeInfo). Of a refusal, CopilotKit shows `message`."""
         found = await self._http.authenticate(request)
         if isinstance(found, Refusal):
-            return self._refused(request, found)
+            return problem(found, headers=self._http.cors(request), message=True)
         agents = {
             name: {"name": name, "className": "Narthex", **self._described(name, request)}
             for name in self._engine.agents
@@ -159,12 +159,13 @@ class AguiRoutes:
         return self._json(request, info)
 
     async def _stop(self, request: Request) -> Response:
-        """Cancel every run of a thread."""
+        """Cancel the run that the body names (`{runId}`), or every run of the thread where it names none of them."""
         found = await self._http.authenticate(request)
         if isinstance(found, Refusal):
             return self._refused(request, found)
         try:
-            await self._requests.cancel_thread(found, request.path_params["thread_id"])
+            run = stopped_run(await _body(request))
+            await self._requests.cancel_thread(found, request.path_params["thread_id"], run)
         except ClientError as fault:
             return self._failed(request, fault)
         return self._json(request, {"stopped": True})

@@ -12,8 +12,20 @@ import { HttpAgent, type HttpAgentConfig } from "@ag-ui/client";
 import { Observable, type Subscriber } from "rxjs";
 
 import { AguiSocket } from "./agui-socket.ts";
-import { DEFAULT_RETRIES, metaOf, Proofs, readEvents, refusalOf, type RunProof, type StreamRequest, type Wire } from "./agui-stream.ts";
-
+import {
+  DEFAULT_RETRIES,
+  metaOf,
+  Proofs,
+  readEvents,
+  refusalOf,
+  sleep,
+  TERMINAL,
+  type RunProof,
+  type StreamRequest,
+  type Wire,
+} from "./agui-stream.ts";
+import { begun, BUSY_STEP_MS, queued, type BegunRun } from "./watching.ts";
+import type { Json } from "./events.ts";
 import type { WebSocketConstructor } from "./websocket.ts";
 
 export { AguiRefusal, Unreachable, type RunProof } from "./agui-stream.ts";
@@ -40,13 +52,29 @@ export interface NarthexAgentConfig extends HttpAgentConfig {
   WebSocket?: WebSocketConstructor;
 }
 
+/** A thread as the gateway keeps it, in AG-UI's form. */
+export interface StoredThread {
+  messages: Record<string, unknown>[];
+  state: Json | null;
+  interrupts: Record<string, unknown>[];
+  /** Queued and running ones. */
+  runs: { runId: string; state: string }[];
+}
+
 const END_AFTER_CANCEL_MS = 5_000;
 
 /** See the module. `url` is the agent's, as `https://chat.example.org/agui/concierge`. */
 export class NarthexAgent extends HttpAgent {
   readonly #config: NarthexAgentConfig;
   #socket: AguiSocket | null = null;
+  /** The run that this agent streams, by the client's name; empty: none. */
   #running = "";
+  /** Runs that this agent began. */
+  readonly #started = new Set<string>();
+  /** Runs of which it has the events. */
+  readonly #streamed = new Set<string>();
+  /** Whose runs its own are. */
+  #follows: NarthexAgent | null = null;
 
   constructor(config: NarthexAgentConfig) {
     super(config);
@@ -59,6 +87,7 @@ export class NarthexAgent extends HttpAgent {
   /** The run in the AG-UI client's pipeline: begins it, and goes on after a cut. */
   override run(input: RunAgentInput): Observable<BaseEvent> {
     this.#running = input.runId;
+    this.#started.add(input.runId);
     return this.#stream("", this.#wished(input, this.#config.busy === undefined ? {} : { busy: this.#config.busy }), false);
   }
 
@@ -67,7 +96,10 @@ export class NarthexAgent extends HttpAgent {
     return this.#stream("/connect", input, true);
   }
 
-  /** Cancels the run at the gateway, which ends its stream; the stream is left if that takes too long. */
+  /**
+   * Cancels the run that is streamed, also one that this agent did not begin, at the gateway, which ends its stream; the
+   * stream is left if that takes too long.
+   */
   override abortRun(): void {
     const runId = this.#running;
     const controller = this.abortController;
@@ -91,16 +123,45 @@ export class NarthexAgent extends HttpAgent {
    * function that stops it. It holds one stream open.
    */
   watch(): () => void {
+    return this.onRuns(
+      () => this.connectAgent(),
+      () => this.isRunning,
+    );
+  }
+
+  /**
+   * Call `take` for each run that this agent has not streamed, one after the other, when the page is idle. Returns a
+   * function that stops it and aborts the signal.
+   */
+  onRuns(take: (signal: AbortSignal) => Promise<unknown>, isBusy: () => boolean, onError: (error: unknown) => void = () => undefined): () => void {
     const controller = new AbortController();
+    const { signal } = controller;
     const input = this.#wished(this.prepareRunAgentInput(), { connect: true, follow: true });
-    const seen = new Subscription(async (event) => {
-      const meta = metaOf(event);
-      if (event.type !== "RUN_STARTED" || meta.connect === true || event["runId"] === this.#running) return;
-      this.#config.onRun?.({ threadId: String(event["threadId"]), runId: String(event["runId"]) });
-      if (!this.isRunning) await this.connectAgent();
-    });
-    void this.#pump("/connect", input, true, controller.signal, (event) => seen.take(event)).catch(() => undefined);
+    const bring = queued(async ({ runId }) => {
+      while (isBusy() && !signal.aborted) await sleep(BUSY_STEP_MS, signal);
+      if (!signal.aborted && !this.#streamed.has(runId)) await take(signal);
+    }, onError);
+    const seen = (run: BegunRun): void => {
+      if (!this.#started.has(run.runId)) this.#config.onRun?.({ threadId: this.threadId, runId: run.runId });
+      bring(run);
+    };
+    this.#pump("/connect", input, true, signal, (event) => begun(event, seen)).catch(onError);
     return () => controller.abort();
+  }
+
+  /** The thread as it is stored: its messages, the agent's state, open questions, and the runs under way. */
+  async thread(): Promise<StoredThread> {
+    const response = await this.fetch(`${this.url}/threads/${encodeURIComponent(this.threadId)}`, { headers: await this.#headers() });
+    if (!response.ok) throw await refusalOf(response);
+    return (await response.json()) as StoredThread;
+  }
+
+  /** Another agent of the same thread, to read what goes on in it. Its runs are this one's: `abortRun()` cancels them. */
+  follower(): NarthexAgent {
+    const follower = this.clone();
+    follower.setMessages([]);
+    follower.#follows = this;
+    return follower;
   }
 
   override clone(): NarthexAgent {
@@ -137,10 +198,13 @@ export class NarthexAgent extends HttpAgent {
       const outer = this.abortController.signal;
       if (!connects) outer.addEventListener("abort", stop); // a connection outlives a run that was aborted before
       const proofs = new Proofs();
+      const calls = new OpenCalls();
       const { onProof } = this.#config;
       const emit = (event: Wire): void => {
         if (onProof !== undefined) void proofs.take(event)?.then(onProof);
-        subscriber.next(event as unknown as BaseEvent);
+        (this.#follows ?? this).#note(event);
+        calls.take(event);
+        subscriber.next(calls.open ? (unsettled(event) as unknown as BaseEvent) : (event as unknown as BaseEvent));
       };
       this.#pump(path, input, connects, controller.signal, emit).then(
         () => subscriber.complete(),
@@ -151,6 +215,15 @@ export class NarthexAgent extends HttpAgent {
         controller.abort();
       };
     });
+  }
+
+  /** Note which run is streamed. */
+  #note(event: Wire): void {
+    const runId = String(event["runId"]);
+    if (event.type === "RUN_STARTED" && metaOf(event)["connect"] !== true) {
+      this.#running = runId;
+      this.#streamed.add(runId);
+    } else if (TERMINAL.has(event.type) && runId === this.#running) this.#running = "";
   }
 
   #pump(path: string, input: RunAgentInput, connects: boolean, signal: AbortSignal, emit: (event: Wire) => void): Promise<void> {
@@ -170,18 +243,28 @@ export class NarthexAgent extends HttpAgent {
   }
 }
 
-/** Calls a handler for one event after the other, never two at once. */
-class Subscription {
-  #tail: Promise<void> = Promise.resolve();
-  readonly #handler: (event: Wire) => Promise<void>;
+/** Calls of tools without a result. */
+class OpenCalls {
+  readonly #ids = new Set<unknown>();
 
-  constructor(handler: (event: Wire) => Promise<void>) {
-    this.#handler = handler;
+  get open(): boolean {
+    return this.#ids.size > 0;
   }
 
   take(event: Wire): void {
-    this.#tail = this.#tail.then(() => this.#handler(event)).catch(() => undefined);
+    if (event.type === "RUN_STARTED") this.#ids.clear();
+    else if (event.type === "TOOL_CALL_START") this.#ids.add(event["toolCallId"]);
+    else if (event.type === "TOOL_CALL_RESULT") this.#ids.delete(event["toolCallId"]);
   }
+}
+
+/**
+ * A run that ended for a tool of the page, without the outcome `success`: assistant-ui takes that as an end of all calls,
+ * and does not go on with the page's results. Every client reads a missing outcome as success.
+ */
+function unsettled(event: Wire): Wire {
+  const { outcome, ...rest } = event as Wire & { outcome?: { type?: string } };
+  return event.type === "RUN_FINISHED" && outcome?.type === "success" ? rest : event;
 }
 
 /** `https://host/base/agui/bot` → `bot`. */

@@ -23,6 +23,7 @@ import {
 import type { Json } from "./events.ts";
 import { chunksOf, RunChunks, type AskedInterrupt } from "./ui-chunks.ts";
 import { StoredChat, type StoredThread } from "./ui-messages.ts";
+import { begun, BUSY_STEP_MS, followed, queued } from "./watching.ts";
 
 export { AguiRefusal, Unreachable } from "./agui-stream.ts";
 export type { AskedInterrupt, RunMetadata } from "./ui-chunks.ts";
@@ -73,7 +74,6 @@ export interface FollowedChat<Message extends UIMessage> {
 }
 
 const END_AFTER_STOP_MS = 5_000;
-const BUSY_STEP_MS = 25;
 
 /** See the module. */
 export class NarthexChatTransport<Message extends UIMessage = UIMessage> implements ChatTransport<Message> {
@@ -145,31 +145,20 @@ export class NarthexChatTransport<Message extends UIMessage = UIMessage> impleme
   follow(chat: FollowedChat<Message>, onError: (error: unknown) => void = () => undefined): () => void {
     const controller = new AbortController();
     const { signal } = controller;
-    const body = {
-      threadId: chat.id,
-      runId: uuid(),
-      messages: [],
-      forwardedProps: { narthex: { connect: true, follow: true } },
-    };
-    const request = this.#request(`${this.#url}/connect`, undefined, JSON.stringify(body));
-    let tail = Promise.resolve();
+    const request = this.#request(`${this.#url}/connect`, undefined, JSON.stringify(followed(chat.id)));
     const isBusy = (): boolean => chat.status === "submitted" || chat.status === "streaming";
-    const take = async (names: string[]): Promise<void> => {
+    const take = queued(async ({ runId, id }) => {
       for (;;) {
         while (!signal.aborted && isBusy()) await sleep(BUSY_STEP_MS, signal);
-        if (signal.aborted || names.some((name) => this.#ours.has(name))) return;
+        if (signal.aborted || this.#ours.has(runId) || this.#ours.has(id)) return;
         const messages = await this.loadMessages(chat.id);
         if (isBusy()) continue; // the user sent something meanwhile: these messages do not have it
         if (!signal.aborted) chat.messages = messages;
         break;
       }
       if (!signal.aborted) await chat.resumeStream();
-    };
-    readEvents({ ...request, until: "never", retries: Infinity }, signal, (event) => {
-      const ids = metaOf(event);
-      if (event.type !== "RUN_STARTED" || ids["connect"] === true) return;
-      tail = tail.then(() => take([String(event["runId"]), String(ids["runId"])])).catch(onError);
-    }).catch(onError);
+    }, onError);
+    readEvents({ ...request, until: "never", retries: Infinity }, signal, (event) => begun(event, take)).catch(onError);
     return () => controller.abort();
   }
 

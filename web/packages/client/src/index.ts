@@ -11,3 +11,4 @@ export { narthexSocket, ReconnectingSocket } from "./socket.ts";
 export type { SocketCloseEvent, SocketConstructor, SocketOptions } from "./socket.ts";
 export { NarthexSocket, SignedOut, narthexWebSocket } from "./websocket.ts";
 export type { CloseInfo, RawSocket, WebSocketConstructor, WebSocketOptions } from "./websocket.ts";
+export { watchThread, type BegunRun, type WatchedAgent, type WatchOptions } from "./watching.ts";

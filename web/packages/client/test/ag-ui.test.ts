@@ -6,10 +6,11 @@ import { test } from "node:test";
 import { NarthexAgent, type RunProof } from "../src/ag-ui.ts";
 import { runDigest } from "../src/assembler.ts";
 import type { AguiEvent } from "../src/events.ts";
+import { watchThread } from "../src/watching.ts";
 
 type Event = Record<string, unknown>;
 type Call = { url: string; last: string | null; authorization: string | null; body: Record<string, unknown> };
-type Answer = { events?: [id: string, event: Event][]; cut?: boolean; status?: number; json?: unknown; retryAfter?: string };
+type Answer = { events?: [id: string, event: Event][]; cut?: boolean; open?: boolean; status?: number; json?: unknown; retryAfter?: string };
 
 const IDS = { threadId: "real-thread", runId: "real-run" };
 
@@ -47,11 +48,16 @@ function scripted(answers: Answer[]): { calls: Call[]; fetch: typeof fetch } {
     let sent = false;
     const stream = new ReadableStream<Uint8Array>(
       {
+        start(controller) {
+          init?.signal?.addEventListener("abort", () => controller.error(new DOMException("left", "AbortError")));
+        },
         pull(controller) {
           if (!sent) controller.enqueue(new TextEncoder().encode(`:\n\n${blocks.join("")}`));
+          else if (next.open === true) return new Promise<void>(() => undefined); // until the reader leaves
           else if (next.cut === true) controller.error(new TypeError("the line broke"));
           else controller.close();
           sent = true;
+          return undefined;
         },
       },
       { highWaterMark: 0 }, // an error drops what waits
@@ -64,7 +70,11 @@ function scripted(answers: Answer[]): { calls: Call[]; fetch: typeof fetch } {
 const numbered = (events: Event[], from = 1): [string, Event][] => events.map((event, at) => [`${at + from}-e`, event]);
 
 async function until(holds: () => boolean): Promise<void> {
-  while (!holds()) await new Promise((resolve) => setTimeout(resolve, 1));
+  const deadline = Date.now() + 20_000;
+  while (!holds()) {
+    assert.ok(Date.now() < deadline, String(holds));
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
 }
 
 function agentOf(answers: Answer[], proofs: RunProof[] = []): { calls: Call[]; agent: NarthexAgent } {
@@ -145,6 +155,82 @@ test("abortRun cancels the run at the gateway, and its stream ends as it says", 
   await agent.runAgent({ runId: "r" }, { onRunStartedEvent: () => agent.abortRun() });
   await until(() => calls.length > 1);
   assert.ok(calls.some((call) => call.url === "https://chat.example/agui/bot/runs/r/cancel"));
+});
+
+test("abortRun cancels a run that connectAgent found", async () => {
+  const events = await run("t", "theirs");
+  const preamble: [string, Event] = ["7-e", { type: "RUN_STARTED", threadId: "t", runId: "c", metadata: { narthex: { connect: true } } }];
+  const over: [string, Event] = ["7-e", { type: "RUN_FINISHED", threadId: "t", runId: "c", outcome: { type: "success" } }];
+  const { calls, agent } = agentOf([
+    { events: [preamble, over, ...numbered(events.slice(0, 3), 8)], open: true },
+    { json: { run_id: "real-run", state: "running" } },
+  ]);
+  const connecting = agent.connectAgent({}, { onTextMessageStartEvent: () => agent.abortRun() });
+  await until(() => calls.length > 1);
+  await agent.detachActiveRun();
+  await connecting;
+  assert.equal(calls[1]?.url, "https://chat.example/agui/bot/runs/theirs/cancel");
+});
+
+/** The answer to `watch`: the thread, then the beginnings of runs. */
+async function watched(...runs: string[]): Promise<Answer> {
+  const opening = { type: "RUN_STARTED", threadId: "t", runId: "w", metadata: { narthex: { connect: true } } };
+  const begins = await Promise.all(runs.map(async (name) => ({ ...(await run("t", name))[0], metadata: { narthex: { threadId: "real-thread", runId: `real-${name}` } } })));
+  return { events: numbered([opening, ...begins]), open: true };
+}
+
+test("watchThread tells of others' runs one after the other, when the page's own is over", async () => {
+  const { calls, fetch } = scripted([await watched("mine", "first", "second")]);
+  const seen: string[] = [];
+  let started!: (params: { event: { runId: string } }) => void;
+  const page = {
+    isRunning: true,
+    subscribe: (subscriber: { onRunStartedEvent: typeof started }) => {
+      started = subscriber.onRunStartedEvent;
+      return { unsubscribe: () => void seen.push("unsubscribed") };
+    },
+  };
+  let ended!: () => void;
+  const stop = watchThread({ url: "https://chat.example/agui/bot/", threadId: "t", fetch, getToken: () => "tok", agent: page }, async ({ runId, id }) => {
+    seen.push(`${runId} ${id}`);
+    if (runId === "first") await new Promise<void>((resolve) => (ended = resolve));
+  });
+  await until(() => calls.length > 0);
+  started({ event: { runId: "mine" } });
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  assert.deepEqual(seen, []); // the page's own run goes on
+  page.isRunning = false;
+  await until(() => seen.length > 0);
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  assert.deepEqual(seen, ["first real-first"]); // its `onRun` goes on
+  ended();
+  await until(() => seen.length > 1);
+  stop();
+  assert.deepEqual(seen, ["first real-first", "second real-second", "unsubscribed"]);
+  assert.equal(calls[0]?.url, "https://chat.example/agui/bot/connect");
+  assert.equal(calls[0]?.authorization, "Bearer tok");
+});
+
+test("watchThread tells of the refusal that ends it", async () => {
+  const { fetch } = scripted([{ status: 404, json: { code: "agent_not_found", detail: "No such agent." } }]);
+  const faults: unknown[] = [];
+  watchThread({ url: "https://chat.example/agui/bot", threadId: "t", fetch, onError: (fault) => faults.push(fault) }, () => undefined);
+  await until(() => faults.length > 0);
+  assert.equal((faults[0] as { code: string }).code, "agent_not_found");
+});
+
+test("watch brings in a run that began while the last one ended", async () => {
+  const { calls, fetch } = scripted([await watched("theirs"), { events: numbered(await run("t", "theirs")) }]);
+  const began: string[] = [];
+  const agent = new NarthexAgent({ url: "https://chat.example/agui/bot", threadId: "t", fetch, onRun: ({ runId }) => began.push(runId) });
+  agent.isRunning = true; // its own run is not quite over
+  const stop = agent.watch();
+  await until(() => began.length > 0);
+  assert.equal(calls.length, 1);
+  agent.isRunning = false;
+  await until(() => calls.length > 1);
+  stop();
+  assert.deepEqual([began, calls[1]?.url], [["theirs"], "https://chat.example/agui/bot/connect"]);
 });
 
 test("a wish of the page goes to the gateway beside its own properties", async () => {
