@@ -1,4 +1,4 @@
-"""The bindings for React (in StrictMode) and Vue in real Chromium, on two gateways."""
+"""The bindings for React (in StrictMode) and Vue, and the SDK's protobuf format, in real Chromium, on two gateways."""
 
 from __future__ import annotations
 
@@ -93,3 +93,39 @@ async def test_components_that_mount_twice(browser: Browser, found: Kits) -> Non
         told = await page.page.evaluate(f"mounts({MOUNTS})")
         assert told == {"shown": MOUNTS, "subscriptions": 0}
         page.check()
+
+
+async def test_protobuf_and_deltas_through_a_restart(browser: Browser, found: Kits) -> None:
+    """The SDK's protobuf build in a page: a run arrives as deltas and is proved, also one that began while the gateway
+    was down; publications of a service arrive as they are.
+    """
+    first, second = found.gateways
+    async with tab(browser, found, "protobuf") as page:
+        page.token = first.token("carl", permission="admin")
+        await page.open()
+        await page.until("page.states.includes('connected websocket')")
+        begun = "page.rpc('run.start', {text: 'hello in protobuf', client_message_id: 'p-1'})"
+        run = await page.page.evaluate(begun)
+        await page.page.evaluate(f"page.follow('{run['channel']}')")
+        await page.until(f"page.runs['{run['run_id']}']?.complete === true")
+        runs = await page.value("page.runs")
+        assert runs == {run["run_id"]: {"text": "You said: hello in protobuf", "complete": True}}
+        stats = await page.value("page.deltas()")
+        assert stats["numDeltaPayloads"] > 0
+
+        await page.page.evaluate(f"page.publish('{run['channel']}', {{said: ['ä', 1]}})")
+        await page.until("page.published.length === 1")
+        assert await page.value("page.published") == [{"said": ["ä", 1]}]
+
+        page.faults.clear()
+        first.kill()
+        headers = {"Authorization": f"Bearer {page.token}"}
+        messages = [{"id": "p-2", "role": "user", "content": "hello again"}]
+        body = {"threadId": run["thread_id"], "runId": "p-2", "messages": messages}
+        answer = await second.post("/agui/model", json=body, headers=headers, timeout=within(20))
+        again = answer.headers["Narthex-Run"]
+        await first.start()
+        await page.until(f"page.runs['{again}']?.complete === true")
+        assert (await page.value("page.runs"))[again]["text"] == "You said: hello again"
+        assert set(await page.value("page.recovered")) == {True}  # a gateway that starts may close once more
+        assert (await page.value("page.states"))[-1] == "connected websocket"

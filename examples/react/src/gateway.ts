@@ -2,6 +2,7 @@
 
 import { narthexWebSocket, SignedOut, type Refusal } from "@narthex/client";
 import { Centrifuge } from "centrifuge";
+import { useEffect, useState } from "react";
 
 const GATEWAY = "http://127.0.0.1:8000";
 
@@ -22,10 +23,26 @@ async function getToken(): Promise<string> {
   return body.access_token;
 }
 
-/** Connects when `connect()` is called; `onRefused` gets the reason where the gateway refuses. */
-export function createClient(onRefused: (refusal: Refusal) => void): Centrifuge {
+/** `onRefused` gets the reason where the gateway refuses. */
+function createClient(onRefused: (refusal: Refusal) => void): Centrifuge {
   return new Centrifuge(`${GATEWAY.replace("http", "ws")}/ws`, {
     getToken,
     websocket: narthexWebSocket({ getToken, onRefused }),
   });
+}
+
+/** One connection for the page. `status`: words for the user: `connected`, `connecting…`, or why the gateway refused. */
+export function useClient(): { client: Centrifuge; status: string } {
+  const [status, setStatus] = useState("connecting…");
+  const [client] = useState(() => createClient(({ title, remedy }) => setStatus(`${title}. ${remedy}`)));
+  useEffect(() => {
+    const connected = () => setStatus("connected");
+    const connecting = () => setStatus("connecting…");
+    client.on("connected", connected).on("connecting", connecting).connect();
+    return () => {
+      client.off("connected", connected).off("connecting", connecting);
+      client.disconnect();
+    };
+  }, [client]);
+  return { client, status };
 }

@@ -29,6 +29,8 @@ export interface RunItem {
   view: RunView;
   /** Whether it arrived whole; null: it goes on, or was read as it is stored. */
   complete: boolean | null;
+  /** Whether its questions (`view.interrupts`) have their answers, of any user on any device. */
+  answered: boolean;
 }
 
 export type ThreadItem = MessageItem | RunItem;
@@ -87,15 +89,25 @@ interface StoredRow {
 interface StoredThread {
   thread: { title: string };
   messages: StoredRow[];
-  runs: { run_id: string; state: string }[];
-  outcomes: { run_id: string; state: string; attempt: number; error: string; error_message: string; questions: StoredQuestion[] }[];
+  runs: StoredRun[];
+  outcomes: (StoredRun & { attempt: number; error: string; error_message: string; questions: StoredQuestion[] })[];
   channel: string;
   offset: number;
   epoch: string;
 }
 
+interface StoredRun {
+  run_id: string;
+  state: string;
+  /** The message that it answers. */
+  message_id: string;
+  /** The run whose question it answers; empty: none. */
+  parent_run_id: string;
+}
+
 interface StoredQuestion {
   interrupt_id: string;
+  answered_by: string;
   text: string;
   schema: string;
 }
@@ -260,9 +272,20 @@ export class ThreadStore {
           responseSchema: JSON.parse(schema) as Json,
         })),
       };
-      this.#put(item);
+      item.answered = run.questions.length > 0 && run.questions.every((question) => question.answered_by !== "");
+      this.#insert(item, run);
     }
-    for (const run of runs) this.#put({ kind: "run", id: run.run_id, view: EMPTY_VIEW, complete: null });
+    for (const run of runs) this.#insert(newRun(run.run_id), run);
+  }
+
+  /** A run that has no message yet stands behind the one that it answers, and not behind what was said since. */
+  #insert(item: RunItem, { message_id: messageId, parent_run_id: parent }: StoredRun): void {
+    const before = this.#places.get(`run ${parent}`) ?? this.#places.get(`message ${messageId}`);
+    if (this.#places.has(`run ${item.id}`) || before === undefined) return this.#put(item);
+    let at = before + 1;
+    while (this.#items[at]?.kind === "run") at += 1;
+    this.#items.splice(at, 0, item);
+    for (const [index, { kind, id }] of this.#items.entries()) this.#places.set(`${kind} ${id}`, index);
   }
 
   #put(item: ThreadItem): void {
@@ -321,7 +344,7 @@ export class ThreadStore {
   }
 
   #ofRun(runId: string, event: AguiEvent): void {
-    const item = this.#item(runId) ?? { kind: "run", id: runId, view: EMPTY_VIEW, complete: null };
+    const item = this.#item(runId) ?? newRun(runId);
     let assembler = this.#runs.get(runId);
     if (assembler === undefined) {
       if (item.view.phase !== "waiting" && item.view.phase !== "running") return; // it is here as it was stored
@@ -332,6 +355,8 @@ export class ThreadStore {
     if (pushed.kind !== "new" && pushed.kind !== "replaced") return;
     const view = pushed.kind === "new" ? pushed.events.reduce(fold, item.view) : viewOf(pushed.events);
     this.#put({ ...item, view });
+    const asked = event.type === "RUN_STARTED" && event.parentRunId !== undefined ? this.#item(event.parentRunId) : undefined;
+    if (asked !== undefined) this.#put({ ...asked, answered: true });
     if (assembler.terminal === null) return;
     const round = this.#round;
     void assembler.verify().then(({ complete }) => {
@@ -403,8 +428,12 @@ export class ThreadStore {
 
 type Timer = ReturnType<typeof setTimeout>;
 
+function newRun(id: string): RunItem {
+  return { kind: "run", id, view: EMPTY_VIEW, complete: null, answered: false };
+}
+
 function storedRun(id: string, phase: RunPhase, parts: Part[]): RunItem {
-  return { kind: "run", id, view: { ...EMPTY_VIEW, phase, parts }, complete: null };
+  return { ...newRun(id), view: { ...EMPTY_VIEW, phase, parts } };
 }
 
 function detailOf(row: StoredRow): unknown {

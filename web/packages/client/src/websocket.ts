@@ -77,10 +77,10 @@ export const EXPLAIN = "narthex.explain";
 /**
  * Make the class. Use it as `new Centrifuge(url, { websocket: narthexWebSocket({ getToken }) })`.
  */
-export function narthexWebSocket(options: WebSocketOptions = {}): new (url: string) => NarthexSocket {
+export function narthexWebSocket(options: WebSocketOptions = {}): new (url: string, protocols?: string | string[]) => NarthexSocket {
   return class extends NarthexSocket {
-    constructor(url: string) {
-      super(url, options);
+    constructor(url: string, protocols: string | string[] = []) {
+      super(url, options, [protocols].flat()); // the SDK's protobuf build names its format here
     }
   };
 }

@@ -223,3 +223,27 @@ test("a message without a thread begins one", async () => {
   assert.deepEqual(await send(client.centrifuge, null, "hi", { clientMessageId: "m", busy: "reject" }), { threadId: "new", runId: "r" });
   assert.deepEqual(client.calls, [["run.start", { text: "hi", client_message_id: "m", busy: "reject" }]]);
 });
+
+test("a run without messages stands behind the one that it answers, and a question knows whether it has an answer", async () => {
+  const question = (answered_by: string) => ({ interrupt_id: "q", text: "May I?", schema: "{}", answered_by });
+  const client = new FakeClient(() =>
+    stored({
+      messages: [row("u1", "user", "one"), row("u2", "user", "two"), row("a3", "assistant", "Done.", "r3")],
+      outcomes: [
+        { run_id: "r1", message_id: "u1", parent_run_id: "", state: "interrupted", attempt: 1, error: "", error_message: "", questions: [question("ada")] },
+        { run_id: "r2", message_id: "u1", parent_run_id: "r1", state: "interrupted", attempt: 1, error: "", error_message: "", questions: [question("")] },
+        { run_id: "r3", message_id: "u2", parent_run_id: "", state: "finished", attempt: 1, error: "", error_message: "", questions: [] },
+      ],
+    }),
+  );
+  const store = threadStore(client.centrifuge, "t");
+  const leave = store.subscribe(() => undefined);
+  await settled();
+  assert.deepEqual(store.state().items.map((item) => item.id), ["u1", "r1", "r2", "u2", "r3"]);
+  assert.deepEqual(["r1", "r2", "r3"].map((id) => store.run(id)?.answered), [true, false, false]);
+  client.subscriptions[0]!.publish({ type: "RUN_STARTED", threadId: "t", runId: "r4", parentRunId: "r2", seq: 1 });
+  await settled();
+  assert.equal(store.run("r2")?.answered, true);
+  assert.equal(store.run("r2")?.view.interrupts.length, 1);
+  leave();
+});

@@ -44,6 +44,17 @@ async function connect(url: string, options: WebSocketOptions, stopAfter = 10): 
   return { ...outcome, refusals };
 }
 
+test("the subprotocol of the SDK's protobuf build is offered before the helper's own", async () => {
+  const server = await gateway(() => ({ refuse: 401, problem: problem("token_expired", 401) }));
+  const Socket = narthexWebSocket({ getToken: () => "a.b.c", WebSocket: WebSocket as unknown as WebSocketConstructor });
+  for (const protocols of ["centrifuge-protobuf", ["centrifuge-protobuf"]]) {
+    await new Promise<unknown>((resolve) => (new Socket(server.url, protocols).onclose = resolve));
+  }
+  await server.stop();
+  const offered = ["centrifuge-protobuf", "jwt-auth", "jwt.a.b.c", "narthex.explain"];
+  assert.deepEqual(server.offers, [offered, offered]);
+});
+
 test("a refused handshake reaches the SDK as one final close with its reason", async () => {
   const server = await gateway(() => ({ refuse: 401, problem: problem("token_expired", 401) }));
   const got = await connect(server.url, { getToken: () => "a.b.c" });
