@@ -341,7 +341,7 @@ test("a ticket is fetched for each attempt, and no token goes with the handshake
 
 test("a handshake that nobody answers is given up, and tried again", async () => {
   const server = await gateway((attempt) => (attempt === 1 ? "silence" : "admit"));
-  const socket = new (quick({ connectTimeoutMs: 50 }))(server.url);
+  const socket = new (quick({ connectTimeoutMs: 2_000 }))(server.url); // the second handshake must be answered within it
   const said = new Heard(socket);
   await said.until("open");
   assert.deepEqual(said.events, ["error", "close", "open"]);
