@@ -47,6 +47,8 @@ export interface NarthexChatOptions {
   tools?: readonly ClientTool[] | (() => readonly ClientTool[]);
   /** What a message does in a thread with a run; default: as the agent declares. */
   busy?: "enqueue" | "reject" | "interrupt";
+  /** What the SDK's `stop()` does: `cancel` (default) ends the run, `continue` leaves it, for `resumeStream()` or a reload. */
+  onStop?: "cancel" | "continue";
   /** The answer to the agent's question for `addToolApprovalResponse`. Default `{approved, reason}`. */
   answer?: (approval: { id: string; approved: boolean; reason?: string }) => Json;
   /** Default: the global one. */
@@ -260,7 +262,7 @@ export class NarthexChatTransport<Message extends UIMessage = UIMessage> impleme
     });
 
     const stop = (): void => {
-      queueMicrotask(() => void (stops() ? this.#cancel(request, runId, open) : Promise.resolve()).finally(() => controller.abort()));
+      queueMicrotask(() => void (stops() ? this.#stop(request, runId, open) : Promise.resolve()).finally(() => controller.abort()));
     };
     if (abortSignal?.aborted === true) stop();
     else abortSignal?.addEventListener("abort", stop, { once: true });
@@ -273,11 +275,12 @@ export class NarthexChatTransport<Message extends UIMessage = UIMessage> impleme
     return stream;
   }
 
-  /** Cancel a run at the gateway, once it has heard of it. */
-  async #cancel(request: StreamRequest, runId: string, open: Promise<boolean>): Promise<void> {
+  /** Once the gateway has the run: cancel it there, unless it is to go on. */
+  async #stop(request: StreamRequest, runId: string, open: Promise<boolean>): Promise<void> {
     const late = new AbortController();
     await Promise.race([open, sleep(END_AFTER_STOP_MS, late.signal)]);
     late.abort();
+    if (this.#options.onStop === "continue") return;
     const url = `${this.#url}/runs/${encodeURIComponent(runId)}/cancel`;
     // `keepalive`: the request goes out although the page is closed.
     await this.#answer(url, request.headers, { method: "POST", keepalive: true }, 3).catch(() => undefined);

@@ -190,6 +190,21 @@ test("stop cancels the run once the gateway has it, also when it is pressed befo
   assert.equal(gateway.calls.at(-1)?.method, "POST");
 });
 
+test("with `continue`, stop leaves the run once the gateway has it", async () => {
+  const controller = new AbortController();
+  let admit: (response: Response) => void = () => undefined;
+  const gateway = new Gateway({ "POST /agui/bot": [() => new Promise<Response>((resolve) => (admit = resolve))] });
+  const transport = gateway.transport({ onStop: "continue" });
+  const sent = transport.sendMessages(sending([user("hi")], { abortSignal: controller.signal }));
+  await until(() => gateway.calls.length === 1);
+  controller.abort();
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  const events = await run(said("m", "Hello"));
+  admit(streamed(events.slice(0, -1))()); // the message is sent, although stop was pressed before the answer
+  await all(await sent);
+  assert.deepEqual(gateway.calls.map((call) => call.path), ["/agui/bot"]);
+});
+
 test("a reconnection that the next one replaces does not cancel the run; stop of the last one does", async () => {
   const events = await run(said("m", "Hello"));
   const open = (): Response => new Response(new ReadableStream({ start: (body) => body.enqueue(new TextEncoder().encode(`id: 1-e\ndata: ${JSON.stringify(events[0])}\n\n`)) }));
