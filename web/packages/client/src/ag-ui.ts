@@ -11,7 +11,6 @@
 import { HttpAgent, type HttpAgentConfig } from "@ag-ui/client";
 import { Observable, type Subscriber } from "rxjs";
 
-import { AguiSocket } from "./agui-socket.ts";
 import {
   DEFAULT_RETRIES,
   metaOf,
@@ -25,6 +24,7 @@ import {
   type Wire,
 } from "./agui-stream.ts";
 import { begun, BUSY_STEP_MS, queued, type BegunRun } from "./watching.ts";
+import type { AguiSocket } from "./agui-socket.ts";
 import type { Json } from "./events.ts";
 import type { WebSocketConstructor } from "./websocket.ts";
 
@@ -66,7 +66,8 @@ const END_AFTER_CANCEL_MS = 5_000;
 /** See the module. `url` is the agent's, as `https://chat.example.org/agui/concierge`. */
 export class NarthexAgent extends HttpAgent {
   readonly #config: NarthexAgentConfig;
-  #socket: AguiSocket | null = null;
+  /** The connection of `transport: "websocket"`, made when it is first needed, so that a server may render the page. */
+  #socket: Connection | null = null;
   /** The run that this agent streams, by the client's name; empty: none. */
   #running = "";
   /** Runs that this agent began. */
@@ -80,8 +81,8 @@ export class NarthexAgent extends HttpAgent {
     super(config);
     this.#config = config;
     if (config.transport !== "websocket") return;
-    const url = config.socketUrl ?? socketUrl(this.url);
-    this.#socket = new AguiSocket({ url, getToken: config.getToken, WebSocket: config.WebSocket });
+    const { getToken, WebSocket } = config;
+    this.#socket = new Connection(() => ({ url: config.socketUrl ?? socketUrl(this.url), getToken, WebSocket }));
   }
 
   /** The run in the AG-UI client's pipeline: begins it, and goes on after a cut. */
@@ -111,7 +112,7 @@ export class NarthexAgent extends HttpAgent {
 
   /** Cancel a run by the gateway's id or the client's; resolves to its state. */
   async cancel(runId: string): Promise<string> {
-    if (this.#socket !== null) return this.#socket.cancel(runId, this.#config.retries ?? DEFAULT_RETRIES);
+    if (this.#socket !== null) return (await this.#socket.open()).cancel(runId, this.#config.retries ?? DEFAULT_RETRIES);
     const path = `/runs/${encodeURIComponent(runId)}/cancel`;
     const response = await this.fetch(`${this.url}${path}`, { method: "POST", headers: await this.#headers() });
     if (!response.ok) throw await refusalOf(response);
@@ -226,11 +227,11 @@ export class NarthexAgent extends HttpAgent {
     } else if (TERMINAL.has(event.type) && runId === this.#running) this.#running = "";
   }
 
-  #pump(path: string, input: RunAgentInput, connects: boolean, signal: AbortSignal, emit: (event: Wire) => void): Promise<void> {
+  async #pump(path: string, input: RunAgentInput, connects: boolean, signal: AbortSignal, emit: (event: Wire) => void): Promise<void> {
     const follows = followed(input);
     const until = !connects ? "run" : follows ? "never" : "idle";
     const retries = follows ? Infinity : (this.#config.retries ?? DEFAULT_RETRIES); // a device may sleep for hours
-    if (this.#socket !== null) return this.#socket.read({ agent: agentOf(this.url), input: { ...input }, until, retries }, signal, emit);
+    if (this.#socket !== null) return (await this.#socket.open()).read({ agent: agentOf(this.url), input: { ...input }, until, retries }, signal, emit);
     const request: StreamRequest = {
       url: `${this.url}${path}`,
       body: JSON.stringify(input),
@@ -240,6 +241,24 @@ export class NarthexAgent extends HttpAgent {
       retries,
     };
     return readEvents(request, signal, emit);
+  }
+}
+
+/** One connection for an agent and its clones. Pages over HTTP do not load what it needs. */
+class Connection {
+  readonly #options: () => ConstructorParameters<typeof AguiSocket>[0];
+  #made: Promise<AguiSocket> | null = null;
+
+  constructor(options: () => ConstructorParameters<typeof AguiSocket>[0]) {
+    this.#options = options;
+  }
+
+  open(): Promise<AguiSocket> {
+    return (this.#made ??= import("./agui-socket.ts").then(({ AguiSocket }) => new AguiSocket(this.#options())));
+  }
+
+  close(): void {
+    void this.#made?.then((socket) => socket.close());
   }
 }
 

@@ -233,6 +233,12 @@ test("watch brings in a run that began while the last one ended", async () => {
   assert.deepEqual([began, calls[1]?.url], [["theirs"], "https://chat.example/agui/bot/connect"]);
 });
 
+test("a server that renders the page can make an agent over the WebSocket", () => {
+  const agent = new NarthexAgent({ url: "/agui/bot", threadId: "t", transport: "websocket" });
+  agent.close(); // there is no connection yet
+  assert.equal(agent.threadId, "t");
+});
+
 test("a wish of the page goes to the gateway beside its own properties", async () => {
   const { fetch, calls } = scripted([{ events: numbered(await run("t", "r")) }]);
   const agent = new NarthexAgent({ url: "https://chat.example/agui/bot", threadId: "t", fetch, busy: "interrupt" });
