@@ -371,7 +371,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         "post",
         "/agui/agent/{agent}/stop/{thread_id}",
         "AG-UI",
-        "Cancel every run of a thread.",
+        "Cancel the run that the body names (`{runId}`), else every run of a thread.",
         members({"stopped": BOOLEAN}),
         proof="user",
         pages=True,
