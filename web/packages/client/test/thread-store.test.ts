@@ -99,6 +99,9 @@ async function runOf(runId: string, text: string): Promise<object[]> {
 }
 
 const settled = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 5));
+const until = async (holds: () => boolean): Promise<void> => {
+  for (let turn = 0; !holds() && turn < 2_000; turn += 1) await settled();
+};
 const texts = (item: RunItem | undefined) => item?.view.parts.map((part) => (part.kind === "text" ? part.text : part.kind));
 
 test("stored messages, then what the channel brings, in one order and without doubles", async () => {
@@ -118,7 +121,7 @@ test("stored messages, then what the channel brings, in one order and without do
   const first = store.state().items[0];
   told = 0;
   subscription?.publish(...said, ...said, ...(await runOf("r1", "again")), ...(await runOf("r2", "Second.")));
-  await settled();
+  await until(() => store.run()?.complete === true); // the digest is made on another thread
   assert.ok(told <= 3, `${told} calls for one burst`);
   const { title, items, status } = store.state();
   assert.deepEqual([title, status], ["A thread", "ready"]);
