@@ -20,6 +20,7 @@ from playwright.async_api import Browser, Locator
 
 from tests.acceptance.kit_page import PAGES, KitPage, Kits, kits, tab
 from tests.security.test_browser import chromium
+from tests.services import missing
 from tests.timing import within
 
 pytestmark = [
@@ -61,7 +62,7 @@ def install(folder: Path) -> None:
         return
     npm = shutil.which("npm")
     if npm is None:
-        pytest.skip("there is no npm")
+        missing("npm", "apt-get install nodejs npm")
     done = subprocess.run(
         [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"],
         cwd=folder,
