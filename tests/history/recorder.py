@@ -197,7 +197,9 @@ class Tap:
             self._recorder.add(Asked(at, self.conn, number, name, channel))
 
     def received(self, frame: str | bytes) -> None:
-        """A frame received by the client."""
+        """A frame received by the client; one that it reads after it has dropped the connection does not count."""
+        if self._over:
+            return
         for found in _objects(frame):
             if "push" in found:
                 self._push(found["push"])

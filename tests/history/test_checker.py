@@ -512,6 +512,16 @@ def test_a_restart_tells_that_another_call_follows() -> None:
     assert Kind.CALLS_MIXED not in kinds
 
 
+def test_what_a_client_reads_after_it_has_dropped_its_connection_does_not_count() -> None:
+    """A frame may lie in its buffer: that is no delivery outside a subscription."""
+    story = true_story()
+    phone = story.opened("bob-phone", "bob")
+    phone.closed(1006)
+    story.append({"type": "CUSTOM", "name": "mark", "value": "late"})
+    kinds = {finding.kind for finding in check(story.recorder.history(), BOUNDS)}
+    assert Kind.OUTSIDE not in kinds
+
+
 def message_twice(history: list[Record]) -> list[Record]:
     """A user's message begins at two offsets."""
     story = true_story()
