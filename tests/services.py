@@ -99,6 +99,11 @@ class Server:
         """SIGTERM, and SIGKILL when that is not enough."""
         self._end(signal.SIGTERM)
 
+    def reload(self) -> None:
+        """SIGHUP, if it lives: read the configuration again."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGHUP)
+
     def pause(self) -> None:
         """SIGSTOP of it and its children, and wait until it has stopped: it stays connected and sends nothing."""
         assert self._process is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import time
 from typing import Any
 
 from rich.console import Console
@@ -68,3 +70,18 @@ def test_troubles_and_the_screen() -> None:
     text = capture.get()
     assert "2 of 3 processes up" in text
     assert "\x1b[2J" not in text
+
+
+def test_keys_and_certificates_that_end_soon_are_troubles() -> None:
+    """Each once, with the earliest day that a process knows; one that ends later than in two weeks is none."""
+    key, day = "key_expiry_timestamp_seconds", 86_400
+    now = time.time()
+    near = {f"{key}|tls:broker": now + 5 * day, f"{key}|default": now + 40 * day}
+    reading = FleetReading()
+    reading.take(
+        answer(
+            member("a", 0, 0, 0, peaks=near), member("b", 0, 0, 0, peaks={f"{key}|tls:broker": now + 9 * day})
+        )
+    )
+    ends = dt.datetime.fromtimestamp(now + 5 * day, dt.UTC).date()
+    assert reading.troubles() == [f"key or certificate tls:broker ends on {ends}"]

@@ -76,3 +76,20 @@ test("quantiles and sums are those of the gateway", () => {
   assert.equal(quantile([1, 2], [0, 0, 0], 0.5), null);
   assert.equal(sumOf({ "runs|a": 1, "runs_active": 5, runs: 2 }, "runs"), 3);
 });
+
+test("keys and certificates that end soon are troubles; of several processes the earliest end counts", () => {
+  const fleet = new Fleet();
+  const day = 86_400;
+  const key = (name: string): string => `key_expiry_timestamp_seconds|${name}`;
+  fleet.take(snapshot("a", 1_000, {}, { figures: { peaks: { [key("default")]: 1_000 + 40 * day, [key("tls:broker")]: 1_000 + 5.5 * day, [key("tls:store")]: 900 } } }), 0);
+  fleet.take(snapshot("b", 1_000, {}, { figures: { peaks: { [key("tls:broker")]: 1_000 + 1.5 * day } } }), 0);
+  assert.deepEqual(fleet.expiries().map((one) => [one.name, one.left / day]), [
+    ["The TLS certificate of the store", -100 / day],
+    ["The TLS certificate of the broker", 1.5],
+    ["The key or certificate default", 40],
+  ]);
+  assert.deepEqual(fleet.troubles().map((one) => `${one.level}: ${one.text}`), [
+    "bad: The TLS certificate of the store has expired",
+    "bad: The TLS certificate of the broker expires in 1 day",
+  ]);
+});

@@ -5,6 +5,7 @@ Rules: figures are those of `/api/v1/operator/fleet`; rates are over the last 10
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import sys
 import time
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 WINDOW_S: Final = 10.0
+EXPIRING_S: Final = 14 * 86_400.0  # as the alert NarthexKeyExpiring by default
 STATES: Final = ("closed", "half open", "open")
 STYLES: Final = {"ready": "green", "dead": "bold red", "draining": "yellow", "starting": "yellow"}
 
@@ -205,6 +207,20 @@ class FleetReading:
                 if name == "health_status" and value > 0:
                     word = "unhealthy" if value > 1 else "degraded"
                     found.append(f"check {labels[0]} is {word} on {process.node}")
+        for name, ends_at in sorted(self._expiries().items()):
+            if ends_at - time.time() < EXPIRING_S:
+                day = dt.datetime.fromtimestamp(ends_at, dt.UTC).date()
+                found.append(f"key or certificate {name} ends on {day}")
+        return found
+
+    def _expiries(self) -> dict[str, float]:
+        """When the keys and certificates in use end, the earliest of each."""
+        found: dict[str, float] = {}
+        for process in self.living:
+            for key, ends_at in process.now.peaks.items():
+                name, _, label = key.partition("|")
+                if name == "key_expiry_timestamp_seconds":
+                    found[label] = min(ends_at, found.get(label, ends_at))
         return found
 
 

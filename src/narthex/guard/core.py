@@ -19,6 +19,7 @@ import msgspec
 from narthex._version import __version__
 from narthex.adapters.telemetry.logging import get_logger, mask_records
 from narthex.adapters.telemetry.metrics import PrometheusMeter
+from narthex.app.certificate_watch import CertificateWatch
 from narthex.app.connection_limits import ConnectionLimiter
 from narthex.app.credentials import CredentialVerifier
 from narthex.app.e2e import Admissions, KeyProofs
@@ -187,7 +188,7 @@ class GuardCore:
         log.error("bug", exc_info=fault, trace_id=trace_id)
 
     def _make_lifecycle(self) -> Lifecycle:
-        lag = LoopLag(self.meter)
+        lag, certificates = LoopLag(self.meter), CertificateWatch({"store": self.store}, self.meter)
         expiry = CredentialExpiry(self.store.credentials, clock=self.now)
         return Lifecycle(
             [
@@ -198,6 +199,7 @@ class GuardCore:
                 Component("tokens", self.verifier.start, self._stop_tokens),
                 Component("revocations", self.revocations.start, self.revocations.stop),
                 Component("expiry", expiry.start, expiry.stop),
+                Component("certificates", certificates.start, certificates.stop),
                 Component("sockets", close=self._stop_sockets),
             ],
             self.lives.registry,

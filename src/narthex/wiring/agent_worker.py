@@ -22,6 +22,7 @@ from narthex.adapters.edge.rules import HeadRules
 from narthex.adapters.edge.server import run
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.adapters.telemetry.metrics import PrometheusMeter
+from narthex.app.certificate_watch import CertificateWatch
 from narthex.app.chat import Chat
 from narthex.app.control_log import ControlLog
 from narthex.app.engine_meter import measured_broker, measured_store
@@ -121,8 +122,10 @@ class AgentWorker:
         self.settings = settings
         self.node = f"worker-{uuid.uuid4().hex[:12]}"
         self.meter = PrometheusMeter(version=__version__, environment=settings.environment)
-        self.broker = ControlLog(measured_broker(make_broker(settings), self.meter))
-        self.store = measured_store(make_store(settings), self.meter)
+        broker, store = make_broker(settings), make_store(settings)
+        self.broker = ControlLog(measured_broker(broker, self.meter))
+        self.store = measured_store(store, self.meter)
+        self._certificates = CertificateWatch({"broker": broker, "store": store}, self.meter)
         self.tracer, self._traces = make_tracer(settings, self.meter)
         agents = load_agents(settings, self._facts)
         self.presence = WorkerPresence(self.broker, self.node, agents, self.meter)
@@ -192,6 +195,7 @@ class AgentWorker:
                 Component("staleness", staleness.start, staleness.stop),
                 Component("runs", self.engine.open, self.engine.close),
                 Component("attendance", self.presence.start, self.presence.stop),
+                Component("certificates", self._certificates.start, self._certificates.stop),
                 *self.fleet.components(),
             ],
             drain_runs=self.engine.drain,

@@ -21,6 +21,7 @@ from narthex.adapters.telemetry.logging import get_logger
 from narthex.adapters.telemetry.metrics import PrometheusMeter
 from narthex.adapters.tokens.router import PROVIDER_ISSUER, TokenRouter
 from narthex.adapters.tokens.signing import KeyRing
+from narthex.app.certificate_watch import CertificateWatch
 from narthex.app.expiry import CredentialExpiry
 from narthex.app.health import HEALTHY, CheckFailed, ping_check
 from narthex.app.lifecycle import Component, Lifecycle, LifecycleState
@@ -94,6 +95,7 @@ def make_auth_service(
         settings, credentials=credentials, mint=ring, verifier=verifier, revocations=revocations
     )
     meter.read_from(provider_counts(provider))
+    certificates = CertificateWatch({"store": store}, meter)
     lifecycle = Lifecycle(
         [
             Component("store", store.start, store.stop),
@@ -101,6 +103,7 @@ def make_auth_service(
             Component("revocations", revocations.start, revocations.stop),
             Component("provider", provider.start),
             Component("expiry", expiry.start, expiry.stop),
+            Component("certificates", certificates.start, certificates.stop),
         ],
         grace_s=settings.drain_grace_s,
         on_state=lambda state: log.info("state", state=state.value),

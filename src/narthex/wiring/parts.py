@@ -14,6 +14,7 @@ from narthex._version import __version__
 from narthex.adapters.edge.echo import Echo
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.adapters.telemetry.metrics import PrometheusMeter
+from narthex.app.certificate_watch import CertificateWatch
 from narthex.app.connection_context import ConnectionContext
 from narthex.app.core import CoreConfig, NodeCore
 from narthex.app.credentials import CredentialVerifier
@@ -148,6 +149,7 @@ class Parts:
         self.in_band = InBandAdmission(
             policy=self.policy, credentials=credentials, admissions=self.admissions, decisions=decisions
         )
+        certificates = CertificateWatch({"broker": broker, "store": store}, self.meter)
         lag, watch, retention = LoopLag(self.meter), LoopWatch(self.meter), self.core.retention
         self.lifecycle = self.core.lifecycle(
             [
@@ -157,7 +159,11 @@ class Parts:
                 Component("loop watch", watch.start, watch.stop),
             ],
             [Component("tokens", self.verifier.start, self._stop_tokens)],
-            [Component("retention", retention.start, retention.stop), *self.fleet.components()],
+            [
+                Component("retention", retention.start, retention.stop),
+                Component("certificates", certificates.start, certificates.stop),
+                *self.fleet.components(),
+            ],
             grace_s=settings.drain_grace_s * (1 - EDGE_SHARE),
             on_state=self._entered,
         )

@@ -49,6 +49,19 @@ export const DEAD_AFTER_MS = 3_500;
 const WINDOW_S = 10;
 const KEPT_REFUSALS = 200;
 
+/** Keys and certificates that end so soon are worth knowing; the alert NarthexKeyExpiring has the same default. */
+const EXPIRING_S = 14 * 86_400;
+const EXPIRING_BAD_S = 2 * 86_400;
+
+/** A key or certificate in use. */
+export interface Expiry {
+  name: string;
+  /** Seconds since the epoch: the earliest end that a process knows. */
+  ends: number;
+  /** Seconds that are left, by that process's clock; negative once it has ended. */
+  left: number;
+}
+
 export interface Trouble {
   /** `bad` must be acted on; `warn` is worth knowing. */
   level: "bad" | "warn";
@@ -157,6 +170,19 @@ export class Fleet {
     };
   }
 
+  /** Keys and certificates that end, the first to end first. */
+  expiries(): Expiry[] {
+    const found = new Map<string, Expiry>();
+    for (const { snapshot } of this.up) {
+      for (const [key, ends] of Object.entries(snapshot.figures?.peaks ?? {})) {
+        if (!key.startsWith("key_expiry_timestamp_seconds|")) continue;
+        const name = expiring(labels(key)[0] ?? "");
+        if (ends < (found.get(name)?.ends ?? Infinity)) found.set(name, { name, ends, left: ends - snapshot.at });
+      }
+    }
+    return [...found.values()].sort((a, b) => a.ends - b.ends);
+  }
+
   /** What is wrong now, the worst first. */
   troubles(): Trouble[] {
     const found: Trouble[] = [];
@@ -179,6 +205,12 @@ export class Fleet {
         }
       }
       if (sumOf(snapshot.figures?.counters, "events_lost") > 0) found.push({ level: "bad", text: `${name} lost events since its start`, section: "instances" });
+    }
+    for (const { name, left } of this.expiries()) {
+      if (left > EXPIRING_S) break;
+      const days = Math.floor(left / 86_400);
+      const when = left <= 0 ? "has expired" : days < 1 ? "expires within a day" : `expires in ${days} ${days === 1 ? "day" : "days"}`;
+      found.push({ level: left <= EXPIRING_BAD_S ? "bad" : "warn", text: `${name} ${when}`, section: "instances" });
     }
     const { failureShare, refusedPerS, slow, connections } = this.totals();
     if (failureShare !== null && failureShare > 0.05 && refusedPerS > 0.3) {
@@ -204,6 +236,11 @@ export function manySlow(slow: number, connections: number): boolean {
 /** Labels of `handshakes` (outcome, code, class) that are people's or tests', not health's own. */
 function users(one: string[]): boolean {
   return one[2] !== "probe";
+}
+
+/** A key's label in words. */
+function expiring(label: string): string {
+  return label.startsWith("tls:") ? `The TLS certificate of the ${label.slice(4)}` : `The key or certificate ${label}`;
 }
 
 function identity(one: RecentRefusal): string {

@@ -21,6 +21,7 @@ from typing import Any, Final, TypeVar
 import asyncpg
 import structlog
 
+from narthex.adapters.certificates import certificate_end, certificate_words
 from narthex.adapters.stores.postgres_address import CONNECT_S, parse_postgres
 from narthex.adapters.stores.postgres_indexes import build_indexes
 from narthex.adapters.stores.sql.dialect import POSTGRES
@@ -70,6 +71,10 @@ class PostgresStore(SqlStore):
     def pending(self) -> int:
         """Operations that wait, of at most `MAX_WAITING`."""
         return self._engine.pending
+
+    async def certificate_ends_at(self) -> float:
+        """The end of the server's TLS certificate, on a fresh connection; 0.0 without TLS. Raises DependencyError."""
+        return await self._engine.certificate_ends_at()
 
     async def start(self) -> None:
         """Connect and migrate. Raises ConfigError (newer schema, wrong credentials) or DependencyError."""
@@ -147,6 +152,18 @@ class PostgresEngine:
         except _FAULTS as error:
             raise self._translated(error) from error
 
+    async def certificate_ends_at(self) -> float:
+        """See `PostgresStore.certificate_ends_at`."""
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                connection = await self._open()
+        except (TimeoutError, *_FAULTS) as error:
+            raise self._unreachable(type(error).__name__) from error
+        try:
+            return certificate_end(getattr(connection, "_transport", None))
+        finally:
+            connection.terminate()
+
     async def reach(self) -> str:
         """See `PostgresStore.reach`."""
         try:
@@ -155,6 +172,7 @@ class PostgresEngine:
                 async with self._connection() as connection:
                     pooler = ", behind a pooler" if self._pooled else ""
                     version = await connection.fetchval("SHOW server_version")
+                    ends_at = certificate_end(getattr(connection, "_transport", None))
                     known = await connection.fetchval("SELECT to_regclass('schema_versions') IS NOT NULL")
         except TimeoutError as error:
             raise self._never() from error
@@ -163,7 +181,7 @@ class PostgresEngine:
         finally:
             await self._close()
         words = [f"PostgreSQL {version}{pooler}", f"{'with' if known else 'without'} narthex's tables"]
-        return ", ".join([*words, *self._address.notes])
+        return ", ".join([*words, *certificate_words(ends_at), *self._address.notes])
 
     async def stop(self) -> None:
         """Wait for the operations under way, then close."""

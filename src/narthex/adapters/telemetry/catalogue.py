@@ -173,7 +173,8 @@ CATALOGUE: Final = (
     _counter("key_fetches", "Fetches of issuers' keys.", "issuer", "result"),
     _gauge(
         "key_expiry_timestamp_seconds",
-        "Earliest end of a key or certificate in use, in seconds since the epoch.",
+        "Earliest end of a key or certificate in use, in seconds since the epoch; `tls:broker`, `tls:store`: of the "
+        "engine's server.",
         "key",
         mode="livemax",
     ),

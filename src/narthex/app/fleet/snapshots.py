@@ -30,6 +30,7 @@ SHOWN: Final[dict[str, int]] = {
     "breaker_state": 2,
     "health_status": 1,
     "auth_bypass_active": 0,
+    "key_expiry_timestamp_seconds": 1,
     "deliveries": 0,
     "delivered_bytes": 0,
     "commands": 2,

@@ -4,7 +4,8 @@ import type { JSX } from "preact";
 import { useMemo } from "preact/hooks";
 
 import type { Console } from "../console.ts";
-import { count, rate, seconds } from "../format.ts";
+import type { Expiry } from "../fleet.ts";
+import { age, count, moment, rate, seconds } from "../format.ts";
 import { lineOf, linesBy, quantilesOf, type History } from "../history.ts";
 import { Audits } from "./Audits.tsx";
 import { Instances } from "./Instances.tsx";
@@ -51,8 +52,22 @@ export function Operations({ app }: { app: Console }): JSX.Element {
           {[...engines].map(([name, fact]) => <div key={name}><dt>{name}</dt><dd>{fact}</dd></div>)}
         </dl>
       </section>
+      <Expiries found={app.fleet.expiries()} />
       <Audits app={app} />
     </>
+  );
+}
+
+/** When keys and certificates end; nothing where none does. */
+function Expiries({ found }: { found: Expiry[] }): JSX.Element | null {
+  if (!found.length) return null;
+  return (
+    <section class="panel" aria-labelledby="expiries-title">
+      <div class="panel-head"><h3 id="expiries-title">Keys and certificates</h3></div>
+      <dl class="facts-list">
+        {found.map(({ name, ends, left }) => <div key={name}><dt>{name}</dt><dd>{left > 0 ? `expires in ${age(left)}` : "has expired"}, {moment(ends)}</dd></div>)}
+      </dl>
+    </section>
   );
 }
 

@@ -29,7 +29,12 @@ from narthex.adapters.brokers.known_positions import KnownPositions
 from narthex.adapters.brokers.nats.appending import NATS, NatsAppender
 from narthex.adapters.brokers.nats.codec import Notice, StreamBatch, decode_live, encode, token
 from narthex.adapters.brokers.nats.comparison import Comparison
-from narthex.adapters.brokers.nats.connection import connect, parse_address
+from narthex.adapters.brokers.nats.connection import (
+    certificate_end_of,
+    connect,
+    parse_address,
+    read_certificate_end,
+)
 from narthex.adapters.brokers.nats.contention import Contention
 from narthex.adapters.brokers.nats.jetstream import (
     JetStream,
@@ -153,6 +158,12 @@ class NatsBroker:
     def pending(self) -> int:
         """Publications that wait for JetStream."""
         return self._appender.pending
+
+    async def certificate_ends_at(self) -> float:
+        """The end of the server's TLS certificate, on a fresh connection; 0.0 without TLS. Raises DependencyError."""
+        if self._client_now is None or not certificate_end_of(self._client_now):
+            return 0.0
+        return await read_certificate_end(self._address)
 
     async def start(self, handler: BrokerHandler, node: str) -> None:
         """Connect, create or check the streams, subscribe. Raises ConfigError or DependencyError."""

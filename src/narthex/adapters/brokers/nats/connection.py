@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from nats.aio.client import Client, Server
 from nats.errors import Error as NatsError
 
+from narthex.adapters.certificates import certificate_end
 from narthex.domain.engine_urls import BadEngineUrl, parse_engine_urls
 from narthex.errors import ConfigError, DependencyError
 
@@ -130,6 +131,30 @@ async def connect(
             f"Cannot reach NATS at {address.shown} within {CONNECT_S:g} s.",
             "Start it, or check NARTHEX_BROKER_URL.",
         ) from late
+
+
+async def read_certificate_end(address: NatsAddress) -> float:
+    """The end of the server's TLS certificate, on a fresh connection; 0.0 without TLS. Raises DependencyError."""
+    client = await connect(
+        address, name="narthex-certificate", disconnected=_ignore, reconnected=_ignore, error=_ignore_error
+    )
+    try:
+        return certificate_end_of(client)
+    finally:
+        await client.close()
+
+
+def certificate_end_of(client: Client) -> float:
+    """The end of the certificate that the server of this connection showed; 0.0 without TLS."""
+    return certificate_end(getattr(getattr(client, "_transport", None), "_io_writer", None))
+
+
+async def _ignore() -> None:
+    """A short connection's changes."""
+
+
+async def _ignore_error(_: Exception) -> None:
+    """The failing call raises them."""
 
 
 def _next_server(servers: list[Server], info: dict[str, Any]) -> tuple[Server, float]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from nats.errors import Error as NatsError
 
-from narthex.adapters.brokers.nats.connection import connect, parse_address
+from narthex.adapters.brokers.nats.connection import certificate_end_of, connect, parse_address
+from narthex.adapters.certificates import certificate_words
 from narthex.errors import DependencyError
 
 
@@ -28,7 +29,7 @@ async def reach(url: str) -> str:
     )
     try:
         account = await client.jetstream().account_info()
-        version = client.connected_server_version
+        version, ends_at = client.connected_server_version, certificate_end_of(client)
     except (NatsError, OSError) as fault:
         raise DependencyError(
             "broker",
@@ -37,4 +38,5 @@ async def reach(url: str) -> str:
         ) from fault
     finally:
         await client.close()
-    return f"NATS {version} with JetStream, {account.streams} streams"
+    words = [f"NATS {version} with JetStream", f"{account.streams} streams", *certificate_words(ends_at)]
+    return ", ".join(words)

@@ -33,6 +33,7 @@ from narthex.adapters.brokers.redis.connection import (
     NewRun,
     Replica,
     Script,
+    certificate_end_of,
     connect,
     parse_address,
     read_settings,
@@ -136,6 +137,17 @@ class RedisBroker:
     def pending(self) -> int:
         """Publications that wait for the server."""
         return self._appender.pending
+
+    async def certificate_ends_at(self) -> float:
+        """The end of the server's TLS certificate, on a fresh connection; 0.0 without TLS. Raises DependencyError."""
+        try:
+            return await certificate_end_of(self._client())
+        except FAULTS as fault:
+            raise DependencyError(
+                "broker",
+                f"Cannot connect to Redis at {self._address.shown}.",
+                "Check its certificate and log.",
+            ) from fault
 
     async def start(self, handler: BrokerHandler, node: str) -> None:
         """Connect and subscribe. Raises ConfigError or DependencyError."""

@@ -17,6 +17,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import MasterDownError, NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from narthex.adapters.brokers.redis.scripts import NEW_RUN, REPLICA
+from narthex.adapters.certificates import certificate_end
 from narthex.domain.engine_urls import BadEngineUrl, parse_engine_url
 from narthex.errors import ConfigError
 
@@ -100,6 +101,17 @@ def connect(address: RedisAddress, turn: int = 0) -> Redis:
         retry=Retry(NoBackoff(), 0),
     )
     return Redis.from_pool(pool)
+
+
+async def certificate_end_of(client: Redis) -> float:
+    """The end of the server's TLS certificate, on a fresh connection; 0.0 without TLS. Raises RedisError, OSError."""
+    pool: Any = client.connection_pool  # the library leaves this method untyped
+    connection = pool.make_connection()
+    try:
+        await connection.connect()
+        return certificate_end(getattr(connection, "_writer", None))
+    finally:
+        await connection.disconnect()
 
 
 async def read_settings(client: Redis, address: RedisAddress) -> ServerSettings:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from narthex.adapters.brokers.redis.connection import FAULTS, connect, parse_address, read_settings
+from narthex.adapters.brokers.redis.connection import (
+    FAULTS,
+    certificate_end_of,
+    connect,
+    parse_address,
+    read_settings,
+)
+from narthex.adapters.certificates import certificate_words
 from narthex.errors import DependencyError
 
 
@@ -17,6 +24,7 @@ async def reach(url: str) -> str:
     client = connect(address)
     try:
         found = await read_settings(client, address)
+        ends_at = await certificate_end_of(client)
     except FAULTS as fault:
         raise DependencyError(
             "broker",
@@ -31,4 +39,5 @@ async def reach(url: str) -> str:
             f"Redis at {address.shown} is a replica, which does not accept writes.",
             "Set NARTHEX_BROKER_URL to the primary.",
         )
-    return f"Redis, append-only file: {found.fsync or 'none: a restart loses acknowledged publications'}"
+    fsync = found.fsync or "none: a restart loses acknowledged publications"
+    return ", ".join([f"Redis, append-only file: {fsync}", *certificate_words(ends_at)])
