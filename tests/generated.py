@@ -7,7 +7,6 @@ around the marks stays.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -57,6 +56,7 @@ def _design() -> str:
 def _alerts_index() -> str:
     """The runbooks' index: every alert, its severity and its page; then the thresholds."""
     from narthex.adapters.telemetry.alerts import ALERTS, THRESHOLDS
+    from narthex.adapters.telemetry.runbooks import plain
 
     lines: list[str] = []
     for group in dict.fromkeys(alert.group for alert in ALERTS):
@@ -64,7 +64,7 @@ def _alerts_index() -> str:
         for alert in ALERTS:
             if alert.group == group:
                 name = f"[{alert.name}]({alert.slug}.md)"
-                lines.append(f"| {name} | {alert.severity} | {_plain(alert.summary)} |")
+                lines.append(f"| {name} | {alert.severity} | {plain(alert.summary)} |")
         lines.append("")
     lines += ["## Thresholds", "", "| threshold | default | meaning |", "| --- | --- | --- |"]
     for threshold, one in THRESHOLDS.items():
@@ -73,27 +73,13 @@ def _alerts_index() -> str:
     return _between(ROOT / "docs" / "runbooks" / "README.md", "alerts", "\n".join(lines))
 
 
-def _plain(summary: str) -> str:
-    """A summary without Prometheus' templates."""
-    return re.sub(r"{{ \$labels\.(\w+) }}", r"*\1*", summary)
-
-
 def _runbook(name: str) -> str:
-    """One runbook: the facts of its alert; a person wrote the rest."""
-    from narthex.adapters.telemetry.alert_rules import expression, thresholds
-    from narthex.adapters.telemetry.alerts import ALERTS
+    """One runbook: the package's."""
+    from narthex.adapters.telemetry.runbooks import find, runbook
 
-    [alert] = [alert for alert in ALERTS if alert.slug == name]
-    used = [f"`{word}`" for word in re.findall(r"\$(\w+)", alert.expr) if word in thresholds({})]
-    lines = [
-        f"**{_plain(alert.summary)}** Severity: {alert.severity}. It fires after {alert.after_s:g} s.",
-        *([f"Thresholds: {', '.join(dict.fromkeys(used))}."] if used else []),
-        "",
-        "```promql",
-        expression(alert, thresholds({})),
-        "```",
-    ]
-    return _between(ROOT / "docs" / "runbooks" / f"{name}.md", "alert", "\n".join(lines))
+    alert = find(name)
+    assert alert is not None
+    return runbook(alert)
 
 
 def _rules() -> str:

@@ -416,6 +416,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("get", "/static/{name}", "Pages", "A file of the pages.", "*/*"),
     Operation("get", "/problems", "Pages", "Every code of a problem.", HTML),
     Operation("get", "/problems/{code}", "Pages", "What one code means.", HTML),
+    Operation("get", "/runbooks", "Pages", "Every alert's runbook.", HTML),
+    Operation("get", "/runbooks/{name}", "Pages", "What an alert means, what to look at, what to do.", HTML),
     Operation(
         "get",
         "/api/v1/openapi.json",

@@ -23,6 +23,7 @@ from tests.services import missing
 from tests.timing import within
 
 SCRAPE_MS = 500
+RUNBOOKS = "https://gateway.test/runbooks/"
 SCALE = 0.005
 """A rule's 5 minutes are 1.5 s, its hour 18 s."""
 
@@ -210,7 +211,7 @@ async def stack(
 ) -> AsyncIterator[Stack]:
     """A running stack. `chosen` are thresholds of the rules."""
     directory.mkdir()  # noqa: ASYNC240 - a system call of microseconds
-    rules = alert_rules.rules(alert_rules.thresholds(chosen or {}), scale=scale)
+    rules = alert_rules.rules(alert_rules.thresholds(chosen or {}), runbooks=RUNBOOKS, scale=scale)
     found = Stack(directory, rules, targets, scrape_ms)
     server = await asyncio.start_server(found.webhook.answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]

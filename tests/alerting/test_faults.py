@@ -16,10 +16,11 @@ import httpx2
 import pytest
 
 from narthex.adapters.telemetry import alert_rules
+from narthex.adapters.telemetry.runbooks import find
 from tests.acceptance.program import Program
 from tests.alerting.keys import Issuer
 from tests.alerting.load import Load
-from tests.alerting.stack import Stack, stack
+from tests.alerting.stack import RUNBOOKS, Stack, stack
 from tests.services import NatsServer
 from tests.timing import within
 
@@ -205,8 +206,8 @@ async def broken_site(directory: Path) -> AsyncIterator[tuple[Site, Stack]]:
 
 def names_its_runbook(fired: Mapping[str, Any]) -> bool:
     """Whether a notification leads to a page that exists."""
-    slug = fired["annotations"]["runbook_url"].removeprefix(alert_rules.RUNBOOKS)
-    return (ROOT / "docs" / "runbooks" / f"{slug}.md").is_file()
+    alert = find(fired["annotations"]["runbook"].removeprefix(alert_rules.EXPLAIN))
+    return alert is not None and fired["annotations"]["runbook_url"] == f"{RUNBOOKS}{alert.slug}"
 
 
 async def test_faults_reach_the_webhook_and_resolve(tmp_path: Path) -> None:

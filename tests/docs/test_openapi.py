@@ -132,10 +132,11 @@ async def public(caller: Caller) -> None:
             "/status.atom",
             "/status/badge.svg",
         ),
-        *("/status/icon.svg", "/", "/dashboard", "/problems", "/api/v1/openapi.json"),
+        *("/status/icon.svg", "/", "/dashboard", "/problems", "/runbooks", "/api/v1/openapi.json"),
     ):
         await caller.call("get", path)
     await caller.call("get", "/problems/{code}", {"code": "draining"})
+    await caller.call("get", "/runbooks/{name}", {"name": "breaker-open"})
     page = next(one.body.decode() for one in caller.answers if one.path == "/")
     await caller.call("get", "/static/{name}", {"name": re.findall(r"static/([\w.-]+)", page)[0]})
     await caller.call(

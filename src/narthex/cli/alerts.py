@@ -5,13 +5,17 @@ Not here: the alerts (`adapters/telemetry/alerts.py`).
 
 from __future__ import annotations
 
+import difflib
 import json
+import re
+import sys
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from narthex.adapters.telemetry import alert_rules
 from narthex.adapters.telemetry.alerts import ALERTS, THRESHOLDS
+from narthex.adapters.telemetry.runbooks import find, runbook
 from narthex.errors import EXIT_OK, ConfigError
 
 app = App(name="alerts", help="Alert rules for Prometheus.")
@@ -25,7 +29,7 @@ Chosen = Annotated[
 def render(
     *,
     threshold: Chosen = None,
-    runbooks: str = alert_rules.RUNBOOKS,
+    runbooks: str = "",
     tests: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
     """Print the rules file for Prometheus.
@@ -36,7 +40,7 @@ def render(
 
     Args:
         threshold: thresholds of your own; `narthex alerts list` shows their names and defaults.
-        runbooks: URL under which the runbooks' pages are.
+        runbooks: URL of the runbooks' pages, such as `https://your.gateway/runbooks/`: alerts get a link.
         tests: print promtool's tests of the default rules instead.
     """
     if tests:
@@ -49,6 +53,29 @@ def render(
             raise ConfigError([f"--threshold {item!r} has no value. Write --threshold NAME=VALUE."])
         chosen[name] = value
     print(alert_rules.rules(alert_rules.thresholds(chosen), runbooks=runbooks), end="")
+    return EXIT_OK
+
+
+@app.command
+def explain(name: str) -> int:
+    """Print the runbook of an alert: what it means, what to look at, what to do.
+
+    Args:
+        name: of the alert, such as NarthexBreakerOpen, or of its page, breaker-open.
+    """
+    alert = find(name)
+    if alert is None:
+        near = difflib.get_close_matches(name, [one.name for one in ALERTS], 1, 0.3)
+        hint = f" Do you mean {near[0]}?" if near else ""
+        raise ConfigError([f"There is no alert {name!r}.{hint} `narthex alerts list` shows all."])
+    page = re.sub(r"<!-- /?alert -->\n\n?", "", runbook(alert))
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        Console().print(Markdown(page, hyperlinks=False))
+    else:
+        print(page, end="")
     return EXIT_OK
 
 

@@ -26,6 +26,7 @@ _STYLE: Final = (
     ":root{color-scheme:light dark}"
     "body{margin:0 auto;padding:2rem 1.25rem;max-width:46rem;font:1rem/1.6 system-ui,sans-serif;overflow-wrap:anywhere}"
     "h1{font-size:1.5rem;line-height:1.3}code{font-family:ui-monospace,monospace}"
+    "pre{overflow:auto;padding:.8rem 1rem;border:1px solid color-mix(in srgb,currentColor 20%,transparent)}"
     "table{border-collapse:collapse;width:100%}th,td{padding:.4rem .8rem .4rem 0;text-align:left;vertical-align:top;"
     "border-bottom:1px solid color-mix(in srgb,currentColor 20%,transparent)}th{white-space:nowrap;font-weight:600}"
 )
@@ -66,7 +67,7 @@ async def _page(request: Request) -> Response:
         "<p>The answer's <code>detail</code> says more about the one case, and its <code>trace_id</code> finds the "
         f'line in the gateway\'s log.</p><p><a href="{escape(root_path(request.scope))}{INDEX}">All codes</a></p>'
     )
-    return _html(str(facts["title"]), body)
+    return static_page(str(facts["title"]), body)
 
 
 async def _index(request: Request) -> Response:
@@ -79,7 +80,7 @@ async def _index(request: Request) -> Response:
         f"<td>{escape(str(one['title']))}</td></tr>"
         for one in found
     )
-    return _html("Problems", f"<h1>Problems</h1><table>{''.join(rows)}</table>")
+    return static_page("Problems", f"<h1>Problems</h1><table>{''.join(rows)}</table>")
 
 
 def problem_facts(code: str) -> dict[str, object]:
@@ -101,7 +102,8 @@ def _wants_json(request: Request) -> bool:
     return "json" in accepted and "text/html" not in accepted
 
 
-def _html(title: str, body: str) -> Response:
+def static_page(title: str, body: str) -> Response:
+    """A page without scripts, the same for every user. `body` is HTML."""
     text: Iterable[str] = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width,initial-scale=1">',

@@ -14,8 +14,10 @@ from starlette.routing import BaseRoute
 
 from narthex._version import __version__
 from narthex.adapters.edge.self_probe import SelfAddress, SelfProbe
+from narthex.adapters.telemetry.alerts import ALERTS
 from narthex.adapters.telemetry.catalogue import CATALOGUE
 from narthex.adapters.telemetry.logging import get_logger
+from narthex.adapters.telemetry.runbooks import find, runbook
 from narthex.app.expiry import CredentialExpiry
 from narthex.app.fleet.history import HistoryReader
 from narthex.app.health import (
@@ -34,7 +36,7 @@ from narthex.domain import endpoints
 from narthex.ports.broker import Broker
 from narthex.ports.store import Store
 from narthex.status.embedded import EmbeddedStatus
-from narthex.web import e2e, pages, preflight, problem_pages, tickets
+from narthex.web import e2e, pages, preflight, problem_pages, runbook_pages, tickets
 from narthex.web.access import Access
 from narthex.web.access_log import AccessLog
 from narthex.web.agui import AguiRoutes
@@ -128,6 +130,7 @@ class WebApplication:
                 *self.status.routes(),
                 *pages.routes(),
                 *problem_pages.routes(),
+                *runbook_pages.routes({alert.slug: alert.name for alert in ALERTS}, _runbook),
             ],
             exception_handlers=exception_handlers(parts.report_bug, self.http.cors),
             middleware=[
@@ -304,3 +307,9 @@ class WebApplication:
 def _plan_fields(plan: object) -> dict[str, object]:
     fields: Sequence[str] = getattr(plan, "__struct_fields__", ())
     return {name: getattr(plan, name) for name in fields if name != "name"}
+
+
+def _runbook(name: str) -> str:
+    alert = find(name)
+    assert alert is not None  # routes are made of the table
+    return runbook(alert)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from narthex.adapters.telemetry import alert_rules
+from narthex.adapters.telemetry import alert_rules, runbooks
 from narthex.adapters.telemetry.alerts import ALERTS, THRESHOLDS, WORDS, Alert
 from narthex.adapters.telemetry.catalogue import CATALOGUE
 from narthex.cli.commands import COMMANDS
@@ -20,7 +20,7 @@ from tests.services import missing
 
 ROOT = Path(__file__).parents[3]
 RULES = ROOT / "deploy" / "prometheus" / "narthex.yml"
-RUNBOOKS = ROOT / "docs" / "runbooks"
+RUNBOOKS = Path(runbooks.__file__).parent
 OF_OTHERS = re.compile(r"up|narthex_probe_\w+")  # Prometheus' own, and `narthex probe`'s
 
 
@@ -86,7 +86,7 @@ def faults_of_runbook(alert: Alert) -> list[str]:
     file = RUNBOOKS / f"{alert.slug}.md"
     if not file.is_file():
         return [f"{file.name} does not exist"]
-    parts = file.read_text(encoding="utf-8").partition("<!-- /alert -->")[2].split("\n## ")
+    parts = file.read_text(encoding="utf-8").split("\n## ")
     found = []
     if [part.splitlines()[0] for part in parts[1:]] != ["What it means", "What to look at", "What to do"]:
         found.append("its headings differ")
@@ -111,8 +111,9 @@ def test_a_dead_link_to_a_runbook_is_caught() -> None:
 
 def test_every_page_is_an_alerts() -> None:
     """None is left behind when an alert goes."""
-    pages = {page.stem for page in RUNBOOKS.glob("*.md")} - {"README"}
-    assert pages == {alert.slug for alert in ALERTS}
+    slugs = {alert.slug for alert in ALERTS}
+    assert {page.stem for page in RUNBOOKS.glob("*.md")} == slugs
+    assert {page.stem for page in (ROOT / "docs" / "runbooks").glob("*.md")} - {"README"} == slugs
 
 
 def test_names_in_expressions_exist() -> None:
@@ -152,6 +153,7 @@ def test_an_operators_thresholds() -> None:
     assert 'environment=~"staging"' in text
     assert "< 1209600\n" in text
     assert 'runbook_url: "https://x/runs-stuck"' in text
+    assert text.count("runbook_url:") == text.count("- alert:") == len(ALERTS)
     with pytest.raises(ConfigError) as raised:
         alert_rules.thresholds({"queue": "1", "queued_s": "soon", "job": 'x"} or vector(1'})
     assert [problem.split()[0] for problem in raised.value.problems] == [
@@ -159,6 +161,13 @@ def test_an_operators_thresholds() -> None:
         "queued_s='soon'",
         "job='x\"}",
     ]
+
+
+def test_without_a_url_an_alert_names_a_command_that_shows_its_runbook() -> None:
+    """The default rules have no link that leads nowhere."""
+    text = alert_rules.rules(alert_rules.thresholds({}))
+    assert "runbook_url" not in text
+    assert text.count('runbook: "narthex alerts explain Narthex') == len(ALERTS)
 
 
 def test_scale_shortens_every_duration() -> None:

@@ -1,7 +1,8 @@
 """Writes the alerts in Prometheus' formats: rules, and promtool's tests of them.
 
 Not here: the alerts (`alerts.py`). Rules: every text is a double-quoted YAML scalar, which JSON's strings are; a rule
-names its runbook; `scale` shortens every duration, for tests that cannot wait for hours.
+names its runbook, by a command and, where their URL is known, by a link; `scale` shortens every duration, for tests
+that cannot wait for hours.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Final
 from narthex.adapters.telemetry.alerts import ALERTS, THRESHOLDS, WORDS, Alert
 from narthex.errors import ConfigError
 
-RUNBOOKS: Final = "https://narthex.example/docs/runbooks/"
+EXPLAIN: Final = "narthex alerts explain "
 NOTE: Final = "# Written by `narthex alerts render`; the table is in narthex/adapters/telemetry/alerts.py.\n"
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _DURATION: Final = re.compile(r"(?<=[\[:])(\d+)([smhd])(?=[\]:])|(?<=offset )(\d+)([smhd])")
@@ -59,7 +60,7 @@ def expression(alert: Alert, values: Mapping[str, float | str], scale: float = 1
     return text if scale == 1.0 else _DURATION.sub(lambda found: _shorter(found, scale), text)
 
 
-def rules(values: Mapping[str, float | str], *, runbooks: str = RUNBOOKS, scale: float = 1.0) -> str:
+def rules(values: Mapping[str, float | str], *, runbooks: str = "", scale: float = 1.0) -> str:
     """The rules file (`rule_files` of prometheus.yml)."""
     lines = [NOTE + "groups:"]
     for group in dict.fromkeys(alert.group for alert in ALERTS):
@@ -80,12 +81,11 @@ def _rule(alert: Alert, values: Mapping[str, float | str], runbooks: str, scale:
         "        labels:",
         f"          severity: {alert.severity}",
         "        annotations:",
-        f"          summary: {json.dumps(alert.summary)}",
-        f"          runbook_url: {json.dumps(runbooks + alert.slug)}",
+        *(f"          {name}: {text}" for name, text in _annotations(alert, alert.summary, runbooks)),
     ]
 
 
-def tests(rules_file: str = "narthex.yml", *, runbooks: str = RUNBOOKS) -> str:
+def tests(rules_file: str = "narthex.yml", *, runbooks: str = "") -> str:
     """Tests for promtool: each alert fires in its one example and not in its other, and ends with its fault."""
     lines = [NOTE + f"rule_files: [{rules_file}]", "evaluation_interval: 1m", "tests:"]
     for alert in ALERTS:
@@ -153,9 +153,15 @@ def _expected(alert: Alert, runbooks: str) -> list[str]:
         "          - exp_labels:",
         *(f"              {name}: {json.dumps(value)}" for name, value in labels.items()),
         "            exp_annotations:",
-        f"              summary: {json.dumps(summary)}",
-        f"              runbook_url: {json.dumps(runbooks + alert.slug)}",
+        *(f"              {name}: {text}" for name, text in _annotations(alert, summary, runbooks)),
     ]
+
+
+def _annotations(alert: Alert, summary: str, runbooks: str) -> list[tuple[str, str]]:
+    found = [("summary", summary), ("runbook", EXPLAIN + alert.name)]
+    if runbooks:
+        found.append(("runbook_url", runbooks + alert.slug))
+    return [(name, json.dumps(text)) for name, text in found]
 
 
 def _shorter(found: re.Match[str], scale: float) -> str:
