@@ -7,18 +7,17 @@
 
 import { computed, signal, type Signal } from "@preact/signals";
 
-import { SignedOut, type Custom, type LinkedThread, type Refusal } from "@narthex/client";
+import { type Custom, type LinkedThread, type Refusal } from "@narthex/client";
 
 import { takeAddress } from "./address.ts";
 import { Attention } from "./attention.ts";
-import { Connection } from "./connection.ts";
 import { Conversation, said } from "./conversation.ts";
 import { Drafts, storage } from "./drafts.ts";
 import { comingAfter, placeOf } from "./pages.ts";
 import { People } from "./people.ts";
-import { START, inputOf, next, pauseMs, type SessionInput, type SessionState } from "./session-state.ts";
-import { Problem, Session, preflight, request } from "./session.ts";
-import type { AgentInfo, Config, Hit, Invitation, Thread, Whoami } from "./wire.ts";
+import { SessionPage } from "./session-page.ts";
+import type { SessionState } from "./session-state.ts";
+import type { AgentInfo, Hit, Invitation, Thread, Whoami } from "./wire.ts";
 
 const THREADS_PAGE = 50;
 const ENDED_KEPT = 500; // more than end while one list is on its way
@@ -26,14 +25,10 @@ const ENDED_KEPT = 500; // more than end while one list is on its way
 /** What the page shows as a whole. */
 export type Stage = "blank" | "sign-in" | "unreachable" | "inside";
 
-export class App {
-  readonly state: Signal<SessionState> = signal(START);
+export class App extends SessionPage {
   /** Whether the threads are on the screen: they stay there while a session is renewed or the gateway is away. */
   readonly #inside = signal(false);
   readonly stage = computed(() => stageOf(this.state.value, this.#inside.value));
-  /** Why the sign-in page is shown, or why a sign-in did not work. */
-  readonly refusal: Signal<Refusal | null> = signal(null);
-  readonly config: Signal<Config> = signal({});
   readonly me: Signal<Whoami | null> = signal(null);
   /** Whom one can ask; the first is the default. */
   readonly agents: Signal<readonly AgentInfo[]> = signal([]);
@@ -46,7 +41,6 @@ export class App {
   /** Runs that are going on, by id, with their threads. */
   readonly working: Signal<ReadonlyMap<string, string>> = signal(new Map());
   readonly conversation: Signal<Conversation | null> = signal(null);
-  readonly toast = signal("");
 
   /** What the person who is signed in wrote and did not send. */
   drafts = new Drafts("");
@@ -58,10 +52,6 @@ export class App {
   readonly joining = signal("");
   /** Calls the person back to a page that is in the background. */
   readonly attention = new Attention((threadId) => this.go(threadId));
-  readonly session = new Session();
-  readonly connection = new Connection(this.session);
-  #toastTimer: ReturnType<typeof setTimeout> | undefined;
-  #retry: ReturnType<typeof setTimeout> | undefined;
   #reloading: ReturnType<typeof setTimeout> | undefined;
   /** Runs whose end was announced: a list that was on its way then still names them. */
   readonly #ended = new Set<string>();
@@ -69,6 +59,7 @@ export class App {
   #unknown = true;
 
   constructor() {
+    super();
     this.connection.onNotice = (notice) => this.#notice(notice);
     this.connection.onNoticesLost = () => {
       this.working.value = new Map(); // a run that ended meanwhile would turn its spinner for ever
@@ -77,55 +68,20 @@ export class App {
       this.#reloadSoon();
     };
     this.connection.onConnected = () => void this.#connected();
-    this.connection.link.subscribe((link) => {
-      // Not within the signal's own update: the next state changes the connection.
-      if (link.phase === "refused") queueMicrotask(() => this.#input(inputOf(link.refusal, this.session.renewable)));
-    });
     addEventListener("hashchange", () => this.#route());
     addEventListener("online", () => this.retry());
   }
 
-  /** First thing on the page: is there somebody signed in already? */
-  start(): void {
+  override start(): void {
     const kept = takeAddress();
     if (kept && location.hash.length < 3) history.replaceState(null, "", location.pathname + location.search + kept);
-    void request("/ws/config").then(
-      (config) => (this.config.value = (config ?? {}) as Config),
-      () => undefined,
-    );
-    void this.#ask();
-  }
-
-  async signIn(email: string, password: string): Promise<void> {
-    await this.session.signIn(email, password);
-    this.#input({ type: "admitted" });
-  }
-
-  /** Use a pasted token. The gateway's verdict comes back in words when it is not admitted. */
-  async paste(token: string): Promise<void> {
-    this.session.paste(token);
-    const refusal = await preflight(this.session);
-    if (refusal === null) return this.#input({ type: "admitted" });
-    const input = inputOf(refusal, false);
-    if (input.type !== "unavailable") this.session.dropPasted();
-    this.#input(input);
+    super.start();
   }
 
   /** Show a guest the sign-in page. */
   guestSignsIn(): void {
     this.connection.close();
-    this.#input({ type: "rejected", refusal: NOBODY });
-  }
-
-  signOut(): void {
-    this.#input({ type: "sign_out" });
-  }
-
-  /** Do not wait for the next attempt: of the session, or of its connection. */
-  retry(): void {
-    const { name } = this.state.value;
-    if (name === "offline" || name === "refused") this.#input({ type: "retry" });
-    else if (name === "signed_in" && this.connection.link.value.phase === "connecting") this.connection.retry();
+    this.input({ type: "rejected", refusal: NOBODY });
   }
 
   /** Show a thread, or with `""` a new one. */
@@ -244,86 +200,23 @@ export class App {
     if (kept) this.say(`${kept === 1 ? "One thread was" : `${kept} threads were`} not left: you are the only member. Delete it instead.`);
   }
 
-  /** Say something for a few seconds. */
-  say(text: string): void {
-    this.toast.value = text;
-    clearTimeout(this.#toastTimer);
-    this.#toastTimer = setTimeout(() => (this.toast.value = ""), 4_500);
+  protected override words(error: unknown): string {
+    return said(error);
   }
 
-  /** Run something that may fail, and say so if it does. */
-  async attempt(work: () => Promise<unknown>): Promise<boolean> {
-    try {
-      await work();
-      return true;
-    } catch (error) {
-      this.say(said(error));
-      return false;
-    }
+  protected override entered(state: SessionState): void {
+    if (state.name === "signed_out") return this.#leave(state.refusal);
+    if (state.name !== "signed_in") return;
+    this.refusal.value = null;
+    this.#inside.value = true;
+    this.#unknown = true;
+    this.connection.open();
   }
 
-  #input(input: SessionInput): void {
-    const before = this.state.value;
-    const state = next(before, input, Date.now());
-    if (state === before) return;
-    clearTimeout(this.#retry);
-    this.state.value = state;
-    switch (state.name) {
-      case "starting":
-        return void this.#ask();
-      case "signed_in":
-        this.refusal.value = null;
-        this.#inside.value = true;
-        this.#unknown = true;
-        return this.connection.open();
-      case "renewing":
-        return void this.#renew(state.refusal);
-      case "offline":
-        this.#retry = setTimeout(() => this.#input({ type: "retry" }), pauseMs(state));
-        return;
-      case "leaving":
-        return void this.#signOut();
-      case "signed_out":
-        return this.#leave(state.refusal);
-      case "refused":
-        return;
-    }
-  }
-
-  /** `starting`: does the gateway admit what is at hand? */
-  async #ask(): Promise<void> {
-    const refusal = await preflight(this.session).catch(failure);
-    if (refusal === null) {
-      this.session.accepted();
-      return this.#input({ type: "admitted" });
-    }
-    this.#input(inputOf(refusal, this.session.renewable));
-  }
-
-  /** `renewing`: a new token from the refresh cookie. */
-  async #renew(refusal: Refusal): Promise<void> {
-    try {
-      await this.session.renew();
-      this.#input({ type: "renewed" });
-    } catch (error) {
-      if (error instanceof SignedOut) this.#input({ type: "ended", refusal });
-      else this.#input({ type: "unavailable", refusal: failure(error) });
-    }
-  }
-
-  /** `leaving`: signed out is only what the gateway confirmed. */
-  async #signOut(): Promise<void> {
-    this.connection.close();
-    try {
-      await this.session.signOut();
-    } catch (error) {
-      this.#input({ type: "leave_failed" });
-      return this.say(`You are still signed in on this browser: ${failure(error).title.toLowerCase()}. Try again.`);
-    }
+  protected override left(): void {
     this.drafts.clear();
     this.people.clear();
     history.replaceState(null, "", "#/");
-    this.#input({ type: "left" });
   }
 
   #leave(refusal: Refusal | null): void {
@@ -344,7 +237,7 @@ export class App {
   }
 
   async #connected(): Promise<void> {
-    this.#input({ type: "admitted" });
+    this.input({ type: "admitted" });
     if (this.#unknown) {
       const whoami = await this.connection.rpc("whoami", {}).catch(() => null);
       if (whoami === null) return;
@@ -515,12 +408,6 @@ function stageOf(state: SessionState, inside: boolean): Stage {
 }
 
 /** What went wrong with a request, as a refusal. */
-function failure(error: unknown): Refusal {
-  if (error instanceof Problem) return error.refusal;
-  const title = error instanceof Error ? error.message : "The request failed";
-  return { code: "page_error", title, detail: "", remedy: "Reload the page.", status: 0, close: 0, traceId: "", retryAfter: null, retries: true };
-}
-
 const NOBODY: Refusal = {
   code: "auth_required", title: "Authentication required", detail: "", remedy: "Sign in.", status: 401, close: 0, traceId: "", retryAfter: null, retries: false,
 };

@@ -7,12 +7,10 @@
 
 import { signal, type Signal } from "@preact/signals";
 
-import { SignedOut, type Refusal } from "@narthex/client";
-
-import { Connection } from "../chat/connection.ts";
-import { START, inputOf, next, pauseMs, type SessionInput, type SessionState } from "../chat/session-state.ts";
-import { Problem, Session, preflight, request } from "../chat/session.ts";
-import type { Config, Whoami } from "../chat/wire.ts";
+import { SessionPage, failure } from "../chat/session-page.ts";
+import type { SessionState } from "../chat/session-state.ts";
+import { request } from "../chat/session.ts";
+import type { Whoami } from "../chat/wire.ts";
 import { Fleet, type RecentRefusal, type Snapshot } from "./fleet.ts";
 import { EMPTY, refreshMs, type History, type RangeName } from "./history.ts";
 
@@ -29,11 +27,8 @@ export interface Spark {
   runs: number;
 }
 
-export class Console {
-  readonly state: Signal<SessionState> = signal(START);
+export class Console extends SessionPage {
   readonly stage: Signal<Stage> = signal("blank");
-  readonly refusal: Signal<Refusal | null> = signal(null);
-  readonly config: Signal<Config> = signal({});
   readonly me: Signal<Whoami | null> = signal(null);
   /** Changes whenever the fleet does. */
   readonly version = signal(0);
@@ -43,72 +38,27 @@ export class Console {
   readonly history: Signal<History> = signal(EMPTY);
   readonly historyProblem: Signal<string> = signal("");
   readonly section = signal("overview");
-  readonly toast = signal("");
   /** The user whose connections are asked for, chosen on another section. */
   readonly wantedUser = signal("");
 
   readonly fleet = new Fleet();
-  readonly session = new Session();
-  readonly connection = new Connection(this.session, "narthex-dashboard");
-  #retry: ReturnType<typeof setTimeout> | undefined;
   #ticking: ReturnType<typeof setInterval> | undefined;
   #reading: ReturnType<typeof setTimeout> | undefined;
-  #toastTimer: ReturnType<typeof setTimeout> | undefined;
 
   constructor() {
+    super("narthex-dashboard");
     this.connection.onConnected = () => {
-      this.#input({ type: "admitted" });
+      this.input({ type: "admitted" });
       void this.#arrived();
     };
-    this.connection.link.subscribe((link) => {
-      this.live.value = link.phase === "connected";
-      if (link.phase === "refused") queueMicrotask(() => this.#input(inputOf(link.refusal, this.session.renewable)));
-    });
+    this.connection.link.subscribe((link) => (this.live.value = link.phase === "connected"));
     addEventListener("hashchange", () => this.#route());
     this.#route();
-  }
-
-  start(): void {
-    void request("/ws/config").then(
-      (config) => (this.config.value = (config ?? {}) as Config),
-      () => undefined,
-    );
-    void this.#ask();
-  }
-
-  async signIn(email: string, password: string): Promise<void> {
-    await this.session.signIn(email, password);
-    this.#input({ type: "admitted" });
-  }
-
-  async paste(token: string): Promise<void> {
-    this.session.paste(token);
-    const refusal = await preflight(this.session);
-    if (refusal === null) return this.#input({ type: "admitted" });
-    const input = inputOf(refusal, false);
-    if (input.type !== "unavailable") this.session.dropPasted();
-    this.#input(input);
-  }
-
-  signOut(): void {
-    this.#input({ type: "sign_out" });
-  }
-
-  retry(): void {
-    const { name } = this.state.value;
-    if (name === "offline" || name === "refused") this.#input({ type: "retry" });
-    else this.connection.retry();
   }
 
   choose(range: RangeName): void {
     this.range.value = range;
     void this.#readHistory();
-  }
-
-  say(text: string): void {
-    this.toast.value = text;
-    clearTimeout(this.#toastTimer);
-    this.#toastTimer = setTimeout(() => (this.toast.value = ""), 6_000);
   }
 
   /** A request to the operators' API. */
@@ -120,17 +70,6 @@ export class Console {
     return (await request(path, { method: "POST", body: JSON.stringify(body), headers: this.session.headers() })) as T;
   }
 
-  /** Run something that may fail, and say so if it does. */
-  async attempt(work: () => Promise<unknown>): Promise<boolean> {
-    try {
-      await work();
-      return true;
-    } catch (error) {
-      this.say(failure(error).detail || failure(error).title);
-      return false;
-    }
-  }
-
   #route(): void {
     const [, section = "overview", user = ""] = /^#\/([a-z]+)(?:\?user=(.*))?$/.exec(location.hash) ?? [];
     this.section.value = section;
@@ -139,26 +78,14 @@ export class Console {
 
   // -- session ---------------------------------------------------------------------------------------------------
 
-  #input(input: SessionInput): void {
-    const before = this.state.value;
-    const state = next(before, input, Date.now());
-    if (state === before) return;
-    clearTimeout(this.#retry);
-    this.state.value = state;
+  protected override entered(state: SessionState): void {
     switch (state.name) {
-      case "starting":
-        return void this.#ask();
       case "signed_in":
         this.refusal.value = null;
         return this.connection.open();
-      case "renewing":
-        return void this.#renew(state.refusal);
       case "offline":
         if (this.stage.value !== "inside") this.stage.value = "unreachable";
-        this.#retry = setTimeout(() => this.#input({ type: "retry" }), pauseMs(state));
         return;
-      case "leaving":
-        return void this.#leave();
       case "signed_out":
         this.connection.close();
         this.#halt();
@@ -168,38 +95,7 @@ export class Console {
       case "refused":
         this.refusal.value = state.refusal;
         this.stage.value = "unreachable";
-        return;
     }
-  }
-
-  async #ask(): Promise<void> {
-    const refusal = await preflight(this.session).catch(failure);
-    if (refusal === null) {
-      this.session.accepted();
-      return this.#input({ type: "admitted" });
-    }
-    this.#input(inputOf(refusal, this.session.renewable));
-  }
-
-  async #renew(refusal: Refusal): Promise<void> {
-    try {
-      await this.session.renew();
-      this.#input({ type: "renewed" });
-    } catch (error) {
-      if (error instanceof SignedOut) this.#input({ type: "ended", refusal });
-      else this.#input({ type: "unavailable", refusal: failure(error) });
-    }
-  }
-
-  async #leave(): Promise<void> {
-    this.connection.close();
-    try {
-      await this.session.signOut();
-    } catch (error) {
-      this.#input({ type: "leave_failed" });
-      return this.say(`You are still signed in on this browser: ${failure(error).title.toLowerCase()}. Try again.`);
-    }
-    this.#input({ type: "left" });
   }
 
   // -- data ------------------------------------------------------------------------------------------------------
@@ -269,12 +165,6 @@ export class Console {
     this.#ticking = undefined;
     clearTimeout(this.#reading);
   }
-}
-
-function failure(error: unknown): Refusal {
-  if (error instanceof Problem) return error.refusal;
-  const title = error instanceof Error ? error.message : "The request failed";
-  return { code: "page_error", title, detail: "", remedy: "Reload the page.", status: 0, close: 0, traceId: "", retryAfter: null, retries: true };
 }
 
 function safelyDecoded(part: string): string {
