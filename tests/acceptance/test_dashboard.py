@@ -14,7 +14,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from narthex.e2e.children import free_port
-from tests.acceptance.dashboard_page import SECTIONS, Dashboard, operator
+from tests.acceptance.chat_page import visitor
+from tests.acceptance.dashboard_page import NARROW_JS, SECTIONS, Dashboard, operator, serious_findings
 from tests.acceptance.fleet import ADMIN_KEY, Fleet, fleet
 from tests.acceptance.program import Program, shared
 from tests.timing import within
@@ -178,6 +179,16 @@ async def test_every_section_is_accessible_and_fits(
             assert await page.fits(), section
             await page.shot(f"{section.lower()}-{name}")
         visit.check()
+
+
+async def test_pages_of_alerts_and_problems_are_accessible(gateway: Program, browser: Browser) -> None:
+    """Light and dark, on a phone: axe-core has no serious finding, and nothing is wider than the screen."""
+    for dark in (False, True):
+        async with visitor(browser, gateway.http, "pages", size=(390, 844), dark=dark) as visit:
+            for path in ("/runbooks", "/runbooks/key-expiring", "/problems", "/problems/token_expired"):
+                await visit.page.goto(gateway.http + path)
+                assert await serious_findings(visit.page) == [], path
+                assert await visit.page.evaluate(NARROW_JS) <= 0, path
 
 
 async def test_page_fits_at_twice_its_size(gateway: Program, browser: Browser) -> None:

@@ -26,7 +26,8 @@ _STYLE: Final = (
     ":root{color-scheme:light dark}"
     "body{margin:0 auto;padding:2rem 1.25rem;max-width:46rem;font:1rem/1.6 system-ui,sans-serif;overflow-wrap:anywhere}"
     "h1{font-size:1.5rem;line-height:1.3}code{font-family:ui-monospace,monospace}"
-    "pre{overflow:auto;padding:.8rem 1rem;border:1px solid color-mix(in srgb,currentColor 20%,transparent)}"
+    "a{color:inherit}pre{white-space:pre-wrap;padding:.8rem 1rem;"
+    "border:1px solid color-mix(in srgb,currentColor 20%,transparent)}"
     "table{border-collapse:collapse;width:100%}th,td{padding:.4rem .8rem .4rem 0;text-align:left;vertical-align:top;"
     "border-bottom:1px solid color-mix(in srgb,currentColor 20%,transparent)}th{white-space:nowrap;font-weight:600}"
 )
