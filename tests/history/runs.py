@@ -270,11 +270,12 @@ def given_up(reading: Reading) -> Iterator[Finding]:
         # For one that was read later, or again behind a lost log, the time at which it was given up is unknown.
         if event.get("code") == "owner_lost" and isinstance(reading.history[index], Delivered):
             moments.append((at, index, run_id, "ended owner_lost"))
-    began: set[str] = set()
+    began: dict[str, float] = {}
     for index, record in reading.each(AgentBegan):
-        if record.run_id in began:
+        first = began.setdefault(record.run_id, record.at)
+        # A store that went back to a moment before has the run in its queue again, for as long as others run.
+        if first < record.at and reading.undone_at(first, first) == INFINITY:
             moments.append((record.at, index, record.run_id, "was restarted"))
-        began.add(record.run_id)
     for at, index, run_id, what in moments:
         since = at - reading.bounds.cause_s
         restored = any(since <= lost.at <= at for _, lost in reading.each(Restored))

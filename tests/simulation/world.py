@@ -401,14 +401,16 @@ class World:
         until = self.loop.time() + step.value
         for node in self.nodes:
             node.log_link.stalled_until = max(node.log_link.stalled_until, until)
-        self._begin("log hangs", LOG_AWAY, step.value, lambda: None)
+        until = max(node.log_link.stalled_until for node in self.nodes)  # an earlier one may last longer
+        self._begin("log hangs", LOG_AWAY, until - self.loop.time(), lambda: None)
 
     def hang_store(self, step: Step) -> None:
         """The store executes nothing for a while."""
         until = self.loop.time() + step.value
         for node in self.nodes:
             node.store_link.stalled_until = max(node.store_link.stalled_until, until)
-        self._begin("store hangs", STORE_AWAY, step.value, lambda: None)
+        until = max(node.store_link.stalled_until for node in self.nodes)  # as above
+        self._begin("store hangs", STORE_AWAY, until - self.loop.time(), lambda: None)
 
     def lose_tail(self, step: Step) -> None:
         """A replica that lagged responds from now on."""
