@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from http import HTTPStatus
 from typing import Any, Final
 
 from narthex._version import __version__
@@ -88,14 +89,14 @@ def document() -> dict[str, Any]:
 
 
 def _add(paths: dict[str, dict[str, Any]], operation: Operation, components: Components) -> None:
+    answers = {operation.status: operation.answer, **operation.more}
+    responses = {str(status): _answer(status, answer, components) for status, answer in answers.items()}
     found: dict[str, Any] = {
         "summary": operation.summary,
         "tags": [operation.tag],
         "security": SECURITY[operation.proof],
-        "responses": {str(operation.status): _answer(operation.answer, components), "default": _REFUSED},
+        "responses": {**responses, "default": _REFUSED},
     }
-    for status, answer in operation.more.items():
-        found["responses"][str(status)] = _answer(answer, components)
     parameters: list[dict[str, Any]] = [
         {"name": name, "in": "query", "schema": STRING} for name in operation.query
     ]
@@ -119,12 +120,13 @@ def _add(paths: dict[str, dict[str, Any]], operation: Operation, components: Com
         }
 
 
-def _answer(answer: Any, components: Components) -> dict[str, Any]:
+def _answer(status: int, answer: Any, components: Components) -> dict[str, Any]:
+    about = "Done." if status < 300 else f"{HTTPStatus(status).phrase}."
     if answer is None:
-        return {"description": "Done, without a body."}
+        return {"description": "Done, without a body." if status < 300 else about}
     if isinstance(answer, str):
-        return {"description": "Done.", "content": {answer: {}}}
-    return _json("Done.", components.of(answer))
+        return {"description": about, "content": {answer: {}}}
+    return _json(about, components.of(answer))
 
 
 def _json(about: str, schema: Any) -> dict[str, Any]:
