@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import structlog
 
 from narthex.adapters.brokers.sqlite import SqliteBroker
 from narthex.adapters.sqlite import checkpoint
@@ -102,22 +103,41 @@ def test_a_log_that_commits_keep_long_is_begun_anew(tmp_path: Path, monkeypatch:
     writer.close()
 
 
-def test_a_failure_is_kept_until_a_checkpoint_succeeds(tmp_path: Path) -> None:
-    """For health; a file that cannot be opened ends the thread."""
+def test_a_failure_is_logged_until_a_checkpoint_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once at its beginning and once at its end: meanwhile the log grows. A log that is not there yet is no failure."""
+    monkeypatch.setattr(checkpoint, "SOFT_BYTES", 1)
+    path = tmp_path / "x.db"
+    checkpointer = Checkpointer(path, "NORMAL")
+    connection = connect(path)
+    with structlog.testing.capture_logs() as logged:
+        checkpointer._step(connection)
+        assert checkpointer.failure == ""
+        connection.execute("CREATE TABLE t (a)")
+        closed = connect(path)
+        closed.close()
+        for one in (closed, closed):
+            checkpointer._step(one)
+        assert "closed" in checkpointer.failure
+        for _ in range(2):
+            checkpointer._step(connection)
+        assert checkpointer.failure == ""
+    assert [(one["event"], one["file"], one["log_level"]) for one in logged] == [
+        ("checkpoint_failed", "x.db", "warning"),
+        ("checkpoint_succeeded", "x.db", "info"),
+    ]
+    connection.close()
+
+
+def test_a_file_that_cannot_be_opened_ends_the_thread(tmp_path: Path) -> None:
+    """The log says why."""
     path = tmp_path / "x.db"
     path.write_bytes(b"no database" * 200)
     broken = Checkpointer(path, "NORMAL")
-    broken.start()
-    broken._thread.join(within(5))
+    with structlog.testing.capture_logs() as logged:
+        broken.start()
+        broken._thread.join(within(5))
     assert "not a database" in broken.failure
+    assert [one["event"] for one in logged] == ["checkpoint_failed"]
     broken.stop()
-
-    path = tmp_path / "y.db"
-    checkpointer = Checkpointer(path, "NORMAL")
-    connection = connect(path)
-    checkpointer._step(connection)  # there is no log yet
-    assert checkpointer.failure != ""
-    connection.execute("CREATE TABLE t (a)")
-    checkpointer._step(connection)
-    assert checkpointer.failure == ""
-    connection.close()

@@ -12,6 +12,8 @@ import threading
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from narthex.adapters.sqlite.file import CHECKPOINT_CACHE_KIB, Synchronous, connect
 
 EVERY_S: Final = 0.25  # a commit waits while the log is synced: little and often keeps that wait short
@@ -19,9 +21,16 @@ QUIET_S: Final = 1.0  # while nothing is written; the first second of a load wri
 SOFT_BYTES: Final = 1 << 20
 HARD_BYTES: Final = 64 << 20
 
+_log = structlog.get_logger("narthex.sqlite")
+
 
 class Checkpointer:
-    """Starts with `start`, ends with `stop`; `failure` is SQLite's last complaint, empty when fine."""
+    """Starts with `start`, ends with `stop`.
+
+    Attributes:
+        failure: why the last checkpoint failed, empty when it did not. The log has its beginning and its end:
+            meanwhile the write-ahead log grows, until the disk is full.
+    """
 
     def __init__(self, path: Path, synchronous: Synchronous) -> None:
         self._path = path
@@ -45,7 +54,7 @@ class Checkpointer:
         try:
             connection = connect(self._path, synchronous=self._synchronous, cache_kib=CHECKPOINT_CACHE_KIB)
         except sqlite3.Error as error:
-            self.failure = str(error)
+            self._failed(error)
             return
         try:
             seen, wait_s = self._written(), EVERY_S
@@ -60,7 +69,7 @@ class Checkpointer:
         """Changes with each commit to the log."""
         try:
             found = self._wal.stat()
-        except OSError:  # `_step` reports it
+        except OSError:  # missing, or `_step` reports it
             return 0, 0
         return found.st_size, found.st_mtime_ns
 
@@ -71,6 +80,22 @@ class Checkpointer:
                 connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
             elif size >= SOFT_BYTES:
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            self.failure = ""
+        except FileNotFoundError:  # no commit yet, or the log was moved whole
+            pass
         except (sqlite3.Error, OSError) as error:
-            self.failure = str(error)
+            self._failed(error)
+            return
+        if self.failure:
+            _log.info("checkpoint_succeeded", file=self._path.name)
+        self.failure = ""
+
+    def _failed(self, error: Exception) -> None:
+        if not self.failure:
+            _log.warning(
+                "checkpoint_failed",
+                file=self._path.name,
+                error=str(error),
+                remedy="Look at the disk's room and the file's permissions: the write-ahead log grows until a "
+                "checkpoint succeeds.",
+            )
+        self.failure = str(error)
