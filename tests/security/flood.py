@@ -2,8 +2,7 @@
 
 Rules: a flood is bounded in count, ends with its block, and reopens closed connections, as an attacker would. A flood
 of more connections than a process may have files uses several processes (`python -m tests.security.flood`), which end
-with
-their standard input.
+with their standard input.
 """
 
 from __future__ import annotations
@@ -106,10 +105,10 @@ class Flood:
             await asyncio.sleep(0.05)
 
     def _look(self) -> None:
-        """Forget connections that the server closed. One byte is read where the end is visible only behind it."""
+        """Forget connections that the server closed. What it answers is discarded: the end is behind it."""
         for one in list(self._open):
             try:
-                gone = one.recv(1, socket.MSG_PEEK) == b"" if not self.says else False
+                gone = one.recv(4096) == b""
             except BlockingIOError:
                 gone = False
             except OSError:
