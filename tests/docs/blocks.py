@@ -4,7 +4,7 @@ A marker is a comment on the line before the fence:
 
     <!-- snippet: skip REASON -->        it is shown and not run: output, a fragment of a larger file
     <!-- snippet: parse REASON -->       its command lines are understood and not run: they need a system of one's own
-    <!-- snippet: cloud REASON -->       as parse; the system is a cloud or a cluster
+    <!-- snippet: cloud REASON -->       as parse; the system is a cloud or a cluster (tutorials: it is played)
     <!-- snippet: serves URL [CODE] -->  its last command keeps running; it is ready when the URL answers 200 (CODE)
     <!-- snippet: file NAME -->          it is a file's content, in a language without comments
 

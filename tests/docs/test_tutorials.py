@@ -1,7 +1,7 @@
 """The tutorials as a reader follows them: every command in order, against the real program.
 
 Not here: how a page is followed (`walkthrough`). Hosts of the pages stand for servers of this machine: an issuer, an
-nginx, the gateway itself. A block that needs a cloud or a cluster is marked so, and its commands are parsed.
+nginx, the gateway itself. A block that needs a cloud or a cluster is marked so; `cloud_project` plays its programs.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
 import shlex
 import shutil
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +29,7 @@ from narthex.testing import Issuer
 from tests.acceptance.chat_page import chromium
 from tests.acceptance.program import running
 from tests.deploy.programs import program
+from tests.docs import cloud_project
 from tests.docs.blocks import ROOT, blocks_of, command_lines
 from tests.docs.walkthrough import SHELLS, Walkthrough, followed
 from tests.services import missing
@@ -197,45 +200,62 @@ async def test_behind_nginx(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["cloud-run.md", "kubernetes.md"])
 async def test_a_platform(name: str, tmp_path: Path) -> None:
-    """The steps on the reader's own machine: the manifests are rendered and checked, and a fault is found."""
+    """The reader's own machine renders and checks the manifests; the cloud's commands fit together and to them."""
     async with tutorial(name, tmp_path) as walk:
         assert "0 error(s)" in "".join(walk.printed)
+        lines = [
+            line
+            for block in blocks_of(TUTORIALS / name)
+            if block.fate == "cloud" and block.language in SHELLS and not block.reason.startswith("it asks")
+            for line in command_lines(block)
+        ]
+        cloud = Cloud(walk.folder / "chat", tmp_path)
+        assert await cloud.typed(lines) == ""
+        assert cloud.is_made(name), cloud.state
+        for number, line in enumerate(lines):
+            if re.match(r"\s*(for|done)|.*rollout status", line):
+                continue
+            refused = await cloud.typed([*lines[:number], ":", *lines[number + 1 :]])
+            assert refused or not cloud.is_made(name), f"the page works without {line!r}"
 
 
-CLOUD = [
-    block
-    for name in sorted(HERE)
-    for block in blocks_of(TUTORIALS / name)
-    if block.fate == "cloud" and block.language in SHELLS
-]
-FLAGS: Final = {
-    "artifacts repositories create": {"repository-format", "location", "project"},
-    "auth configure-docker": set[str](),
-    "config set": set[str](),
-    "iam service-accounts create": set[str](),
-    "secrets create": {"data-file"},
-    "secrets add-iam-policy-binding": {"role", "member"},
-    "run services replace": {"region"},
-    "run services add-iam-policy-binding": {"region", "member", "role"},
-    "beta run domain-mappings create": {"service", "domain", "region"},
-}
-"""Commands of gcloud and the flags of theirs that the pages use, from its reference."""
+class Cloud:
+    """A new project and a new cluster for each list of commands, played by `cloud_project`."""
 
+    def __init__(self, folder: Path, programs: Path) -> None:
+        self._folder, self._path = folder, programs / "cloud.json"
+        self._programs = programs / "cloud-programs"
+        self._programs.mkdir()
+        for name in ("gcloud", "docker", "kubectl"):
+            script = self._programs / name
+            played = shlex.join([sys.executable, cloud_project.__file__, name])
+            script.write_text(f'#!/bin/sh\nexec {played} "$@"\n')
+            script.chmod(0o755)
+        self.state: dict[str, Any] = {}
 
-@pytest.mark.parametrize("block", CLOUD, ids=[block.name for block in CLOUD])
-def test_a_cloud_command_names_what_exists(block: Any) -> None:
-    """Bash parses the block; gcloud's commands and flags are known ones, kubectl names what the manifests have."""
-    for line in command_lines(block):
-        words = shlex.split(re.sub(r"\$\([^)]*\)", "value", line), comments=True)
-        if "gcloud" in words:
-            rest = words[words.index("gcloud") + 1 :]
-            command = next((one for one in FLAGS if " ".join(rest).startswith(one)), None)
-            assert command is not None, line
-            flags = {word[2:].partition("=")[0] for word in rest if word.startswith("--")}
-            assert flags <= FLAGS[command], line
-        if words[0] == "kubectl":
-            for kind, name in (word.split("/", 1) for word in words if word.startswith("deployment/")):
-                assert (kind, name) == ("deployment", "chat"), line
+    async def typed(self, lines: list[str]) -> str:
+        """The refusal of the commands; empty where all of them succeed."""
+        self._path.write_text(json.dumps(cloud_project.NOTHING))
+        path = f"{self._programs}{os.pathsep}{os.environ['PATH']}"
+        bash = await asyncio.create_subprocess_exec(
+            *("bash", "-e", "-u", "-o", "pipefail", "-c", "\n".join(lines)),
+            cwd=self._folder,
+            env={"PATH": path, "CLOUD_STATE": str(self._path)},
+            stdin=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, said = await asyncio.wait_for(bash.communicate(), within(60))
+        self.state = json.loads(self._path.read_text())
+        return said.decode() if bash.returncode else ""
+
+    def is_made(self, name: str) -> bool:
+        """Whether users reach what the page deploys."""
+        if name == "kubernetes.md":
+            namespace = self.state["namespaces"]["chat"]
+            return bool(namespace["deployments"]["chat"] == {"narthex": "registry.acme.com/chat:2"})
+        service = self.state["services"]["chat"]
+        reached = (service.get("invokers"), service.get("domain"))
+        return reached == ([cloud_project.INVOKER, "allUsers"], "chat.acme.com")
 
 
 # -- an issuer on this machine ---------------------------------------------------------------------------------
