@@ -18,6 +18,7 @@ BUFFERS = {
     *("connections", "connections_unauthenticated", "commands", "runs", "agents_waiting", "channel_reread"),
     *("control_unsent", "broker_queue", "store_queue", "introspections"),
     *("message_rate_table", "http_user_rate_table", "http_address_rate_table", "introspection_cache"),
+    *("owner_plan_table", "failed_sign_in_table", "wrong_admin_key_table", "wrong_e2e_key_table"),
 }
 
 

@@ -126,6 +126,10 @@ class PendingAttempts:
         self._patience_s = patience_s
         self._under_way: dict[tuple[Attempts, str], _UnderWay] = {}
 
+    def __len__(self) -> int:
+        """The keys that the fullest of the limits remembers."""
+        return max(map(len, self._limits))
+
     @contextlib.asynccontextmanager
     async def attempt(self, *keys: str) -> AsyncIterator[PendingAttempt]:
         """Count an attempt, one key a limit, and take it back if the secret was right. See `PendingAttempt`."""

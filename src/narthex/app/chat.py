@@ -89,13 +89,13 @@ class Chat:
         self._plans = plans
         self._now = now
         self._kept = kept or (lambda: KEEPS_ALL)
-        self._owner_plans = OwnerPlans(store.threads, plans, now)
+        self.owner_plans = OwnerPlans(store.threads, plans, now)
 
     # -- rights --------------------------------------------------------------------------------------------
 
     async def role(self, identity: Identity, thread_id: str) -> str | None:
         """`owner` or `member`, or None: not a member, or no such thread."""
-        await self._owner_plans.seen(identity)
+        await self.owner_plans.seen(identity)
         return await self._threads.role(identity.tenant, thread_id, identity.subject, kept=self._kept())
 
     async def has_member(self, identity: Identity, thread_id: str, user_id: str) -> bool:
@@ -153,7 +153,7 @@ class Chat:
         return thread
 
     async def _insert(self, identity: Identity, thread: Thread) -> bool:
-        owner = self._owner_plans.plan_of(identity)
+        owner = self.owner_plans.plan_of(identity)
         return await self._threads.create(
             thread,
             plan=owner.plan,
@@ -168,7 +168,7 @@ class Chat:
         """The user's threads, most recently updated first. A page begins after (`before`, `before_id`): moment and
         id of the last page's last thread.
         """
-        await self._owner_plans.seen(identity)
+        await self.owner_plans.seen(identity)
         found = await self._threads.list_for(
             identity.tenant,
             identity.subject,
@@ -411,7 +411,7 @@ class Chat:
 
     async def search(self, identity: Identity, text: str, limit: int) -> list[Hit]:
         """Full text over the user's own threads."""
-        await self._owner_plans.seen(identity)
+        await self.owner_plans.seen(identity)
         return await self._threads.search(
             identity.tenant, identity.subject, text, limit=limit, kept=self._kept()
         )

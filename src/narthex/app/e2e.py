@@ -68,6 +68,10 @@ class KeyProofs:
         """Whether there is a live key at all."""
         return any(self._keys)
 
+    def wrong_keys(self) -> int:
+        """Addresses with a wrong key lately, of at most `attempts.MAX_ENTRIES`."""
+        return len(self._wrong)
+
     def check(self, candidate: str, address: str) -> Refusal | None:
         """Check a key.
 

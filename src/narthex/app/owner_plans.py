@@ -36,6 +36,9 @@ class OwnerPlans:
         self._now = now
         self._known: OrderedDict[str, tuple[OwnerPlan, float]] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._known)
+
     def plan_of(self, identity: Identity) -> OwnerPlan:
         """The plan of the identity's token; without `iat` as of now."""
         issued_at = identity.issued_at

@@ -150,6 +150,10 @@ class Provider:
             now=clock,
         )
 
+    def failed_sign_ins(self) -> int:
+        """Accounts, addresses or pairs of them with a failed sign-in lately; of at most `attempts.MAX_ENTRIES`."""
+        return len(self._pending_attempts)
+
     @property
     def takes_passwords(self) -> bool:
         """Whether users can sign in here with an e-mail; else only through another provider."""

@@ -11,6 +11,7 @@ import os
 import time
 import uuid
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,6 +45,7 @@ from narthex.ports.tokens import TokenVerifier
 from narthex.settings import Settings, load
 from narthex.settings.requirements import Part, requirements
 from narthex.wiring.engines import make_shared_store
+from narthex.wiring.gauges import attempt_table, buffer_readings, connection_buffers
 from narthex.wiring.server_process import connection_recorder, handshake_writer, metrics_flush
 from narthex.wiring.tokens import make_tokens
 from narthex.wiring.tracing import handshake_tracer, make_tracer
@@ -126,6 +128,7 @@ class GuardCore:
             clock=self.now,
         )
         self.limiter = ConnectionLimiter(self.limits, self.plans, self.meter)
+        self.meter.read_from(partial(buffer_readings, connection_buffers(self.limiter, self.limits)))
         self.revocations = Revocations(
             self.store.credentials,
             None,
@@ -143,6 +146,7 @@ class GuardCore:
         self.proofs = KeyProofs(
             settings.e2e_keys(), permissions=tuple(settings.e2e_permissions), meter=self.meter, clock=self.now
         )
+        self.meter.read_from(attempt_table("wrong_e2e_key_table", self.proofs.wrong_keys))
         self.admissions = Admissions(self.store.records, self.meter, self.now)
         self.credentials = CredentialVerifier(
             verifier=self.verifier,

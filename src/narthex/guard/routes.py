@@ -37,6 +37,7 @@ from narthex.web.health import HealthPages, with_root
 from narthex.web.paths import root_path
 from narthex.web.problems import NO_STORE, exception_handlers, problem
 from narthex.web.request_rules import RequestAuthenticator, head_of
+from narthex.wiring.gauges import attempt_table
 from narthex.wiring.server_process import address_rates, make_health, trusted_scraper, user_rates
 from narthex.wiring.tokens import make_exchange
 
@@ -132,6 +133,7 @@ class GuardRoutes:
             trusted_scraper=trusted_scraper(settings, self._http),
             origin=self._http.origin_refusal,
         )
+        core.meter.read_from(attempt_table("wrong_admin_key_table", access.wrong_keys))
         health_pages = HealthPages(
             self._health,
             config=self._config,

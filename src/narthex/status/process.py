@@ -35,6 +35,7 @@ from narthex.web.access import Access
 from narthex.web.fields import bearer
 from narthex.web.paths import root_path
 from narthex.web.request_rules import RequestRules
+from narthex.wiring.gauges import attempt_table
 from narthex.wiring.http_service import make_http_service
 from narthex.wiring.server_process import ServerProcess, make_health, open_listeners
 from narthex.wiring.tokens import make_issuers
@@ -85,6 +86,7 @@ def make_process(
     verifier, fetcher = make_issuers(settings, meter)
     users = TokenUsers(verifier)
     access = Access(settings.admin_keys(), users, rules.address, time.time, origin=rules.origin_refusal)
+    meter.read_from(attempt_table("wrong_admin_key_table", access.wrong_keys))
     service = make_service(settings, log)
     lifecycle = Lifecycle(
         [

@@ -69,6 +69,10 @@ class Access:
         # A table of its own: a scraper with a stale token locks no operator out.
         self._wrong_scrapes = Attempts(WRONG_KEYS, WRONG_KEYS_WINDOW_S)
 
+    def wrong_keys(self) -> int:
+        """Addresses with a wrong admin key lately, of at most `attempts.MAX_ENTRIES`."""
+        return len(self._pending_attempts)
+
     async def signed_in_user(self, request: Request) -> Identity | Refusal:
         """The signed-in user of a request."""
         return await self._authenticate(request)

@@ -7,14 +7,19 @@ reading touches plain attributes only, because it runs on the event loop at ever
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
+from narthex.app.attempts import MAX_ENTRIES
+from narthex.app.connection_limits import ConnectionLimiter
 from narthex.app.control_log import MAX_UNSENT
 from narthex.app.core import MAX_COMMANDS, NodeCore
 from narthex.app.hub.hub import HELD_LIMIT
 from narthex.app.lifecycle import Lifecycle, LifecycleState
+from narthex.app.owner_plans import MAX_KNOWN
 from narthex.app.provider import Provider
 from narthex.app.quotas import MAX_BUCKETS
+from narthex.domain.limits import Limits
 from narthex.ports.broker import Broker
 from narthex.ports.store import Store
 from narthex.ports.telemetry import Reading
@@ -45,12 +50,7 @@ class Gauges:
         self._lifecycle = lifecycle
         limits, runs = core.config.limits, core.config.run_limits
         self._buffers: tuple[Buffer, ...] = (
-            ("connections", lambda: core.limiter.total, limits.max_connections),
-            (
-                "connections_unauthenticated",
-                lambda: core.limiter.unproven,
-                limits.max_connections_unauthenticated,
-            ),
+            *connection_buffers(core.limiter, limits),
             ("commands", lambda: len(core.tasks), MAX_COMMANDS),
             ("runs", lambda: core.engine.active, runs.max_running),
             ("agents_waiting", lambda: core.engine.waiting, runs.max_waiting),
@@ -59,7 +59,8 @@ class Gauges:
             # The brokers have it, the port does not: an embedding program's own engine may have no queue.
             ("broker_queue", lambda: int(getattr(engine, "pending", 0)), ENGINE_QUEUE),
             ("store_queue", lambda: int(getattr(store, "pending", 0)), STORE_QUEUE),
-            ("message_rate_table", lambda: len(core.quotas), MAX_BUCKETS),
+            ("message_rate_table", core.quotas.__len__, MAX_BUCKETS),
+            ("owner_plan_table", core.chat.owner_plans.__len__, MAX_KNOWN),
         )
 
     def readings(self) -> Iterable[Reading]:
@@ -86,6 +87,19 @@ def buffer_readings(buffers: Iterable[Buffer]) -> Iterable[Reading]:
         yield "buffer_limit", (name,), limit
 
 
+def connection_buffers(limiter: ConnectionLimiter, limits: Limits) -> tuple[Buffer, ...]:
+    """The connections of a process, and those of them whose user is not known yet."""
+    return (
+        ("connections", lambda: limiter.total, limits.max_connections),
+        ("connections_unauthenticated", lambda: limiter.unproven, limits.max_connections_unauthenticated),
+    )
+
+
+def attempt_table(name: str, fill: Callable[[], int]) -> Callable[[], Iterable[Reading]]:
+    """The fill and the limit of a table of failed attempts."""
+    return partial(buffer_readings, [(name, fill, MAX_ENTRIES)])
+
+
 def provider_counts(provider: Provider) -> Callable[[], Iterable[Reading]]:
     """The embedded provider's sign-ins and the refreshes of its sessions."""
 
@@ -94,5 +108,6 @@ def provider_counts(provider: Provider) -> Callable[[], Iterable[Reading]]:
             yield "token_refreshes", ("session", result), count
         for labels, count in provider.sign_ins.items():
             yield "sign_ins", labels, count
+        yield from buffer_readings([("failed_sign_in_table", provider.failed_sign_ins, MAX_ENTRIES)])
 
     return readings

@@ -35,7 +35,7 @@ from narthex.ports.tokens import TokenVerifier
 from narthex.settings import Settings
 from narthex.wiring.agents import run_limits
 from narthex.wiring.fleet import Fleet
-from narthex.wiring.gauges import Gauges
+from narthex.wiring.gauges import Gauges, attempt_table
 from narthex.wiring.server_process import connection_recorder, handshake_writer, metrics_flush
 from narthex.wiring.tokens import make_tokens
 from narthex.wiring.tracing import handshake_tracer, make_tracer
@@ -121,6 +121,7 @@ class Parts:
         self.proofs = KeyProofs(
             settings.e2e_keys(), permissions=tuple(settings.e2e_permissions), meter=self.meter, clock=self.now
         )
+        self.meter.read_from(attempt_table("wrong_e2e_key_table", self.proofs.wrong_keys))
         self.admissions = Admissions(self.store.records, self.meter, self.now)
         credentials = CredentialVerifier(
             verifier=self.verifier,

@@ -50,7 +50,7 @@ from narthex.web.oidc import OidcRoutes
 from narthex.web.paths import root_path
 from narthex.web.problems import exception_handlers
 from narthex.web.request_rules import RequestAuthenticator
-from narthex.wiring.gauges import provider_counts
+from narthex.wiring.gauges import attempt_table, provider_counts
 from narthex.wiring.parts import Parts
 from narthex.wiring.provider import make_code_flow, make_provider
 from narthex.wiring.server_process import address_rates, make_health, trusted_scraper, user_rates
@@ -96,6 +96,7 @@ class WebApplication:
             trusted_scraper=trusted_scraper(parts.settings, self.http),
             origin=self.http.origin_refusal,
         )
+        parts.meter.read_from(attempt_table("wrong_admin_key_table", self.access.wrong_keys))
         self.provider = self._make_provider()
         if self.provider is not None:
             parts.meter.read_from(provider_counts(self.provider))
