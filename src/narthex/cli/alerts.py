@@ -60,6 +60,9 @@ def render(
 def explain(name: str) -> int:
     """Print the runbook of an alert: what it means, what to look at, what to do.
 
+    Examples:
+        narthex alerts explain NarthexBreakerOpen
+
     Args:
         name: of the alert, such as NarthexBreakerOpen, or of its page, breaker-open.
     """
