@@ -371,8 +371,30 @@ async def test_a_flood_during_a_read_is_read_and_not_skipped(
     assert two.told() == ["1", "2", "3", "4"]
 
 
-async def test_a_resync_during_a_read_makes_another(
+async def test_a_read_that_began_before_the_engine_came_back_is_begun_anew(
     nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its request went to a connection that is gone, and the engine's time-out is 12 s."""
+    one, two = nodes
+    real, asked = two.engine.history, asyncio.Event()
+
+    async def gone(*args: Any, **options: Any) -> Page:
+        asked.set()
+        return await asyncio.Future()
+
+    monkeypatch.setattr(two.engine, "history", gone)
+    two.engine.deaf = True
+    two.log._receiver.resync(None)
+    await asked.wait()
+    await one.log.control(message(1))
+    monkeypatch.setattr(two.engine, "history", real)
+    two.log._receiver.resync(None)
+    await two.recorder.until(lambda: two.told() == ["1"])
+
+
+@pytest.mark.parametrize("channels", [None, [CHANNEL]], ids=["all", "the log"])
+async def test_a_resync_during_a_read_makes_another(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch, channels: list[str] | None
 ) -> None:
     """Messages lost after the first read's answer was made are found by the second."""
     one, two = nodes
@@ -381,7 +403,7 @@ async def test_a_resync_during_a_read_makes_another(
     await asked.wait()
     two.engine.deaf = True
     await one.log.control(message(1))
-    two.log._receiver.resync(None)
+    two.log._receiver.resync(channels)
     may.set()
     await two.recorder.until(lambda: bool(two.told()))
     two.engine.deaf = False

@@ -255,6 +255,9 @@ class _Receiver:
 
     def resync(self, channels: list[str] | None) -> None:
         """See `BrokerHandler`."""
+        if channels is None and self._reading is not None:  # its request may be on a connection that is gone
+            self._reading.cancel()
+            self._reading = None
         if channels is None or CHANNEL in channels:
             self._reread()
         if self._handler is not None:
