@@ -74,7 +74,7 @@ def test_what_the_upstream_refuses_passes_too(guard: Guarding) -> None:
 
 
 def test_the_guard_closes_both_sides(guard: Guarding, upstream: Running) -> None:
-    """Each gets the code; both connections end when both have answered. The next test reads the upstream's close text."""
+    """Each gets the code; both connections end when both have answered. Other tests read the close text upstream."""
     with guard.websocket("/ws") as peer:
         admitted = opened(guard)
         receiver = upstream.gate.receivers.get(timeout=5)
