@@ -326,7 +326,8 @@ async def _runs(ada: Caller, thread: str) -> None:
     went_on = await ada.rpc(
         "run.tool_result", run_id=tool["run_id"], results=[{"tool_call_id": "mine", "content": "a bird"}]
     )
-    await ada.event("TOOL_CALL_RESULT", toolCallId="mine")
+    called = await ada.event("TOOL_CALL_START", runId=tool["run_id"])
+    await ada.event("TOOL_CALL_RESULT", toolCallId=called["toolCallId"])
     await ada.event("RUN_FINISHED", runId=went_on["run_id"])
     silent = await start("silent")
     await ada.event("RUN_ERROR", runId=silent["run_id"])

@@ -112,21 +112,24 @@ def test_every_event_of_the_gateway_is_described() -> None:
         text = path.read_text(encoding="utf-8")
         if '"narthex.' not in text:
             continue
-        for node in ast.walk(ast.parse(text)):
+        tree = ast.parse(text)
+        constants = {
+            getattr(target, "id", ""): node.value
+            for node in tree.body
+            if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
+            for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        }
+        for node in ast.walk(tree):
             if (
                 isinstance(node, ast.Call)
                 and getattr(node.func, "attr", getattr(node.func, "id", "")) in published
             ):
-                found |= names(node.args)
-            if isinstance(node, ast.Assign) and [getattr(target, "id", "") for target in node.targets] == [
-                "NAME"
-            ]:
-                found |= names([node.value])
+                found |= names([constants.get(getattr(one, "id", ""), one) for one in node.args])
     assert found == set(EVENTS) | set(NOTICES)
 
 
 def names(values: list[ast.expr]) -> set[str]:
-    """Literals that are names of the gateway's events."""
+    """Those of the values that are names of the gateway's events."""
     texts = {
         value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)
     }
