@@ -87,7 +87,7 @@ async def test_the_doctor_finds_nothing_behind_any_of_them(tmp_path: Path) -> No
             folder.mkdir()
             async with proxy(kind, folder, gateway.port) as port:
                 diagnosis, _ = await examined(
-                    f"ws://localhost:{port}/ws", token=gateway.token("ada"), hold_s=1.5, timeout_s=within(5)
+                    f"ws://localhost:{port}/ws", token=gateway.token("ada"), hold_s=1.5, timeout_s=within(15)
                 )
             return kind, [finding.code for finding in diagnosis.findings], diagnosis.first_line
 

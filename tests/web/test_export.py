@@ -140,6 +140,7 @@ def ended_run(run_id: str, state: RunState, began: float, ended: float, **more: 
         count=0,
         digest="",
         questions=[],
+        usage="",
         **(fields | more),
     )
 

@@ -486,8 +486,9 @@ def durability(fsync: str) -> str:
         )
     if fsync:
         return (
-            "An acknowledged publication is in the append-only file: it survives the death of the process; after power "
-            "loss or a fail-over to a replica the last second may be missing, and then the epoch changes."
+            "An acknowledged publication is in the append-only file: it survives the death of the process, unless the "
+            "disk is slow then; else, and after power loss or a fail-over to a replica, the last two seconds may be "
+            "missing, and then the epoch changes."
         )
     return (
         "Redis runs without an append-only file: acknowledged publications are lost when its process dies, and then "
