@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
+import random
 from typing import Any
 
 import pytest
 
 from narthex.domain.json_depth import MAX_EVENT_DEPTH
-from narthex.domain.json_patch import PatchedDocument, PatchFault, applied
+from narthex.domain.json_patch import MAX_DEPTH, PatchedDocument, PatchFault, applied
 
 DOCUMENT = {"a": {"b": [1, 2]}, "c/d": "e", "~": 0}
 
@@ -50,6 +52,8 @@ def test_each_operation(patch: dict[str, Any], expected: object) -> None:
         {"op": "test", "path": "/~0", "value": False},
         {"op": "spin", "path": "/a"},
         {"path": "/a"},
+        {"op": "add", "path": 5, "value": 1},
+        {"op": "copy", "from": None, "path": "/x"},
         "add",
     ],
 )
@@ -120,10 +124,78 @@ def test_patches_cannot_nest_a_document_deeper_than_readers_parse() -> None:
         document.apply([{"op": "move", "from": "/b", "path": "/a/c"}])
     assert document.too_large
     document = PatchedDocument({}, 1_000_000)
-    path = ""
-    for _ in range(MAX_EVENT_DEPTH):
-        path += "/a"
-        document.apply([{"op": "add", "path": path, "value": {}}])
-    with pytest.raises(PatchFault, match="too deep"):
-        document.apply([{"op": "add", "path": f"{path}/a", "value": {}}])
+    for levels in range(1, MAX_DEPTH):
+        document.apply([{"op": "add", "path": "/a" * levels, "value": {}}])
     assert not document.too_large
+    with pytest.raises(PatchFault, match="too deep"):
+        document.apply([{"op": "add", "path": "/a" * (MAX_EVENT_DEPTH + 1), "value": {}}])
+    document.apply([{"op": "add", "path": "/a" * MAX_DEPTH, "value": {}}])
+    assert document.too_large
+
+
+def test_patches_of_several_operations_change_a_document_in_place() -> None:
+    """A copy of 200 KB for each of them held the event loop for 25 ms."""
+    document = PatchedDocument({"large": [1], "n": 0}, 1_000)
+    document.apply([{"op": "add", "path": "/m", "value": 0}])
+    large = document.value["large"]
+    for patch in (
+        [{"op": "replace", "path": "/n", "value": 1}, {"op": "add", "path": "/large/-", "value": 2}],
+        [{"op": "copy", "from": "/n", "path": "/c"}],
+        [{"op": "move", "from": "/c", "path": "/d"}],
+    ):
+        document.apply(patch)
+        assert document.value["large"] is large
+    with pytest.raises(PatchFault):
+        document.apply([{"op": "remove", "path": "/large/0"}, {"op": "remove", "path": "/absent"}])
+    assert document.value["large"] is large == [1, 2]
+
+
+def test_any_patch_is_applied_whole_or_not_at_all() -> None:
+    """Random patches, each beside a copy that is thrown away where the patch does not fit."""
+    chance = random.Random(20)
+    places = ["", "/a", "/b", "/a/0", "/a/1", "/a/-", "/b/c", "/b/c/d", "/b/x", "/x/y"]
+    values: list[Any] = [0, None, "s", [1, [2]], {"c": {"d": 1}}, []]
+    fits = 0
+    for _ in range(300):
+        document = PatchedDocument({"a": [1, {"n": 2}], "b": {"c": {"d": [3]}}}, 10_000)
+        for _ in range(8):
+            patch = [
+                {
+                    "op": chance.choice(["add", "replace", "remove", "move", "copy", "test"]),
+                    "path": chance.choice(places),
+                    "from": chance.choice(places),
+                    "value": chance.choice(values),
+                }
+                for _ in range(chance.randint(1, 4))
+            ]
+            before = copy.deepcopy(document.value)
+            try:
+                expected = applied(before, patch)
+                fits += 1
+            except PatchFault:
+                expected = before
+                with pytest.raises(PatchFault):
+                    document.apply(patch)
+            else:
+                document.apply(patch)
+            assert json.dumps(document.value, sort_keys=True) == json.dumps(expected, sort_keys=True)
+    assert 100 < fits < 2_000
+    assert values == [0, None, "s", [1, [2]], {"c": {"d": 1}}, []]
+
+
+def test_a_value_that_is_tested_costs_no_more_than_the_smaller_one() -> None:
+    """Types are told apart as in JSON."""
+    document = {"t": True, "n": 1, "l": [1], "o": {"a": 1.0}}
+    for path, value in (("/n", 1.0), ("/o", {"a": 1}), ("/l", [1.0])):
+        assert applied(document, [{"op": "test", "path": path, "value": value}]) == document
+    for path, value in (
+        ("/t", 1),
+        ("/n", True),
+        ("/l", {}),
+        ("/o", [1]),
+        ("/o", 1),
+        ("", {}),
+        ("/l", [1, 1]),
+    ):
+        with pytest.raises(PatchFault, match="another one"):
+            applied(document, [{"op": "test", "path": path, "value": value}])

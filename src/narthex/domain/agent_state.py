@@ -8,6 +8,7 @@ because it could not be given back in one event.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
@@ -17,6 +18,7 @@ from narthex.domain.events import Event
 from narthex.domain.json_patch import PatchedDocument, PatchFault
 
 _UNSET: Final = object()
+_TURN_EVERY: Final = 256  # operations; of a state as large as it may be they take a few milliseconds
 
 
 class AgentState:
@@ -38,21 +40,23 @@ class AgentState:
         elif kind == "CUSTOM" and event.get("name") == "narthex.restarted":
             self._snapshot, self._patches = _UNSET, []
 
-    def value(self, before: Any) -> Any:
-        """The state now, from the one before the run; None too where it was too large after one of the deltas."""
+    async def after(self, before: Any, turn: Callable[[], Awaitable[object]]) -> str | None:
+        """The state to store, as JSON text (`null`: it was too large), from the one before the run; None: none. Awaits
+        `turn` now and then, because a run may have many deltas.
+        """
         state = before if self._snapshot is _UNSET else self._snapshot
         document = PatchedDocument({} if state is None and self._patches else state, MAX_BYTES)
+        applied = 0
         for patch in self._patches:
             with contextlib.suppress(PatchFault):
                 document.apply(patch)
             if document.too_large:
                 break
-        return document.value
-
-    def after(self, before: Any) -> str | None:
-        """The state to store, as JSON text (`null`: it was too large), from the one before the run; None: none."""
-        state = self.value(before)
-        if state is None and self._snapshot is _UNSET and not self._patches:
+            applied += len(patch)
+            if applied >= _TURN_EVERY:
+                applied = 0
+                await turn()
+        if document.value is None and self._snapshot is _UNSET and not self._patches:
             return None
-        text = msgspec.json.encode(state)
+        text = msgspec.json.encode(document.value)
         return text.decode() if len(text) <= MAX_BYTES else "null"

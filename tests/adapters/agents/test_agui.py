@@ -373,3 +373,21 @@ def test_a_resumed_request_has_what_was_said() -> None:
         {"type": "MESSAGES_SNAPSHOT", "messages": [{"id": "x", "role": "user", "content": "y"}]}
     )
     assert len(conversation.messages) == 1
+
+
+def test_the_state_of_a_conversation_is_bounded_and_its_own() -> None:
+    """Small `copy` patches double it; an agent in this process keeps the state that it got."""
+    first = {"list": [1]}
+    conversation = Conversation([], first)
+    add = ev.state_delta([{"op": "add", "path": "/list/-", "value": 2}])
+    conversation.feed(add)
+    given = conversation.request(Input("x"), [])["state"]
+    conversation.feed(add)
+    assert (first, given, conversation.state) == ({"list": [1]}, {"list": [1, 2]}, {"list": [1, 2, 2]})
+    conversation.feed({"type": "STATE_DELTA", "delta": 5})
+    conversation.feed(ev.state_snapshot({"a": "x" * 1_000}))
+    for number in range(20):
+        conversation.feed(ev.state_delta([{"op": "copy", "from": "", "path": f"/{number}"}]))
+    assert conversation.state == {}
+    conversation.feed(ev.state_snapshot({"n": 1}))
+    assert conversation.state == {"n": 1}

@@ -17,8 +17,9 @@ from typing import Any, Final
 
 import msgspec
 
+from narthex.domain.agent_input import MAX_BYTES
 from narthex.domain.answer_schema import schema_fault
-from narthex.domain.json_patch import PatchFault, applied
+from narthex.domain.json_patch import PatchedDocument, PatchFault
 from narthex.ports.agents import AgentError, Answer, ChatMessage, Event, Question, RunInput
 from narthex.ports.tracing import current_span
 
@@ -124,9 +125,18 @@ class Conversation:
         self.messages: list[dict[str, Any]] = [
             _message(message) for message in messages if message.role in _ROLES
         ]
-        self.state: Any = {} if state is None else state
+        self.state = {} if state is None else state
         self._calls: dict[str, dict[str, Any]] = {}
         self._texts: dict[str, dict[str, Any]] = {}
+
+    @property
+    def state(self) -> Any:
+        """The agent's state; empty once it was larger than one that the gateway keeps (`domain/agent_state.py`)."""
+        return {} if self._document.too_large else self._document.value
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        self._document = PatchedDocument(value, MAX_BYTES)
 
     def request(self, run: RunInput, resume: list[dict[str, Any]]) -> dict[str, Any]:
         """A RunAgentInput. The person's identity (never a token) is in `forwardedProps.narthex.user`."""
@@ -134,10 +144,12 @@ class Conversation:
         context = current_span().context
         if context is not None and "traceparent" in run.forwarded:  # the client's: ours continues it
             ours |= context.headers()
+        state = self.state
+        self.state = state  # an agent in this process may change the one that it gets: patches go to a copy
         request: dict[str, Any] = {
             "threadId": run.thread_id,
             "runId": run.run_id,
-            "state": self.state,
+            "state": state,
             "messages": self.messages,
             "tools": run.tools,
             "context": run.context,
@@ -185,7 +197,7 @@ class Conversation:
                 with contextlib.suppress(
                     PatchFault
                 ):  # as AG-UI's client: a delta that does not fit is left out
-                    self.state = applied(self.state, event.get("delta") or [])
+                    self._document.apply(event.get("delta") or [])
             case "MESSAGES_SNAPSHOT":
                 self.messages = list(event.get("messages") or [])
 

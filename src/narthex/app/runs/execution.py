@@ -387,7 +387,7 @@ async def finish(
         error_message=ended.error_message,
         now=ended.finished_at or services.now(),
         usage=ended.usage,
-        agent_state=log_state.agent_state.after(given.state),
+        agent_state=await log_state.agent_state.after(given.state, lambda: asyncio.sleep(0)),
     )
     if not kept:
         raise OwnershipLost
