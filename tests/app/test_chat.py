@@ -89,6 +89,19 @@ async def test_a_message_posted_twice_is_one_message(rig: Rig) -> None:
     assert [message.content for message in view.messages] == ["hello"]
 
 
+async def test_a_text_that_postgresql_cannot_hold_is_kept_as_it_can(rig: Rig) -> None:
+    """A NUL becomes the replacement character before the text is stored, compared and published: as its store keeps it,
+    the repeat (a steered text that its agent left unread) would look like another message with the same id.
+    """
+    thread_id = (await rig.chat.create(ADA, "t")).thread_id
+    await rig.chat.say(ADA, thread_id, "m1", "a\0b")
+    [stored] = await rig.store.threads.messages(ADA.tenant, thread_id, before=None, limit=10)
+    assert stored.content == "a\ufffdb"
+    said = [json.loads(data) for data in await rig.log(f"thread:{thread_id}")]
+    assert [event["delta"] for event in said if "delta" in event] == ["a\ufffdb"]
+    assert not (await rig.chat.say(ADA, thread_id, "m1", "a\0b"))[1]
+
+
 async def said_kinds(rig: Rig, thread_id: str) -> list[str]:
     """The types of the events in a thread's log."""
     return [json.loads(data)["type"].rpartition("_")[2] for data in await rig.log(f"thread:{thread_id}")]

@@ -148,6 +148,55 @@ async def test_one_of_two_members_answers_a_call(running: Running) -> None:
     assert [one["run_id"] for one in thread["outcomes"]] == [started["run_id"], run["run_id"]]
 
 
+async def test_the_first_of_two_results_of_a_call_counts(running: Running) -> None:
+    """In one request too, and its repeat finds its run."""
+    raw = await client(running, "ada")
+    started = await called(raw)
+    sent = agui(started, "r-1", ("1", "first", "i-1"), ("1", "second", "i-2"), ("2", "other", "i-3"))
+    run = await raw.rpc("agui.run", **sent)
+    await ended(raw, run["run_id"])
+    assert (await raw.rpc("agui.run", **sent))["run_id"] == run["run_id"]
+    thread = await raw.rpc("thread.get", thread_id=started["thread_id"])
+    assert [one["content"] for one in thread["messages"] if one["role"] == "tool"] == ["first", "other"]
+    again = agui(started, "r-2", ("1", "first", "i-1"), ("1", "second", "i-2"), ("2", "other", "i-3"))
+    assert (await raw.rpc("agui.run", **again))["run_id"] != run["run_id"]
+
+
+async def test_a_second_member_answers_a_call_beside_the_first_one_s_result(running: Running) -> None:
+    """Their client repeats the result of the other call, which its conversation has. Alone it is too late, and so is
+    another one for that call.
+    """
+    ada = await client(running, "ada")
+    started = await called(ada)
+    await ada.rpc("thread.members.add", thread_id=started["thread_id"], user_id="bob")
+    bob = await client(running, "bob")
+    first = await ada.rpc("agui.run", **agui(started, "r-1", ("1", "by ada\0", "i-1")))
+    await ended(ada, first["run_id"])
+    for late in (("1", "by ada\0", "i-1"), ("1", "by bob", "i-1"), ("1", "by bob", "i-9")):
+        refused = await bob.call("rpc", method="agui.run", data=agui(started, "r-2", late))
+        assert refused["error"]["message"][:18] == "tool_call_answered"
+    sent = agui(started, "r-3", ("1", "by ada\0", "i-1"), ("2", "by bob", "i-2"))
+    second = await bob.rpc("agui.run", **sent)
+    assert "by bob" in (await ended(ada, second["run_id"]))["text"]
+    assert (await bob.rpc("agui.run", **sent))["run_id"] == second["run_id"]
+    thread = await ada.rpc("thread.get", thread_id=started["thread_id"])
+    assert [
+        (one["content"], json.loads(one["detail"])["by"])
+        for one in thread["messages"]
+        if one["role"] == "tool"
+    ] == [("by ada\ufffd", "ada"), ("by bob", "bob")]
+
+
+def agui(started: dict[str, Any], run: str, *results: tuple[str, str, str]) -> dict[str, Any]:
+    """Params of `agui.run` with results: a call, its result, and the id of that."""
+    messages = [
+        {"id": name, "role": "tool", "toolCallId": f"call-of-the-tool-{call}", "content": content}
+        for call, content, name in results
+    ]
+    sent = {"threadId": started["thread_id"], "runId": run, "messages": messages, "tools": [COLOUR]}
+    return {"agent": "painter", "input": sent | {"state": {}, "context": [], "forwardedProps": {}}}
+
+
 async def test_an_agent_gets_its_own_short_ids_back(tmp_path: Path) -> None:
     """In the thread the run's id stands before them; the agent, which may keep the conversation too, knows none of it.
     An id that it used in two runs names two things, and stays as it is in the thread.

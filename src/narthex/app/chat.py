@@ -33,14 +33,14 @@ from narthex.app.thread_view import (
     ThreadView,
     ended_in,
 )
-from narthex.app.tool_results import answered, call_of, is_of_agent
+from narthex.app.tool_results import answered, call_answered, call_of, from_user
 from narthex.domain.agent_input import ToolResult
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.events import text_content, text_end, text_start, tool_call_result
 from narthex.domain.identity import Identity
 from narthex.domain.plans import DAY_S, INVITATION_DAYS, Plan
 from narthex.domain.runs import RunState
-from narthex.domain.threads import thread_not_found
+from narthex.domain.threads import storable, thread_not_found
 from narthex.errors import ClientError, DependencyError
 from narthex.ports.broker import Broker, Control, Position
 from narthex.ports.runs import Run
@@ -472,6 +472,7 @@ class Chat:
         Raises:
             ClientError: `message_id_used` (409): another message of the thread has this id.
         """
+        text = storable(text)
         key = channel_key(identity.tenant, thread_channel(thread_id))
         after = self._broker.known_position(key) or (await self._broker.history(key, limit=0)).top
         message = Message(
@@ -518,8 +519,8 @@ class Chat:
         self, identity: Identity, thread_id: str, results: Sequence[ToolResult]
     ) -> Position:
         """Store results of tools that the user's client ran, and publish them for the other devices. Of two results of
-        one call the first one counts. A result that the user sent before, or that the agent gave, changes nothing.
-        Returns the channel's position after them.
+        one call the first one counts. A result that the user sent before, or that the agent gave, changes nothing, and
+        neither does another member's beside one of the user's. Returns the channel's position after them.
 
         Raises:
             ClientError: `tool_results_not_taken` (422): one is of no call of the thread's; `run_active` (409): the run
@@ -528,21 +529,11 @@ class Chat:
         key = channel_key(identity.tenant, thread_channel(thread_id))
         at = (await self._broker.history(key, limit=0)).top
         calls = await self._calls(identity, thread_id, results)
-        answers = [
-            answered(call, result, identity.subject)
-            for call, result in zip(calls, results, strict=True)
-            if not is_of_agent(call)
-        ]
+        given = from_user(calls, results, identity.subject)
+        answers = [answered(call, result, identity.subject) for call, result in given]
         if not await self._threads.answer_calls(identity.tenant, thread_id, answers):
-            raise ClientError(
-                "tool_call_answered",
-                "Another result of this call came first.",
-                "Follow the thread: it goes on with that result.",
-                number=409,
-            )
-        for call, result in zip(calls, results, strict=True):
-            if is_of_agent(call):
-                continue
+            raise call_answered()
+        for call, result in given:
             event = tool_call_result(result.message_id, call.message_id, result.content)
             event |= {"threadId": thread_id, "userId": identity.subject}
             if result.error:

@@ -20,3 +20,8 @@ def threads_limit(limit: int) -> ClientError:
         "Delete threads with thread.delete, or upgrade the plan.",
         number=429,
     )
+
+
+def storable(text: str) -> str:
+    """A message's text as every store keeps it: PostgreSQL takes no NUL, and a repeat must find the same text."""
+    return text.replace("\0", "\ufffd")

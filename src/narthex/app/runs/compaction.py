@@ -91,7 +91,6 @@ async def _answer_earlier_calls(services: RunServices, run: Run, results: list[T
     """Put results into the rows of the calls that an earlier run made, before it asked whether it may."""
     by_call = {entry.message_id: entry for entry in results}
     stored = await services.threads.messages(run.tenant, run.thread_id, before=None, limit=MESSAGES)
-    answers = []
     for row in stored:
         entry = by_call.get(row.message_id) if row.role == "tool" and row.run_id != run.run_id else None
         detail: dict[str, object] = msgspec.json.decode(row.detail) if entry is not None else {}
@@ -101,5 +100,5 @@ async def _answer_earlier_calls(services: RunServices, run: Run, results: list[T
         answered = msgspec.structs.replace(
             row, content=entry.result or "", detail=msgspec.json.encode(detail).decode()
         )
-        answers.append(answered)
-    await services.threads.answer_calls(run.tenant, run.thread_id, answers)
+        # Alone: one that a member answered meanwhile keeps that result, and the others get theirs.
+        await services.threads.answer_calls(run.tenant, run.thread_id, [answered])
