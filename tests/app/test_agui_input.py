@@ -172,3 +172,16 @@ def test_an_envelope_is_told_from_a_plain_request() -> None:
     assert (bare.params, bytes(bare.body)) == ({}, b"{}")
     for body in (b'{"method":"agent/other"}', b'{"threadId":"t"}', b"[" * 100_000, b"no"):
         assert opened(body) is None
+
+
+def test_an_input_to_be_shown_must_fit_an_event() -> None:
+    """RUN_STARTED holds it two levels deep, and every number must be a double; a state by itself may be deeper."""
+    shown = {"forwardedProps": {"narthex": {"input": True}}}
+    cases: list[tuple[int, dict[str, Any], bool]] = [(126, shown, True), (127, shown, False), (127, {}, True)]
+    for levels, more, fits in cases:
+        state = json.loads('{"a":' * levels + "1" + "}" * levels)
+        if fits:
+            assert asked(USER, state=state, **more).given.state == state
+        else:
+            assert "126 levels" in refused(USER, state=state, **more).message
+    assert "double" in refused(USER, state={"n": 10**400}, **shown).message

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from narthex.domain.agent_input import AgentInput, ToolResult
+from narthex.domain.digest import canonical
 from narthex.domain.ids import valid_id
 from narthex.domain.json_depth import MAX_EVENT_DEPTH, json_depth_exceeds
 from narthex.domain.runs import BUSY
@@ -144,25 +145,40 @@ def parse(body: bytes, *, connect: bool = False) -> Asked:
         raise _bad_body(f"`resume` has {len(resume)} entries; at most {MAX_ANSWERS}.")
     connect = connect or wishes.connect
     message, results = (None, []) if resume or connect else _news(sent.messages)
+    given = AgentInput(
+        thread_id=sent.thread_id,
+        run_id=sent.run_id,
+        state=sent.state or None,  # stock clients that have none send {}
+        tools=sent.tools or [],
+        context=sent.context or [],
+        forwarded={name: value for name, value in props.items() if name != "narthex"},
+        protocol_version=sent.protocol_version or "",
+        parent_run_id=sent.parent_run_id or "",
+        results=results,
+        show_input=wishes.input,
+    )
+    _check_shown(given)
     return Asked(
         thread_id=sent.thread_id,
         run_id=sent.run_id,
         message=message,
-        given=AgentInput(
-            thread_id=sent.thread_id,
-            run_id=sent.run_id,
-            state=sent.state or None,  # stock clients that have none send {}
-            tools=sent.tools or [],
-            context=sent.context or [],
-            forwarded={name: value for name, value in props.items() if name != "narthex"},
-            protocol_version=sent.protocol_version or "",
-            parent_run_id=sent.parent_run_id or "",
-            results=results,
-            show_input=wishes.input,
-        ),
+        given=given,
         resume=resume,
         wishes=wishes,
     )
+
+
+def _check_shown(given: AgentInput) -> None:
+    """Refuse an input that shall stand in RUN_STARTED and that no event can hold. Raises ClientError `bad_body`."""
+    if (shown := given.shown("", "")) is None:
+        return
+    try:
+        exact = canonical({"type": "RUN_STARTED", "input": shown})
+    except ValueError as fault:
+        raise _bad_body("With `input`, no number may be outside the range of a double.") from fault
+    if json_depth_exceeds(exact, MAX_EVENT_DEPTH):
+        most = MAX_EVENT_DEPTH - 2
+        raise _bad_body(f"With `input`, `state` and the rest nest at most {most} levels deep.")
 
 
 def opened(body: bytes) -> Envelope | None:

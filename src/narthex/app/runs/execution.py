@@ -266,21 +266,32 @@ class Execution:
             if not may_begin():
                 raise _NotBegun
             self.run = msgspec.structs.replace(run, started_at=run.started_at or now)
-            parent = run.parent_run_id or self.given.parent_run_id
-            await self.intake.own(
-                ev.run_started(
-                    run.thread_id,
-                    run.run_id,
-                    parent_run_id=parent,
-                    run_input=self.given.shown(run.thread_id, run.run_id),
-                )
-            )
+            await self._start()
             self.services.meter.observe("run_start_seconds", max(0.0, self.services.now() - run.created_at))
         if restart:
             await self.intake.restart(restart)
         for opening in openings:
             await self.intake.own(opening)
         await self.journal.flush()
+
+    async def _start(self) -> None:
+        """Publish RUN_STARTED, without an input that no event can hold (the stored state may make it too deep): a run
+        without RUN_STARTED could not even end.
+        """
+        run = self.run
+        started = ev.run_started(
+            run.thread_id,
+            run.run_id,
+            parent_run_id=run.parent_run_id or self.given.parent_run_id,
+            run_input=self.given.shown(run.thread_id, run.run_id),
+        )
+        try:
+            await self.intake.own(started)
+        except AgentFault as fault:
+            if started.pop("input", None) is None:
+                raise
+            log.warning("run_input_not_shown", run_id=run.run_id, reason=fault.message)
+            await self.intake.own(started)
 
     async def _wait(self) -> Ending:
         """Wait for the end; announce now and then that a silent agent still works."""

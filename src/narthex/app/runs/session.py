@@ -33,6 +33,7 @@ from narthex.domain.answer_permission import answerer_fault
 from narthex.domain.answer_schema import schema_fault
 from narthex.domain.digest import canonical
 from narthex.domain.ids import valid_id
+from narthex.domain.json_depth import MAX_EVENT_DEPTH, json_depth_exceeds
 from narthex.domain.runs import ACTIVE
 from narthex.domain.steered_texts import SteeredText
 from narthex.errors import DependencyError
@@ -42,6 +43,7 @@ from narthex.ports.tracing import NO_SPAN, Span
 
 STEER_LIMIT: Final = 32  # texts that users may send ahead of an agent that does not read them
 MAX_QUESTIONS: Final = 20  # of one `ask_all`
+_TOO_DEEP: Final = f"RUN_FINISHED would have more than {MAX_EVENT_DEPTH} levels"
 _CLEAN_UP_S: Final = 10.0  # after an approval expired
 
 
@@ -181,7 +183,13 @@ class AgentSession:
     def report(self, *, usage: Sequence[Mapping[str, Any]] = (), result: Any = None) -> None:
         """See `ports.agents.RunInput`."""
         added = [dict(entry) for entry in usage]
-        size = len(canonical({"type": "RUN_FINISHED", "usage": self._report.usage + added, "result": result}))
+        exact = canonical({"type": "RUN_FINISHED", "usage": self._report.usage + added, "result": result})
+        if json_depth_exceeds(exact, MAX_EVENT_DEPTH):
+            raise AgentFault(
+                "agent_event_invalid",
+                f"The agent reported usage or a result that nests too deep: {_TOO_DEEP}.",
+            )
+        size = len(exact)
         if size > (most := self._services.limits.max_event_bytes):
             raise AgentFault(
                 "agent_flood", f"The agent reported {size} bytes of usage and result; at most {most}."
@@ -244,12 +252,13 @@ class AgentSession:
             raise AgentFault(
                 "agent_flood", f"ask was called with a question of {size} bytes; at most {most}."
             )
-        self._waiting = asyncio.get_running_loop().create_future()
-        self.asked = tuple(one.interrupt_id for one in interrupts)
-        self.unbind()
         outcome = ev.interrupted(
             [_event(one, question) for one, question in zip(interrupts, questions, strict=True)]
         )
+        _check_outcome(outcome)
+        self._waiting = asyncio.get_running_loop().create_future()
+        self.asked = tuple(one.interrupt_id for one in interrupts)
+        self.unbind()
         execution.end(Interrupted(tuple(interrupts), outcome))
         try:
             answers = await self._answered(interrupts[0])
@@ -428,6 +437,20 @@ class AgentSession:
             closing: Callable[[], Awaitable[None]] | None = getattr(items, "aclose", None)
             if closing is not None:
                 await closing()
+
+
+def _check_outcome(outcome: ev.Event) -> None:
+    """Refuse questions that no event can hold. Raises AgentFault."""
+    try:
+        exact = canonical({"type": "RUN_FINISHED", "outcome": outcome})
+    except ValueError as fault:
+        raise AgentFault(
+            "agent_event_invalid", f"ask was called with a question that is not exact JSON: {fault}."
+        ) from fault
+    if json_depth_exceeds(exact, MAX_EVENT_DEPTH):
+        raise AgentFault(
+            "agent_event_invalid", f"ask was called with a question that nests too deep: {_TOO_DEEP}."
+        )
 
 
 def answer_of(interrupt: Interrupt) -> Answer:
