@@ -186,16 +186,10 @@ def test_any_patch_is_applied_whole_or_not_at_all() -> None:
 def test_a_value_that_is_tested_costs_no_more_than_the_smaller_one() -> None:
     """Types are told apart as in JSON."""
     document = {"t": True, "n": 1, "l": [1], "o": {"a": 1.0}}
-    for path, value in (("/n", 1.0), ("/o", {"a": 1}), ("/l", [1.0])):
+    same: list[tuple[str, Any]] = [("/n", 1.0), ("/o", {"a": 1}), ("/l", [1.0])]
+    for path, value in same:
         assert applied(document, [{"op": "test", "path": path, "value": value}]) == document
-    for path, value in (
-        ("/t", 1),
-        ("/n", True),
-        ("/l", {}),
-        ("/o", [1]),
-        ("/o", 1),
-        ("", {}),
-        ("/l", [1, 1]),
-    ):
+    others: list[tuple[str, Any]] = [("/t", 1), ("/n", True), ("/l", {}), ("/o", [1]), ("/o", 1), ("", {})]
+    for path, value in [*others, ("/l", [1, 1])]:
         with pytest.raises(PatchFault, match="another one"):
             applied(document, [{"op": "test", "path": path, "value": value}])
