@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import uuid
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,7 +69,7 @@ def release(out: Path, commit: str = "HEAD") -> list[Path]:
         source = Path(first) / "source"
         stem = out / files[1].name.split("-py3")[0]
         bom = stem.with_name(stem.name + ".cdx.json")
-        bom.write_text(json.dumps(bill_of_materials(source), indent=1, sort_keys=True) + "\n")
+        bom.write_text(json.dumps(bill_of_materials(source, commit), indent=1, sort_keys=True) + "\n")
     note = stem.with_name(stem.name + ".provenance.json")
     note.write_text(json.dumps(provenance(files, commit, epoch), indent=1, sort_keys=True) + "\n")
     made = [*files, bom, note]
@@ -89,11 +90,13 @@ def build(directory: Path, commit: str, epoch: str) -> list[Path]:
     return [sdist, wheel]
 
 
-def bill_of_materials(source: Path) -> dict[str, Any]:
+def bill_of_materials(source: Path, commit: str) -> dict[str, Any]:
     """CycloneDX: what `pip install narthex` installs at the versions that are tested, and what the pages bundle.
 
     Args:
         source: the release's files: requirements.lock, pyproject.toml, web/package-lock.json.
+        commit: what they are of. The serial number, without which actions/attest-sbom refuses the file, is made of
+            it, because a random one would differ between two builds.
     """
     text = run(
         *(sys.executable, "-m", "cyclonedx_py", "requirements", "requirements.lock"),
@@ -101,7 +104,9 @@ def bill_of_materials(source: Path) -> dict[str, Any]:
         cwd=source,
     )
     bom: dict[str, Any] = json.loads(text)
-    bom["metadata"]["component"]["version"] = version_of(source)
+    bom["metadata"]["component"]["version"] = version = version_of(source)
+    serial = uuid.uuid5(uuid.NAMESPACE_URL, f"pkg:pypi/narthex@{version}#{commit}")
+    bom["serialNumber"] = f"urn:uuid:{serial}"
     bom["components"] += bundled_components(source / "web/package-lock.json")
     return bom
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -111,6 +112,9 @@ def test_the_bill_of_materials_names_what_is_installed_and_bundled(made: Path) -
     (path,) = made.glob("*.cdx.json")
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(path.read_text()) is None
     bom: dict[str, Any] = json.loads(path.read_text())
+    # actions/attest-sbom takes a file as CycloneDX only if it has all three.
+    assert (bom["bomFormat"], bom["specVersion"]) == ("CycloneDX", "1.6")
+    assert re.fullmatch(r"urn:uuid:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", bom["serialNumber"])
     packages = {(one["purl"].partition(":")[2].partition("/")[0], one["name"]) for one in bom["components"]}
     assert {("pypi", "starlette"), ("pypi", "msgspec"), ("npm", "preact"), ("npm", "centrifuge")} <= packages
     assert ("npm", "esbuild") not in packages
