@@ -84,11 +84,11 @@ def build_versions(into: Path, *, pictures: Path | None = None) -> bool:
     Raises:
         LookupError: the repository lacks the commit of a release.
     """
-    versions = [Release(present_version()), *releases()]
+    versions = in_order([Release(present_version()), *releases()])
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir(parents=True)
     built = [_built(release, into / release.directory, pictures) for release in unique(versions)]
-    newest = next((one for one in unique(versions) if one.directory != DEVELOPMENT), versions[0])
+    newest = newest_of(unique(versions))
     listed = [
         {
             "version": one.directory,
@@ -142,6 +142,21 @@ def releases() -> list[Release]:
     return unique(sorted(everything, key=lambda one: numbers(one.version), reverse=True))
 
 
+def in_order(versions: list[Release]) -> list[Release]:
+    """The development version, then the releases, the newest first: the checkout may be of an older minor version.
+
+    Of two with one number the one that comes first stays first.
+    """
+    developed = [one for one in versions if one.directory == DEVELOPMENT]
+    released = [one for one in versions if one.directory != DEVELOPMENT]
+    return developed + sorted(released, key=lambda one: numbers(one.version), reverse=True)
+
+
+def newest_of(versions: list[Release]) -> Release:
+    """The newest release, or the development version while there is no release."""
+    return next((one for one in versions if one.directory != DEVELOPMENT), versions[0])
+
+
 def unique(versions: list[Release]) -> list[Release]:
     """The first of each directory."""
     first: dict[str, Release] = {}
@@ -164,4 +179,4 @@ def minor(version: str) -> str:
 
 def numbers(version: str) -> tuple[int, ...]:
     """For comparing."""
-    return tuple(int(part) for part in version.split("."))
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
