@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from narthex.adapters.certificates import certificate_end, certificate_words
 from narthex.adapters.telemetry.metrics import PrometheusMeter
 from narthex.app.certificate_watch import CertificateWatch
 from narthex.settings import load
@@ -169,6 +170,44 @@ async def test_the_end_of_an_engines_certificate(
         finally:
             await watch.stop()
             await engine.stop()
+
+
+class UnreadableEngine:
+    """An engine with a certificate that OpenSSL took and the parser refuses."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+        self.looked_twice = asyncio.Event()
+
+    def get_extra_info(self, _name: str) -> UnreadableEngine:
+        """As a transport has it."""
+        return self
+
+    def getpeercert(self, *, binary_form: bool) -> bytes:
+        """Not X.509."""
+        return b"0\x03\x02\x01\x00" if binary_form else b""
+
+    async def certificate_ends_at(self) -> float:
+        """As an engine reads it."""
+        self.looks += 1
+        if self.looks > 1:
+            self.looked_twice.set()
+        return certificate_end(self)
+
+
+async def test_a_certificate_that_cannot_be_parsed_ends_no_watch() -> None:
+    """It has no known end; the watch goes on for the other engines, and `check --connect` says nothing of it."""
+    engine, meter = UnreadableEngine(), PrometheusMeter()
+    assert certificate_end(engine) == 0.0
+    assert certificate_words(certificate_end(engine)) == []
+    watch = CertificateWatch({"engine": engine}, meter, every_s=0.01)
+    await watch.start()
+    try:
+        async with asyncio.timeout(within(15)):
+            await engine.looked_twice.wait()
+    finally:
+        await watch.stop()
+    assert "narthex_key_expiry_timestamp_seconds{" not in text_of(meter)
 
 
 async def test_an_engine_without_tls_has_no_certificate(tmp_path: Path) -> None:

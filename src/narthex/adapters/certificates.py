@@ -1,7 +1,7 @@
 """Reads when the TLS certificate of a connection's peer ends.
 
-Not here: verifying it, which the libraries do at the handshake. Rule: without TLS, and where a library hides its
-transport, the answer is 0.0, and no one is warned.
+Not here: verifying it, which the libraries do at the handshake. Rule: without TLS, where a library hides its transport,
+and for a certificate that OpenSSL took and the parser refuses, the answer is 0.0, and no one is warned.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def certificate_end(transport: Any) -> float:
-    """The end of the peer's certificate, in seconds since the epoch; 0.0 without TLS.
+    """The end of the peer's certificate, in seconds since the epoch; 0.0 where it is not known.
 
     Args:
         transport: an asyncio transport or stream writer; None: there is none.
@@ -22,7 +22,10 @@ def certificate_end(transport: Any) -> float:
         return 0.0
     from cryptography import x509
 
-    return x509.load_der_x509_certificate(shown).not_valid_after_utc.timestamp()
+    try:
+        return x509.load_der_x509_certificate(shown).not_valid_after_utc.timestamp()
+    except ValueError:
+        return 0.0
 
 
 def certificate_words(ends_at: float) -> list[str]:
