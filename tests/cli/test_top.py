@@ -6,9 +6,12 @@ import datetime as dt
 import time
 from typing import Any
 
+import pytest
 from rich.console import Console
 
+from narthex.cli import top as top_command
 from narthex.cli.top import FleetReading, screen
+from narthex.errors import EXIT_FINDINGS, EXIT_OK
 
 
 def member(node: str, at: float, handshakes: float, refused: float, **more: Any) -> dict[str, Any]:
@@ -85,3 +88,24 @@ def test_keys_and_certificates_that_end_soon_are_troubles() -> None:
     )
     ends = dt.datetime.fromtimestamp(now + 5 * day, dt.UTC).date()
     assert reading.troubles() == [f"key or certificate tls:broker ends on {ends}"]
+    assert reading.faults() == []
+
+
+@pytest.mark.parametrize(("status", "code"), [("up", EXIT_OK), ("dead", EXIT_FINDINGS)])
+def test_a_certificate_that_ends_soon_is_shown_and_does_not_fail_once(
+    status: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Engines whose certificates live for days always have one; a process that is dead does fail it."""
+    peaks = {"key_expiry_timestamp_seconds|tls:broker": time.time() + 86_400}
+
+    class Client:
+        def get(self, path: str) -> dict[str, Any]:
+            if path.endswith("refusals"):
+                return {"refusals": []}
+            return answer(
+                member("a", time.time(), 0, 0, peaks=peaks), member("b", 0, 0, 0) | {"status": status}
+            )
+
+    monkeypatch.setattr(top_command, "with_client", lambda _url, _key, work: work(Client()))
+    assert top_command.top("http://127.0.0.1:1", every="0.2s", once=True, json_=True) == code
+    assert "key or certificate tls:broker ends on" in capsys.readouterr().out

@@ -41,7 +41,8 @@ def top(
 ) -> int:
     """Watch all processes of a gateway: figures, faults, refusals. Ctrl-C ends it.
 
-    With --once it prints two readings' figures and exits 1 when something is wrong.
+    With --once it prints two readings' figures and exits 1 when something is wrong. A key or
+    certificate that ends soon is shown and does not count: some engines have short-lived ones.
 
     Examples:
         narthex top http://127.0.0.1:8000
@@ -66,7 +67,7 @@ def top(
             time.sleep(pause_s)
             reading.read(client)
             _print(reading, as_json=json_)
-            return EXIT_FINDINGS if reading.troubles() else EXIT_OK
+            return EXIT_FINDINGS if reading.faults() else EXIT_OK
         if json_ or not sys.stdout.isatty():
             return _stream(client, reading, pause_s, as_json=json_)
         from rich.live import Live
@@ -193,6 +194,10 @@ class FleetReading:
         return None if value is None else round(value, 6)
 
     def troubles(self) -> list[str]:
+        """What is wrong now and what ends soon, in words."""
+        return [*self.faults(), *self.endings()]
+
+    def faults(self) -> list[str]:
         """What is wrong now, in words."""
         found = []
         for process in self.processes:
@@ -207,6 +212,11 @@ class FleetReading:
                 if name == "health_status" and value > 0:
                     word = "unhealthy" if value > 1 else "degraded"
                     found.append(f"check {labels[0]} is {word} on {process.node}")
+        return found
+
+    def endings(self) -> list[str]:
+        """Which keys and certificates end soon, in words."""
+        found = []
         for name, ends_at in sorted(self._expiries().items()):
             if ends_at - time.time() < EXPIRING_S:
                 day = dt.datetime.fromtimestamp(ends_at, dt.UTC).date()
