@@ -153,6 +153,7 @@ def test_an_operators_thresholds() -> None:
     assert 'environment=~"staging"' in text
     assert "< 1209600\n" in text
     assert 'runbook_url: "https://x/runs-stuck"' in text
+    assert text == alert_rules.rules(alert_rules.thresholds(chosen), runbooks="https://x")
     assert text.count("runbook_url:") == text.count("- alert:") == len(ALERTS)
     with pytest.raises(ConfigError) as raised:
         alert_rules.thresholds({"queue": "1", "queued_s": "soon", "job": 'x"} or vector(1'})

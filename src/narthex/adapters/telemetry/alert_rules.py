@@ -160,7 +160,7 @@ def _expected(alert: Alert, runbooks: str) -> list[str]:
 def _annotations(alert: Alert, summary: str, runbooks: str) -> list[tuple[str, str]]:
     found = [("summary", summary), ("runbook", EXPLAIN + alert.name)]
     if runbooks:
-        found.append(("runbook_url", runbooks + alert.slug))
+        found.append(("runbook_url", f"{runbooks.rstrip('/')}/{alert.slug}"))
     return [(name, json.dumps(text)) for name, text in found]
 
 
