@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import http.server
 import re
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import get_args
 
@@ -11,8 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from narthex.cli.deploy import Platform
+from narthex.deploy.demands import demands_of, fargate_size
 from narthex.deploy.rendering import PLATFORMS, Target, fill, render
+from narthex.domain.descriptors import capacity
 from narthex.errors import Bug, ConfigError
+from narthex.wiring.server_process import edge_limits
 from tests.deploy.manifests import settings_from, verdict, written
 
 CHECKED = [platform for platform in PLATFORMS if platform != "helm"]
@@ -109,6 +116,91 @@ def test_one_instance_keeps_the_embedded_engines() -> None:
     assert "NARTHEX_STORE_URL" not in files["deployment.yaml"]
     assert "volume.yaml" in files
     assert "autoscaler.yaml" not in files
+
+
+@pytest.mark.parametrize(
+    ("platform", "file", "member"),
+    [("aws", "service.yaml", "DesiredCount:"), ("kubernetes", "deployment.yaml", "replicas:")],
+)
+def test_a_deploy_leaves_the_autoscalers_number_alone(platform: str, file: str, member: str) -> None:
+    """A number in the file would be set again at each deploy: half of the sockets lost at the busiest hour."""
+
+    def lines(target: Target) -> list[str]:
+        text = render(platform, settings_from(), target)[file]
+        return [line.strip() for line in text.splitlines() if line.strip().startswith(member)]
+
+    assert lines(Target(max_instances=10)) == []
+    assert lines(Target(max_instances=1)) == [f"{member} 1"]
+
+
+@pytest.mark.parametrize(("ping", "pong", "idle"), [(25, 10, "60"), (55, 10, "65"), (55, 50, "105")])
+def test_the_gateway_keeps_idle_connections_longer_than_aws_does(ping: int, pong: int, idle: str) -> None:
+    """Else the load balancer sends a request on a connection that the gateway is closing, and answers 502."""
+    settings = settings_from({"NARTHEX_PING_INTERVAL_S": str(ping), "NARTHEX_PONG_TIMEOUT_S": str(pong)})
+    text = render("aws", settings, Target())["service.yaml"]
+    assert re.findall(r'idle_timeout\.timeout_seconds, Value: "(\d+)"', text) == [idle]
+    edge = edge_limits(settings, capacity(settings.limits(), 100_000))
+    assert demands_of(settings).idle_s <= int(idle) < edge.keep_alive_s
+
+
+def test_the_load_balancer_of_aws_waits_for_a_drain() -> None:
+    """Sockets that are left after the delay are cut without a close frame; a task that refuses attracts no others."""
+    text = render("aws", settings_from({"NARTHEX_DRAIN_GRACE_S": "90"}), Target())["service.yaml"]
+    assert '{Key: deregistration_delay.timeout_seconds, Value: "95"}' in text
+    assert "{Key: load_balancing.algorithm.type, Value: round_robin}" in text
+
+
+def test_a_task_of_fargate_is_healthy_once_it_was_ready(tmp_path: Path) -> None:
+    """The template's own command: unhealthy until /readyz answers 200 once, from then on /livez alone counts."""
+    answers = {"/livez": 200, "/readyz": 503}
+
+    class Gateway(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(answers[self.path])
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    text = render("aws", settings_from(), Target())["service.yaml"]
+    found = re.search(r"- -c\n( +)- \|\n((?:\1  .*\n)+)", text)
+    assert found is not None
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        program = re.sub(f"(?m)^{found[1]}  ", "", found[2])
+        program = program.replace("127.0.0.1:8080", f"127.0.0.1:{server.server_port}")
+        program = program.replace('"/tmp/', f'"{tmp_path}/')
+
+        def healthy() -> bool:
+            done = subprocess.run([sys.executable, "-c", program], stderr=subprocess.DEVNULL, check=False)
+            return done.returncode == 0
+
+        assert not healthy()
+        answers["/readyz"] = 200
+        assert healthy()
+        answers["/readyz"] = 503
+        assert healthy()
+        answers["/livez"] = 503
+        assert not healthy()
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("workers", "mib", "size"),
+    [(1, 512, (1, 2048)), (1, 8192, (1, 8192)), (1, 8448, (2, 9216)), (3, 512, (4, 8192)), (1, 31_000, (8, 32_768)),
+     (16, 120_000, (16, 122_880))],
+)  # fmt: skip
+def test_a_task_of_fargate_is_of_a_size_that_is_sold(workers: int, mib: int, size: tuple[int, int]) -> None:
+    """More memory than a size of processors has takes the next size of them."""
+    assert fargate_size(workers, mib) == size
+
+
+@pytest.mark.parametrize(("workers", "mib"), [(17, 4096), (1, 122_881)])
+def test_a_task_that_fargate_does_not_sell_is_refused(workers: int, mib: int) -> None:
+    """Not written with fewer processors than there are processes; other platforms are not asked."""
+    with pytest.raises(ConfigError, match=r"fit into no task of Fargate.*Lower NARTHEX_WORKERS"):
+        fargate_size(workers, mib)
+    assert render("kubernetes", settings_from({"NARTHEX_WORKERS": "17"}), Target())
 
 
 def test_a_mark_without_a_value_is_a_bug() -> None:

@@ -63,14 +63,15 @@ TRAPS = [
          "backend_timeout_refused", "--timeout=3600s --global"),
     Trap("alb", "load-balancer.sh", "create narthex \\\n  --global \\\n  --load",
          "create narthex --protocol=HTTP --global \\\n  --load", "backend_timeout", "--protocol=HTTP"),
-    Trap("aws", CLOUD_RUN, 'idle_timeout.timeout_seconds, Value: "3600"', 'idle_timeout.timeout_seconds, Value: "20"', "idle_timeout"),
-    Trap("aws", CLOUD_RUN, '        - {Key: idle_timeout.timeout_seconds, Value: "3600"}\n', "", "", ""),
-    Trap("aws", CLOUD_RUN, 'deregistration_delay.timeout_seconds, Value: "5"', 'deregistration_delay.timeout_seconds, Value: "300"',
+    Trap("aws", CLOUD_RUN, 'idle_timeout.timeout_seconds, Value: "60"', 'idle_timeout.timeout_seconds, Value: "20"', "idle_timeout"),
+    Trap("aws", CLOUD_RUN, 'idle_timeout.timeout_seconds, Value: "60"', 'idle_timeout.timeout_seconds, Value: "3600"', "keep_alive", "", "warning"),
+    Trap("aws", CLOUD_RUN, '        - {Key: idle_timeout.timeout_seconds, Value: "60"}\n', "", "", ""),
+    Trap("aws", CLOUD_RUN, 'deregistration_delay.timeout_seconds, Value: "15"', 'deregistration_delay.timeout_seconds, Value: "300"',
          "removal_delay", "", "warning"),
-    Trap("aws", CLOUD_RUN, '        - {Key: deregistration_delay.timeout_seconds, Value: "5"}\n', "", "removal_delay",
+    Trap("aws", CLOUD_RUN, '        - {Key: deregistration_delay.timeout_seconds, Value: "15"}\n', "", "removal_delay",
          "    Properties:\n      VpcId: !Ref Vpc\n      TargetType", "warning"),
     Trap("aws", CLOUD_RUN, "ProtocolVersion: HTTP1", "ProtocolVersion: HTTP2", "http2_end_to_end"),
-    Trap("aws", CLOUD_RUN, "load_balancing.algorithm.type, Value: least_outstanding_requests", 'stickiness.enabled, Value: "true"',
+    Trap("aws", CLOUD_RUN, "load_balancing.algorithm.type, Value: round_robin", 'stickiness.enabled, Value: "true"',
          "affinity", "", "warning"),
     Trap("aws", CLOUD_RUN, "HealthCheckPath: /livez", "HealthCheckPath: /readyz", "liveness"),
     Trap("aws", CLOUD_RUN, "StopTimeout: 15", "StopTimeout: 5", "grace"),
@@ -208,6 +209,71 @@ def test_one_instance_on_cloud_run_keeps_nothing(tmp_path: Path) -> None:
     files = written(tmp_path, "cloud-run", target=Target(max_instances=1))
     (finding,) = verdict("cloud-run", *files.values()).findings
     assert (finding.code, finding.severity) == ("embedded_engines", "warning")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "!Sub https://${Domain}",
+        "!ImportValue public-url",
+        "!Join ['', ['https://', !Ref Domain]]",
+        "{Ref: PublicUrl}",
+        '{"Fn::Sub": "https://${Domain}"}',
+        "!GetAtt Names.Url",
+    ],
+)
+def test_what_a_function_of_cloudformation_gives_is_not_known(url: str, tmp_path: Path) -> None:
+    """A template with parameters, as AWS' own tools write it, is no error: neither their names nor defaults are judged."""
+    path = written(tmp_path, "aws")["service.yaml"]
+    text = path.read_text()
+    for old, new in (
+        ('URL\n              Value: "https://chat.example.com"', f"URL\n              Value: {url}"),
+        ('HOSTS\n              Value: "chat.example.com"', "HOSTS\n              Value: !Ref Domain"),
+        (
+            'CONNECTIONS\n              Value: "20000"',
+            "CONNECTIONS\n              Value: !Ref MaxConnections",
+        ),
+        ('GRACE_S\n              Value: "10"', "GRACE_S\n              Value: {Ref: Grace}"),
+        ('PROXIES\n              Value: "1"', "PROXIES\n              Value: !Ref Proxies"),
+        ("StopTimeout: 15", "StopTimeout: !Ref Stop"),
+        ("MaximumPercent: 200", "MaximumPercent: !If [Big, 200, 150]"),
+        ("MaxCapacity: 10", "MaxCapacity: {Ref: Most}"),
+        ('timeout_seconds, Value: "60"', "timeout_seconds, Value: !Ref Idle"),
+        ('timeout_seconds, Value: "15"', "timeout_seconds, Value: !Ref Delay"),
+    ):
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    path.write_text(text)
+    assert verdict("aws", path).findings == []
+
+
+def test_a_disagreement_with_an_unknown_setting_is_a_warning(tmp_path: Path) -> None:
+    """The memory may be enough for the number that a parameter gives; a trap that no setting changes stays an error."""
+    path = written(tmp_path, "aws")["service.yaml"]
+    text = path.read_text().replace(
+        'CONNECTIONS\n              Value: "20000"', "CONNECTIONS\n              Value: !Ref M"
+    )
+    path.write_text(
+        text.replace('Memory: "2048"', 'Memory: "256"').replace("Version: HTTP1", "Version: HTTP2")
+    )
+    found = {finding.code: finding.severity for finding in verdict("aws", path).findings}
+    assert found == {"memory": "warning", "http2_end_to_end": "error"}
+
+
+def test_a_setting_that_is_wrong_stays_an_error_beside_known_ones(tmp_path: Path) -> None:
+    """Only values that are not in the template make findings uncertain."""
+    path = written(tmp_path, "aws")["service.yaml"]
+    path.write_text(path.read_text().replace('Value: "20000"', 'Value: "MaxConnections"'))
+    assert [(one.code, one.severity) for one in verdict("aws", path).findings] == [("settings", "error")]
+
+
+def test_one_instance_on_fargate_keeps_nothing(tmp_path: Path) -> None:
+    """An update that ends the old task first loses its files as one that overlaps does."""
+    files = written(tmp_path, "aws", target=Target(max_instances=1))
+    assert "MaximumPercent: 100" in files["service.yaml"].read_text()
+    (finding,) = verdict("aws", *files.values()).findings
+    assert (finding.code, finding.severity) == ("embedded_engines", "warning")
+    assert "begins with empty threads" in finding.consequence
 
 
 def test_google_s_back_end_configuration_is_a_life(tmp_path: Path) -> None:

@@ -7,14 +7,14 @@ started or asked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from narthex.deploy.demands import Demands, demands_of
-from narthex.deploy.environment import settings_of
+from narthex.deploy.environment import settings_of, unknown_variables
 from narthex.deploy.facts import Finding, Manifest
 from narthex.deploy.readers import READERS
 from narthex.deploy.rules import judge_agreement, judge_hop, judge_workload
@@ -23,6 +23,22 @@ from narthex.extras import program_path
 
 KUBERNETES = "v1.33.0"  # for charts that ask: a helm built from source would name a version of 2020
 MAX_BYTES = 4 * 2**20  # a manifest is text that people write
+MEASURES = frozenset(
+    f"NARTHEX_{name}"
+    for name in (
+        "DRAIN_GRACE_S",
+        "MAX_SOCKET_LIFE_S",
+        "PING_INTERVAL_S",
+        "PONG_TIMEOUT_S",
+        "MAX_CONNECTIONS",
+        "WORKERS",
+    )
+)
+"""Variables whose values the demands are made of."""
+DISAGREEMENTS = frozenset(
+    {"request_timeout", "backend_timeout", "idle_timeout", "grace", "concurrency", "memory", "open_files"}
+)
+"""Codes of findings that compare the manifest with the demands."""
 
 
 class Verdict(NamedTuple):
@@ -64,22 +80,30 @@ def check_files(platform: str, paths: Sequence[Path], settings: Demands, config:
             "Name the files, or another --platform.",
         )
     findings: list[Finding] = []
-    demands = settings
+    demands, unknown = settings, False
     for workload in found.workloads:
         own = settings_of(workload, config)
         findings += judge_workload(workload)
         if isinstance(own, list):
             findings += own
             continue
-        findings += judge_agreement(workload, own)
+        unknown = not MEASURES.isdisjoint(unknown_variables(workload))
+        findings += _as_known(judge_agreement(workload, own), unknown)
         demands = demands_of(own)
         if workload.platform == "cloud-run":
             demands = msgspec.structs.replace(demands, socket_life_s=own.socket_life_s())
     for hop in found.hops:
-        findings += judge_hop(hop, demands)
+        findings += _as_known(judge_hop(hop, demands), unknown)
     order = {str(path): number for number, path in enumerate(paths)}
     findings.sort(key=lambda one: (order.get(one.place.file, len(order)), one.place.file, one.place.line))
     return Verdict(len(found.workloads), len(found.hops), list(dict.fromkeys(findings)))
+
+
+def _as_known(findings: Iterable[Finding], unknown: bool) -> Iterator[Finding]:
+    """The findings; a disagreement with a setting of unknown value may be none, and is a warning."""
+    for finding in findings:
+        uncertain = unknown and finding.code in DISAGREEMENTS
+        yield finding._replace(severity="warning") if uncertain else finding
 
 
 SUFFIXES = {

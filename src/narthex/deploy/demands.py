@@ -14,6 +14,7 @@ import msgspec
 
 from narthex.domain.descriptors import capacity
 from narthex.domain.limits import Limits
+from narthex.errors import ConfigError
 from narthex.settings import Settings
 
 PROCESS_BYTES: Final = 160 * 2**20  # measured 75 MB with the adapters loaded; caches and an agent beside it
@@ -28,10 +29,13 @@ LONGEST_REQUEST_S: Final = 3600  # Cloud Run's maximum
 MOST_CONCURRENT: Final = 1000  # Cloud Run's maximum
 CLOUD_RUN_GRACE_S: Final = 10.0
 CLOUD_RUN_LIFE_S: Final = 3300.0
-LONGEST_IDLE_ALB_S: Final = 4000  # the maximum of AWS's Application Load Balancer
+IDLE_ALB_S: Final = 60  # the default of AWS's Application Load Balancer
+LONGEST_IDLE_ALB_S: Final = 4000  # its maximum
 FARGATE_GRACE_S: Final = 120.0  # its maximum
-FARGATE_CPUS: Final = {1: 1024, 2: 1024, 4: 1024, 8: 4096, 16: 8192}
-"""Processors of a task on Fargate → the steps of its memory, MiB; it begins at two GiB for each processor."""
+FARGATE_MEMORY_MIB: Final = {
+    1: (1024, 8192), 2: (1024, 16_384), 4: (1024, 30_720), 8: (4096, 61_440), 16: (8192, 122_880),
+}  # fmt: skip
+"""Processors of a task on Fargate → the steps and the maximum of its memory, which begins at two GiB for each."""
 
 
 class Demands(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +71,13 @@ class Demands(msgspec.Struct, frozen=True, kw_only=True):
     def grace_s(self) -> int:
         """From SIGTERM to SIGKILL, where the platform lets one choose."""
         return math.ceil(self.drain_s + ENDING_S)
+
+    @property
+    def alb_idle_s(self) -> int:
+        """Idle time-out of AWS's load balancer: above the pings, and below the time that the gateway keeps idle HTTP
+        connections (`Limits.keep_alive_s`), because the load balancer uses them again for its other clients.
+        """
+        return min(LONGEST_IDLE_ALB_S, max(IDLE_ALB_S, int(self.idle_s)))
 
     @property
     def longest_socket_s(self) -> float:
@@ -118,7 +129,7 @@ def demands_of(settings: Settings) -> Demands:
         drain_s=settings.drain_grace_s,
         socket_life_s=settings.socket_life_s(),
         ping_interval_s=limits.ping_interval_s,
-        idle_s=math.ceil(limits.ping_interval_s + limits.pong_timeout_s),
+        idle_s=limits.silence_s,
         limits=limits,
         sockets=limits.max_connections,
         workers=settings.workers,
@@ -127,12 +138,21 @@ def demands_of(settings: Settings) -> Demands:
     )
 
 
-def fargate_cpus(workers: int) -> int:
-    """The processors of a task with these processes, as Fargate sells them."""
-    return next((cpus for cpus in FARGATE_CPUS if cpus >= workers), max(FARGATE_CPUS))
+def fargate_size(workers: int, needed_mib: int) -> tuple[int, int]:
+    """Processors and memory (MiB) of the smallest task on Fargate with these processes and this memory.
 
-
-def fargate_memory_mib(cpus: int, needed_mib: int) -> int:
-    """The memory of a task with these processors, as Fargate sells it."""
-    least, step = 2048 * cpus, FARGATE_CPUS[cpus]
-    return least + max(0, math.ceil((needed_mib - least) / step)) * step
+    Raises:
+        ConfigError: no task is so large.
+    """
+    for cpus, (step, most) in FARGATE_MEMORY_MIB.items():
+        least = 2048 * cpus
+        memory = least + max(0, math.ceil((needed_mib - least) / step)) * step
+        if cpus >= workers and memory <= most:
+            return cpus, memory
+    largest, (_, most) = max(FARGATE_MEMORY_MIB.items())
+    detail = (
+        f"{workers} processes with {needed_mib:,} MiB fit into no task of Fargate, whose largest has {largest} "
+        f"processors and {most:,} MiB. Lower NARTHEX_WORKERS or NARTHEX_MAX_CONNECTIONS, and run more instances "
+        "(--max-instances)."
+    )
+    raise ConfigError([detail])

@@ -23,11 +23,13 @@ class Tree:
         value: text, `dict[str, Tree]`, `list[Tree]`, or None.
         place: of the node.
         repeats: keys that this mapping has twice.
+        tag: a tag of the format's own, such as CloudFormation's `!Ref`; empty for plain YAML.
     """
 
     value: str | dict[str, Tree] | list[Tree] | None
     place: Place
     repeats: list[Repeat] = field(default_factory=list)
+    tag: str = ""
 
     def __bool__(self) -> bool:
         return self.value is not None
@@ -89,11 +91,12 @@ def read_yaml(text: str, file: str) -> list[Tree]:
 
 def _yaml(node: Any, file: str) -> Tree:
     place = Place(file, node.start_mark.line + 1)
+    tag = node.tag if node.tag.startswith("!") else ""
     if node.id == "scalar":
         null = node.tag.endswith(":null")
-        return Tree(None if null else node.value, place)
+        return Tree(None if null else node.value, place, tag=tag)
     if node.id == "sequence":
-        return Tree([_yaml(child, file) for child in node.value], place)
+        return Tree([_yaml(child, file) for child in node.value], place, tag=tag)
     found: dict[str, Tree] = {}
     repeats: list[Repeat] = []
     for key_node, value_node in node.value:
@@ -109,7 +112,7 @@ def _yaml(node: Any, file: str) -> Tree:
             found[key] = value
         else:
             found[key] = value
-    return Tree(found, place, repeats)
+    return Tree(found, place, repeats, tag)
 
 
 def read_hcl(text: str, file: str) -> Tree:

@@ -26,6 +26,12 @@ STAND_INS: Final = {
     "NARTHEX_STORE_URL": "postgresql://store/narthex",
 }
 WITHOUT_STAND_IN: Final = ("NARTHEX_JWT_PUBLIC_KEY", "NARTHEX_AGENT_SECRETS")
+PLAIN_STAND_INS: Final = {
+    "ENVIRONMENT": "staging",
+    "NARTHEX_PUBLIC_URL": "https://gateway.example",
+    "NARTHEX_ALLOWED_HOSTS": "gateway.example",
+}
+"""For variables without which serve does not start, where the manifest gives them a value that is not known here."""
 
 
 def settings_of(workload: Workload, config: Path | None) -> Settings | list[Finding]:
@@ -39,7 +45,7 @@ def settings_of(workload: Workload, config: Path | None) -> Settings | list[Find
     try:
         return load({"data_dir": Path(tempfile.gettempdir())}, environ, config, gcp=_stand_in, parts=())
     except ConfigError as error:
-        unknown = "*" in workload.variables  # more variables come from elsewhere
+        unknown = bool(unknown_variables(workload))
         return [
             Finding(
                 "settings",
@@ -53,13 +59,27 @@ def settings_of(workload: Workload, config: Path | None) -> Settings | list[Find
         ]
 
 
-def _environ(workload: Workload) -> dict[str, str]:
-    secret = {
+def unknown_variables(workload: Workload) -> list[str]:
+    """Variables whose value comes from elsewhere and is no secret's; `*`: there are more, of unknown names."""
+    secret = _secret_variables()
+    return [
+        name
+        for name, fact in workload.variables.items()
+        if fact.value is None and name.removesuffix("_FILE") not in secret
+    ]
+
+
+def _secret_variables() -> set[str]:
+    return {
         variable
         for name, (_, field) in option_fields().items()
         if (known := facts(name, field)).secret or known.url
         for variable in known.variables
     }
+
+
+def _environ(workload: Workload) -> dict[str, str]:
+    secret = _secret_variables()
     found: dict[str, str] = {}
     for name, fact in workload.variables.items():
         plain = name.removesuffix("_FILE")
@@ -69,6 +89,8 @@ def _environ(workload: Workload) -> dict[str, str]:
                 found[plain] = STAND_INS.get(plain) or secrets.token_hex(32)
         elif value is not None and name != "*":
             found[name] = value
+        elif name in PLAIN_STAND_INS:
+            found[name] = PLAIN_STAND_INS[name]
     found |= _flags(workload.words)
     if "*" in workload.variables:  # the rest comes from elsewhere
         found.setdefault("ENVIRONMENT", "staging")

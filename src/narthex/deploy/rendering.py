@@ -18,14 +18,12 @@ import msgspec
 from narthex._version import __version__
 from narthex.deploy.demands import (
     CLOUD_RUN_GRACE_S,
-    LONGEST_IDLE_ALB_S,
     LONGEST_REQUEST_S,
     MOST_CONCURRENT,
     PRESTOP_S,
     Demands,
     demands_of,
-    fargate_cpus,
-    fargate_memory_mib,
+    fargate_size,
 )
 from narthex.errors import Bug, ConfigError
 from narthex.settings import Settings
@@ -153,7 +151,7 @@ def _values(platform: str, settings: Settings, target: Target) -> dict[str, str]
     least = min(target.min_instances, target.max_instances)
     prestop = PRESTOP_S if platform in ("kubernetes", "helm") else 0.0
     timeout = max(LONGEST_REQUEST_S, int(demands.idle_s))
-    cpus = fargate_cpus(demands.workers)
+    cpus, memory = fargate_size(demands.workers, demands.memory_mib) if platform == "aws" else (0, 0)
     files = 1 << (demands.open_files - 1).bit_length()
     host, _, port = target.upstream.rpartition(":")
     head = max(16, -(-demands.limits.max_head_bytes // 1024))
@@ -174,10 +172,10 @@ def _values(platform: str, settings: Settings, target: Target) -> dict[str, str]
         "head_kib": head,
         "head_kib_envoy": min(96, max(60, head)),
         "buffer_bytes": max(16_384, head * 1024 + 4096),
-        "alb_idle_s": min(LONGEST_IDLE_ALB_S, timeout),
+        "alb_idle_s": demands.alb_idle_s,
         "stop_timeout_s": demands.grace_s,
         "fargate_cpu": 1024 * cpus,
-        "fargate_memory_mib": fargate_memory_mib(cpus, demands.memory_mib),
+        "fargate_memory_mib": memory,
         "healthy_percent": 100 if target.max_instances > 1 else 0,
         "maximum_percent": 200 if target.max_instances > 1 else 100,
         "proxy_connections": max(50_000, 2 * demands.sockets_of_instance),
@@ -202,6 +200,8 @@ def _values(platform: str, settings: Settings, target: Target) -> dict[str, str]
         "strategy": "type: RollingUpdate\nrollingUpdate: {maxUnavailable: 0, maxSurge: 1}"
         if demands.shared
         else "# SQLite files belong to one process at a time.\ntype: Recreate",
+        "desired_count": "" if target.max_instances > 1 else "DesiredCount: 1",
+        "replicas": "" if target.max_instances > 1 else "replicas: 1",
         "data_volume": "emptyDir: {}"
         if demands.shared
         else f"persistentVolumeClaim: {{claimName: {target.name}}}",

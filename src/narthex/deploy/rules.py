@@ -19,6 +19,8 @@ from narthex.settings import Settings
 
 LONGEST_REMOVAL_S: Final = 60.0
 NOT_ALIVE: Final = ("/readyz", "/ws/health", "/health")
+TEMPORARY: Final = ("cloud-run", "aws")
+"""Platforms whose instances have no disk that outlives them."""
 
 
 def judge_workload(workload: Workload) -> Iterator[Finding]:
@@ -74,16 +76,32 @@ def judge_hop(hop: Hop, demands: Demands) -> Iterator[Finding]:
             f"{hop.platform} ends a connection after {_seconds(hop.idle_s)} without a byte, and the gateway pings "
             f"every {demands.ping_interval_s:g} s.",
             "Quiet sockets are cut without a close frame, and users see reconnects.",
-            f"Raise it to {demands.idle_s:g} s at least; {LONGEST_REQUEST_S} s is common.",
+            f"Raise it to {demands.idle_s:g} s at least; {LONGEST_REQUEST_S} s is common."
+            if hop.platform != "aws"
+            else f"Set it to {demands.alb_idle_s} s.",
         )
-    if hop.removal_s is not None and hop.removal_s.value > LONGEST_REMOVAL_S:
+    if hop.platform == "aws" and hop.idle_s is not None and hop.idle_s.value >= demands.limits.keep_alive_s:
+        yield Finding(
+            "keep_alive",
+            "warning",
+            hop.idle_s.place,
+            f"{hop.name} keeps idle connections to the gateway for {_seconds(hop.idle_s)}, and the gateway closes them "
+            f"after {demands.limits.keep_alive_s} s.",
+            "A request that is sent while the gateway closes the connection is answered with 502, now and then.",
+            f"Set idle_timeout.timeout_seconds to {demands.alb_idle_s}: the gateway pings every "
+            f"{demands.ping_interval_s:g} s, so that no socket is silent for so long.",
+        )
+    if hop.removal_s is not None and hop.removal_s.value > max(LONGEST_REMOVAL_S, demands.grace_s):
         yield Finding(
             "removal_delay",
             "warning",
             hop.removal_s.place,
-            f"An instance that is to end is removed from {hop.name} {_seconds(hop.removal_s)} before its SIGTERM.",
-            "Its sockets stay open until then and the drain begins after it, so that each deploy takes so much longer.",
-            "Set deregistration_delay.timeout_seconds to 5: the gateway closes its sockets itself.",
+            f"An instance that is to end is removed from {hop.name} up to {_seconds(hop.removal_s)} before its "
+            "SIGTERM.",
+            "Its sockets stay open until then, so that each deploy takes so much longer; then the load balancer cuts "
+            "them without a close frame, before the drain begins.",
+            f"Set deregistration_delay.timeout_seconds to {demands.grace_s}: the time of a drain that `narthex drain` "
+            "asks for before SIGTERM (docs/deploy.md#platforms).",
         )
     if hop.life_s is not None and demands.longest_socket_s > hop.life_s.value:
         yield _life("backend_timeout", hop.life_s, f"{hop.platform} {hop.name}".strip(), demands)
@@ -245,18 +263,25 @@ def _instances(workload: Workload, demands: Demands) -> Iterator[Finding]:
             "Each instance has SQLite files of its own: users of two instances do not see each other's messages.",
             "Set both URLs, or allow one instance.",
         )
-    elif workload.overlaps is not None and workload.overlaps.value and not unknown:
-        temporary = workload.platform in ("cloud-run", "aws")
+    elif unknown:
+        return
+    elif workload.platform in TEMPORARY:
+        yield Finding(
+            "embedded_engines",
+            "warning",
+            (workload.overlaps or most).place,
+            "The data are in SQLite files on the disk of the one instance.",
+            "The files end with the instance: every deploy and every restart begins with empty threads.",
+            "Set NARTHEX_BROKER_URL and NARTHEX_STORE_URL.",
+        )
+    elif workload.overlaps is not None and workload.overlaps.value:
         yield Finding(
             "embedded_engines",
             "warning",
             workload.overlaps.place,
             "The data are in SQLite files of the one instance, and an update starts the new one beside the old one.",
-            "The files end with the instance: every deploy and every restart begins with empty threads."
-            if temporary
-            else "Two processes have the files open, or the new one waits for the volume for ever.",
-            "Set NARTHEX_BROKER_URL and NARTHEX_STORE_URL"
-            + ("." if temporary else ", or strategy: Recreate."),
+            "Two processes have the files open, or the new one waits for the volume for ever.",
+            "Set NARTHEX_BROKER_URL and NARTHEX_STORE_URL, or strategy: Recreate.",
         )
 
 
@@ -334,7 +359,9 @@ def _secrets(workload: Workload) -> Iterator[Finding]:
 
 def _addresses(workload: Workload, settings: Settings) -> Iterator[Finding]:
     remote = settings.policy.environment.remote
-    if workload.behind_proxy and remote and settings.proxies.none and "*" not in workload.variables:
+    trusted = workload.variables.get("NARTHEX_TRUSTED_PROXIES") or workload.variables.get("*")
+    unknown = trusted is not None and trusted.value is None
+    if workload.behind_proxy and remote and settings.proxies.none and not unknown:
         yield Finding(
             "proxies_not_trusted",
             "warning",

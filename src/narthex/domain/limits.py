@@ -5,6 +5,8 @@ Rule: this value is both advertised (`/ws/config`, RPC `limits`) and enforced.
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 
@@ -63,3 +65,17 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     def advertised(self) -> dict[str, float | int | None]:
         """All of them by name, for `/ws/config` and RPC `limits`."""
         return {name: getattr(self, name) for name in self.__struct_fields__}
+
+    @property
+    def silence_s(self) -> int:
+        """The longest time without a byte on a live socket: every idle time-out on the way must be longer."""
+        return math.ceil(self.ping_interval_s + self.pong_timeout_s)
+
+    @property
+    def keep_alive_s(self) -> int:
+        """How long an HTTP connection may idle between two requests.
+
+        Longer than nginx's 60 s for its upstreams and than the idle time-out that a load balancer needs for these
+        pings: when the gateway closes first, the proxy may have sent a request already, and answers 502.
+        """
+        return max(75, self.silence_s + 15)

@@ -262,6 +262,7 @@ def edge_limits(settings: Settings, fitted: Capacity) -> EdgeLimits:
         handshake_s=limits.handshake_timeout_s,
         head_bytes=limits.max_head_bytes,
         headers=limits.max_headers,
+        keep_alive_s=limits.keep_alive_s,
         connections=fitted.tcp,
         connections_per_address=fitted.tcp_per_address,
         app=MessageLimits(

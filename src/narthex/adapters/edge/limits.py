@@ -69,8 +69,7 @@ class EdgeLimits(msgspec.Struct, frozen=True, kw_only=True):
         headers: header lines.
         early_bytes: bytes that a client may send behind its head before the decision; then reading pauses.
         body_s: from the end of the head to the end of a request's body.
-        keep_alive_s: idle time between two HTTP requests. Longer than nginx's 60 s for its upstreams, so that
-            the proxy and not the gateway closes first (otherwise the proxy sometimes answers 502).
+        keep_alive_s: idle time between two HTTP requests (`Limits.keep_alive_s`).
         pipelined: HTTP requests waiting behind one whose answer is not finished.
         close_s: from our close frame to the peer's.
         linger_s: after a refusal's FIN, for the peer to read it and close.
@@ -91,7 +90,7 @@ class EdgeLimits(msgspec.Struct, frozen=True, kw_only=True):
     headers: int = _LIMITS.max_headers
     early_bytes: int = 64 * KIB
     body_s: float = 30.0
-    keep_alive_s: int = 75
+    keep_alive_s: int = _LIMITS.keep_alive_s
     pipelined: int = 16
     close_s: float = CLOSE_S
     linger_s: float = 2.0

@@ -30,7 +30,7 @@ def read(text: str, file: str) -> Manifest:
                 _service(workload, service)
         for _, target in _of(resources, "AWS::ApplicationAutoScaling::ScalableTarget"):
             for workload in tasks.values():
-                workload.max_instances = number(target["MaxCapacity"]) or workload.max_instances
+                workload.max_instances = number(target["MaxCapacity"])
         for _, policy in _of(resources, "AWS::ApplicationAutoScaling::ScalingPolicy"):
             _scaled(tasks, policy)
         for name, group in _of(resources, "AWS::ElasticLoadBalancingV2::TargetGroup"):
@@ -56,16 +56,12 @@ def _task(name: str, properties: Tree) -> Workload:
     memory = number(properties["Memory"])
     for container in properties["ContainerDefinitions"].items[:1]:
         for entry in container["Environment"].items:
-            value = entry["Value"]
-            put_variable(workload, entry["Name"].text, None if "${" in value.text else value.text, value)
+            put_variable(workload, entry["Name"].text, _literal(entry["Value"]), entry["Value"])
         for entry in container["Secrets"].items:
             put_variable(workload, entry["Name"].text, None, entry["Name"])
         workload.words = words_of(container["EntryPoint"], container["Command"])
         memory = number(container["Memory"]) or memory
-        stop = number(container["StopTimeout"])
-        workload.grace_s = (
-            Fact(float(stop.value), stop.place) if stop else Fact(STOP_S, container.place, written=False)
-        )
+        workload.grace_s = _seconds(container["StopTimeout"], STOP_S)
         for limit in container["Ulimits"].items:
             if limit["Name"].text == "nofile":
                 workload.open_files = number(limit["SoftLimit"])
@@ -76,13 +72,9 @@ def _task(name: str, properties: Tree) -> Workload:
 
 def _service(workload: Workload, properties: Tree) -> None:
     workload.repeats += properties.all_repeats()
-    count = properties["DesiredCount"]
-    workload.min_instances = workload.max_instances = number(count) or Fact(
-        1, properties.place, written=False
-    )
-    percent = properties.at("DeploymentConfiguration/MaximumPercent")
-    most = number(percent) or Fact(LARGEST_PERCENT, properties.place, written=False)
-    workload.overlaps = Fact(most.value > 100, most.place, most.written)
+    workload.min_instances = workload.max_instances = _whole(properties["DesiredCount"], 1)
+    most = _whole(properties.at("DeploymentConfiguration/MaximumPercent"), LARGEST_PERCENT)
+    workload.overlaps = most.converted(lambda percent: percent > 100) if most else None
 
 
 def _scaled(tasks: dict[str, Workload], properties: Tree) -> None:
@@ -101,12 +93,8 @@ def _target_group(name: str, properties: Tree, tasks: dict[str, Workload]) -> Ho
     attributes = _attributes(properties["TargetGroupAttributes"])
     sticky = attributes.get("stickiness.enabled")
     hop.affinity = Fact(sticky.text == "true", sticky.place) if sticky else None
-    delay = number(attributes.get("deregistration_delay.timeout_seconds", Tree(None, properties.place)))
-    hop.removal_s = (
-        Fact(float(delay.value), delay.place)
-        if delay
-        else Fact(DEREGISTRATION_S, properties.place, written=False)
-    )
+    delay = attributes.get("deregistration_delay.timeout_seconds", Tree(None, properties.place))
+    hop.removal_s = _seconds(delay, DEREGISTRATION_S)
     for workload in tasks.values():  # ECS replaces a task whose target is unhealthy
         path = properties["HealthCheckPath"]
         workload.liveness = path.fact() if path else None
@@ -116,15 +104,26 @@ def _target_group(name: str, properties: Tree, tasks: dict[str, Workload]) -> Ho
 def _load_balancer(name: str, properties: Tree) -> Hop:
     hop = Hop(platform="aws", name=name, place=properties.place)
     hop.repeats += properties.all_repeats()
-    idle = number(
-        _attributes(properties["LoadBalancerAttributes"]).get(
-            "idle_timeout.timeout_seconds", Tree(None, properties.place)
-        )
-    )
-    hop.idle_s = (
-        Fact(float(idle.value), idle.place) if idle else Fact(IDLE_S, properties.place, written=False)
+    attributes = _attributes(properties["LoadBalancerAttributes"])
+    hop.idle_s = _seconds(
+        attributes.get("idle_timeout.timeout_seconds", Tree(None, properties.place)), IDLE_S
     )
     return hop
+
+
+def _literal(node: Tree) -> str | None:
+    """The text; None for what an intrinsic function gives: `!Ref X`, `{Ref: X}`, `{Fn::Sub: …}`."""
+    return None if node.tag or not isinstance(node.value, str | None) or "${" in node.text else node.text
+
+
+def _whole(node: Tree, default: int) -> Fact[int] | None:
+    """A whole number; the platform's default where it is left out; None where a function gives it."""
+    return number(node) if node else Fact(default, node.place, written=False)
+
+
+def _seconds(node: Tree, default: float) -> Fact[float] | None:
+    found = _whole(node, int(default))
+    return found.converted(float) if found else None
 
 
 def _attributes(node: Tree) -> dict[str, Tree]:
