@@ -18,6 +18,7 @@ from narthex.cli.deploy import Platform
 from narthex.deploy.demands import demands_of, fargate_size
 from narthex.deploy.rendering import PLATFORMS, Target, fill, render
 from narthex.domain.descriptors import capacity
+from narthex.domain.limits import Limits
 from narthex.errors import Bug, ConfigError
 from narthex.wiring.server_process import edge_limits
 from tests.deploy.manifests import settings_from, verdict, written
@@ -141,6 +142,20 @@ def test_the_gateway_keeps_idle_connections_longer_than_aws_does(ping: int, pong
     assert re.findall(r'idle_timeout\.timeout_seconds, Value: "(\d+)"', text) == [idle]
     edge = edge_limits(settings, capacity(settings.limits(), 100_000))
     assert demands_of(settings).idle_s <= int(idle) < edge.keep_alive_s
+
+
+@pytest.mark.parametrize(
+    ("platform", "file", "member"),
+    [
+        ("envoy", "envoy.yaml", "common_http_protocol_options: {idle_timeout: 60s}"),
+        ("caddy", "Caddyfile", "\tkeepalive 60s"),
+        ("traefik", "dynamic.yaml", "idleConnTimeout: 60s"),
+    ],
+)
+def test_a_proxy_closes_idle_connections_first(platform: str, file: str, member: str) -> None:
+    """Where its default is longer than the gateway's time (1 h, 2 min, 90 s)."""
+    assert member in render(platform, settings_from(), Target())[file]
+    assert Limits().keep_alive_s > 60
 
 
 def test_the_load_balancer_of_aws_waits_for_a_drain() -> None:
