@@ -279,6 +279,73 @@ async def test_a_closed_journal_drops_what_was_pending(made: Callable[..., Writt
     assert written.events == []
 
 
+class Gate:
+    """Holds back the publishes of a broker until they are let through."""
+
+    def __init__(self, broker: FakeBroker) -> None:
+        self._passes = asyncio.Semaphore(0)
+        self._publish = broker.publish
+        broker.publish = self._held  # type: ignore[method-assign]
+
+    async def _held(self, *args: Any, **options: Any) -> Any:
+        await self._passes.acquire()
+        return await self._publish(*args, **options)
+
+    def let(self, count: int) -> None:
+        """Let so many through."""
+        for _ in range(count):
+            self._passes.release()
+
+
+async def test_a_flush_does_not_wait_for_what_comes_after_it(made: Callable[..., Written]) -> None:
+    """An agent that never pauses keeps no caller waiting that wants its own event to be durable."""
+    written = made()
+    gate = Gate(written.broker)
+    await written.journal.put(ev.custom("x", "mine"))
+    flush = asyncio.create_task(written.journal.flush())
+    await asyncio.sleep(0)
+    for number in range(3):
+        await written.journal.put(ev.custom("x", number))
+    gate.let(1)
+    await asyncio.wait_for(flush, within(5))
+    assert [event["value"] for event in written.events] == ["mine"]
+
+
+async def test_pieces_are_joined_again_after_a_flush_was_given_up(made: Callable[..., Written]) -> None:
+    """A caller that stops waiting leaves the journal as it was before."""
+    written = made(join_window_s=3_600.0)
+    await written.journal.put(text("first"))
+    await written.journal.flush()
+    gate = Gate(written.broker)
+    await written.journal.put(ev.custom("x", 1))
+    flush = asyncio.create_task(written.journal.flush())
+    await asyncio.sleep(0)
+    flush.cancel()
+    await asyncio.gather(flush, return_exceptions=True)
+    gate.let(3)
+    for piece in ("a", "b"):
+        await written.journal.put(text(piece))
+        for _ in range(5):
+            await asyncio.sleep(0)
+    await written.journal.flush()
+    assert [event.get("delta") for event in written.events] == ["first", None, "ab"]
+
+
+@pytest.mark.parametrize("under_way", [False, True])
+async def test_a_flush_of_a_closed_journal_ends(made: Callable[..., Written], *, under_way: bool) -> None:
+    """Its caller learns that the event was dropped, whether its publish was under way or had not begun."""
+    written = made()
+    Gate(written.broker)
+    await written.journal.put(ev.custom("x", 1))
+    flush = asyncio.create_task(written.journal.flush())
+    for _ in range(5 if under_way else 0):
+        await asyncio.sleep(0)
+    await written.journal.close()
+    with pytest.raises(OwnershipLost):
+        await asyncio.wait_for(flush, within(5))
+    assert written.events == []
+
+
 async def test_a_lease_holds_until_its_moment_and_while_the_clocks_agree() -> None:
     """A wall clock that jumped shows that the machine slept; a renewal since then is believed."""
     now = asyncio.get_running_loop().time

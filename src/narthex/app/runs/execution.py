@@ -150,7 +150,8 @@ class Execution:
             steer_id=message_id or uuid.uuid4().hex, text=text, by=by.subject, message_id=message_id
         )
         try:
-            await self.intake.own(given.accepted())
+            # Without a wait between them: so the agent is not unbound meanwhile, and no text is over the limit.
+            self.intake.add_own(given.accepted())
             session.steer_with(given)
             await self.journal.flush()
         except (OwnershipLost, AgentFault):

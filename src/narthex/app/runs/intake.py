@@ -84,11 +84,19 @@ class Intake:
 
     async def own(self, event: Event) -> None:
         """Put an event of the gateway itself (checked like any other, RUN_* allowed)."""
+        self._check_own(event)
+        await self._journal.put(event)
+
+    def add_own(self, event: Event) -> None:
+        """As `own`, without waiting for room: nothing happens between this and the caller's next step."""
+        self._check_own(event)
+        self._journal.add(event)
+
+    def _check_own(self, event: Event) -> None:
         self._exact(event)
         fault = self._order.check(event)
         if fault:
             raise AgentFault("agent_event_order", fault)
-        await self._journal.put(event)
 
     async def close_text(self) -> None:
         """Close a message that was opened on the agent's behalf: its plain text, or a chunked one."""

@@ -94,10 +94,11 @@ class Journal:
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._moved = asyncio.Event()  # set whenever an event became durable, or never will
-        self._busy = False
+        self._accepted = 0  # pending events so far, one for all deltas that were joined
+        self._written = 0  # those of them that are durable
+        self._awaited = 0  # up to here a caller waits: joining with later events must not delay them
         self._fault: OwnershipLost | BrokerGone | Exception | None = None
         self._next_delta_at = 0.0
-        self._urgent = False
         self._finished = False
         self._batch_size = services.meter.observer("journal_batch_size")
         self.last_at = self._loop.time()
@@ -112,8 +113,17 @@ class Journal:
         """Accept an event; returns when there is room for the next one, which is before it is durable.
 
         Raises:
-            OwnershipLost: stop; another owner ends the run.
+            OwnershipLost: stop; another owner ends the run, or the journal is closed.
             BrokerGone: stop; nothing can be published now.
+        """
+        self.add(event)
+        while len(self._pending) > MAX_PENDING:
+            await self._next_move()
+            self._raise_fault()
+
+    def add(self, event: Event) -> None:
+        """Accept an event without waiting for room: for the gateway's own events, whose number is bounded elsewhere.
+        Raises as `put`.
         """
         self._raise_fault()
         if self._finished:
@@ -124,28 +134,29 @@ class Journal:
             self._services.meter.count("run_deltas_joined")
         else:
             pending.append(_Pending(event))
+            self._accepted += 1
             self._wake.set()
-        while len(pending) > MAX_PENDING:
-            await self._next_move()
 
     async def flush(self) -> None:
-        """Wait until all events that were put are durable. Raises as `put`."""
-        self._urgent = True
+        """Wait until all events that were put before this call are durable. Those that an agent at work adds meanwhile
+        are not waited for. Raises as `put`.
+        """
+        until = self._awaited = self._accepted
         self._wake.set()
-        while self._pending or self._busy:
+        while self._written < until:
             await self._next_move()
-        self._urgent = False
-        self._raise_fault()
 
     async def finish(self, terminal: Event) -> None:
         """Publish the terminal event with `count` and `digest`, after everything else. Raises as `put`."""
-        await self.flush()
         self._finished = True
+        await self.flush()
         seq = self.log.seq + 1
         await self._publish(self._wire(terminal, seq) | {"count": seq}, proof=True)
 
     async def close(self) -> None:
-        """End the writer; pending events are dropped. Idempotent."""
+        """End the writer; pending events are dropped, and callers that wait for them get OwnershipLost. Idempotent."""
+        if self._fault is None:
+            self._fault = OwnershipLost()
         self._pending.clear()
         # The cancelled task's exception holds its frame, and that this: kept, the run's whole text would wait for
         # the next full collection.
@@ -165,7 +176,6 @@ class Journal:
         self._raise_fault()
         self._moved.clear()
         await self._moved.wait()
-        self._raise_fault()
 
     # -- writing -------------------------------------------------------------------------------------------
 
@@ -176,17 +186,15 @@ class Journal:
                     self._wake.clear()
                     await self._wake.wait()
                 await self._gather_company()
-                self._busy = True
                 head = self._pending.popleft()
                 self._batch_size(len(head.texts) or 1)
                 await self._publish(self._wire(head.built(), self.log.seq + 1))
-                self._busy = False
+                self._written += 1
                 if head.delta:
                     self._next_delta_at = self._loop.time() + self._services.limits.join_window_s
                 self._moved.set()
         except Exception as fault:
             self._fault = fault
-            self._busy = False
             self._pending.clear()
             self._moved.set()
             if not self.failed.done():
@@ -199,7 +207,7 @@ class Journal:
         """
         while len(self._pending) == 1 and self._pending[0].delta:
             wait_s = self._next_delta_at - self._loop.time()
-            if wait_s <= 0 or self._urgent or self._pending[0].chars >= MAX_JOINED_CHARS:
+            if wait_s <= 0 or self._written < self._awaited or self._pending[0].chars >= MAX_JOINED_CHARS:
                 return
             self._wake.clear()
             timer = self._loop.call_later(wait_s, self._wake.set)

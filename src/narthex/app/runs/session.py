@@ -212,11 +212,9 @@ class AgentSession:
                 await self._steered_now.wait()
                 continue
             given = self._unread.popleft()
-            try:  # the proof stands in the log before anything that the agent does about the text
-                await execution.intake.own(given.taken())
-            except asyncio.CancelledError:  # an agent that waits for a while only: it does not have the text
-                self._unread.appendleft(given)
-                raise
+            # The proof stands in the log before anything that the agent does about the text. Without a wait: an agent
+            # that stops waiting has either the proof and the text, or neither.
+            execution.intake.add_own(given.taken())
             yield given.text
 
     async def ask(self, schema: Mapping[str, Any], text: str, *, answerable_by: str = "") -> Any:
@@ -390,7 +388,7 @@ class AgentSession:
         return len(self._unread) < STEER_LIMIT
 
     def steer_with(self, text: SteeredText) -> None:
-        """Let the agent take a user's text, which the log has."""
+        """Let the agent take a user's text, which is in the journal."""
         self._unread.append(text)
         self._steered_now.set()
 
