@@ -205,3 +205,42 @@ async def test_an_agent_cannot_put_a_text_into_a_users_mouth(rig: Rig) -> None:
     assert len(await runs_of(rig, run)) == 1
     rows = await rig.store.threads.messages("acme", run.thread_id, before=None, limit=10)
     assert [one.role for one in rows] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize("remote", [False, True])
+async def test_a_cancelled_thread_answers_no_message_that_waits_for_its_agent(
+    rig: Rig, *, remote: bool
+) -> None:
+    """A user who stops everything stops it too, as the messages in the queue; on any node."""
+    engine = await rig.node(agent(Deaf(reads=True)))
+    asked = await rig.node(agent(Deaf()), name="n2", claims=False) if remote else engine
+    run = await rig.say(engine, await rig.thread())
+    await rig.until(run, lambda events: text_of(events) == "(hi)")
+    await engine.requests.steer(ALICE, run.run_id, "left")
+    await rig.until(run, lambda events: "[left]" in text_of(events))
+    assert await engine._local_runs.executions[run.run_id].steer("waits", BOB, "m-1")
+    await asked.requests.cancel_thread(ALICE, run.thread_id)
+    row, _ = await rig.ended(run)
+    (answer,) = await answers(rig, run, 1)
+    assert (row.state, answer.state, answer.message_id) == ("cancelled", "cancelled", "m-1")
+    assert len(await rig.store.runs.list_in_thread("acme", run.thread_id, 10)) == 2
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_message_accepted_too_late_has_one_answer(rig: Rig, *, cancelled: bool) -> None:
+    """Its sender's node gave up on the run and queued one for it: also where a member cancelled that one."""
+    deaf = Deaf(reads=True)
+    engine = await rig.node(agent(deaf))
+    run = await rig.say(engine, await rig.thread())
+    await rig.until(run, lambda events: text_of(events) == "(hi)")
+    await engine.requests.steer(ALICE, run.run_id, "left")
+    await rig.until(run, lambda events: "[left]" in text_of(events))
+    own = await rig.say(engine, run.thread_id, "late")
+    if cancelled:
+        await engine.requests.cancel(ALICE, own.run_id)
+    assert await engine._local_runs.executions[run.run_id].steer("late", ALICE, own.message_id)
+    deaf.may_end.set()
+    await rig.ended(run)
+    row, _ = await rig.ended(own)
+    assert (row.state, row.text) == (("cancelled", "") if cancelled else ("finished", "(late)"))
+    assert len(await rig.store.runs.list_in_thread("acme", run.thread_id, 10)) == 2

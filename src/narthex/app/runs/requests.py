@@ -24,6 +24,7 @@ from narthex.app.runs.run_log_state import RunLogState
 from narthex.app.runs.run_trace import encoded_trace
 from narthex.app.runs.services import RunServices, node_of
 from narthex.app.runs.steering import steering
+from narthex.app.runs.unread import queue_unread
 from narthex.domain.agent_input import AgentInput
 from narthex.domain.answer_permission import answerer_words, may_answer
 from narthex.domain.answer_schema import answer_fault
@@ -83,8 +84,15 @@ class RunRequests:
         return {"run_id": run_id, "state": state}
 
     async def cancel_thread(self, identity: Identity, thread_id: str) -> None:
-        """Cancel every queued and running run of a thread of the user."""
+        """Cancel every queued and running run of a thread of the user, and the answers to the messages that wait for a
+        running agent, which has not taken them (`busy: steer`).
+        """
         for run in reversed(await self._services.runs.active_in_thread(identity.tenant, thread_id)):
+            if run.state == RunState.RUNNING:
+                # The run must stop also where its log cannot be read.
+                with contextlib.suppress(DependencyError, TimeoutError):
+                    async with asyncio.timeout(CLOSE_S):
+                        await self._cancel_unread(identity, run)
             await self.cancel(identity, run.run_id)
 
     async def running(self, identity: Identity, thread_id: str) -> Run | None:
@@ -229,6 +237,12 @@ class RunRequests:
         if role is None:
             raise _run_not_found()
         return run, role
+
+    async def _cancel_unread(self, identity: Identity, run: Run) -> None:
+        execution = self._local_runs.executions.get(run.run_id)
+        senders = execution.steered_by if execution is not None else {}
+        for answering in await queue_unread(self._services, run, await self._log_of(run), senders):
+            await self.cancel(identity, answering.run_id)
 
     async def _log_of(self, run: Run) -> RunLogState:
         """The run's durable state: this node's own, or read back from the log."""

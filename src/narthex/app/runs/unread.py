@@ -3,7 +3,8 @@
 Not here: sending texts to an agent (`steering`, `requests`), which of them it took (`domain/steered_texts.py`). Rules:
 the terminal event is in the log, and the store does not count the run as over yet: so a node that dies here repeats
 this, and every step is idempotent. A text that was sent to the run itself (`run.steer`) ends with a run that a user
-cancelled; one that is a message of the thread gets its answer in any case, as a message that waits in the queue does.
+cancelled; one that is a message of the thread gets its answer in any case, as a message that waits in the queue does;
+unless a run of the thread answers it already, or its answer was cancelled like those of the queue (`queue_unread`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from narthex.ports.runs import Run
 log = structlog.get_logger("narthex.runs", log_name="narthex.runs")
 
 ROOM: Final = 10_000  # in the thread's queue: these messages were accepted, so its limit does not refuse them
+NEWEST: Final = 64  # runs of a thread among which that of a message is looked for: more than its queue holds
 
 
 async def answer_unread(
@@ -37,41 +39,67 @@ async def answer_unread(
         DependencyError: not done; repeat.
     """
     cancelled = log_state.applied_to(run).state == RunState.CANCELLED
-    for text in log_state.steered.unread:
+    for text in await _unanswered(services, run, log_state):
         if cancelled and not text.message_id:
             continue
-        sender = senders.get(text.by) or (
-            identity_of(run) if text.by == run.user_id else Identity(subject=text.by, tenant=run.tenant)
-        )
-        try:
-            await _answer(services, run, text, sender)
-        except ClientError as fault:  # the thread was deleted meanwhile
-            log.warning("steered_text_not_answered", run_id=run.run_id, code=fault.code)
+        if (answering := await _answer(services, run, text, senders)) is not None:
+            log.info("steered_text_unread", run_id=run.run_id, answered_by=answering.run_id)
 
 
-async def _answer(services: RunServices, run: Run, text: SteeredText, sender: Identity) -> None:
+async def queue_unread(
+    services: RunServices, run: Run, log_state: RunLogState, senders: Mapping[str, Identity]
+) -> list[Run]:
+    """Queue the runs for the messages that the agent of a run at work has not taken: now instead of at its end, so that
+    they can be cancelled with the thread's queue. Arguments and faults as of `answer_unread`.
+    """
+    messages = [text for text in await _unanswered(services, run, log_state) if text.message_id]
+    queued = [await _answer(services, run, text, senders) for text in messages]
+    return [one for one in queued if one is not None]
+
+
+async def _unanswered(services: RunServices, run: Run, log_state: RunLogState) -> list[SteeredText]:
+    """The unread texts without the messages that have a run: of an earlier try, or because this run accepted the
+    message so late that its sender's node had already queued one for it.
+    """
+    unread, answered = log_state.steered.unread, set[str]()
+    if any(text.message_id for text in unread):
+        newest = await services.runs.list_in_thread(run.tenant, run.thread_id, NEWEST)
+        answered = {one.message_id for one in newest if one.message_id}
+    return [text for text in unread if text.message_id not in answered]
+
+
+async def _answer(
+    services: RunServices, run: Run, text: SteeredText, senders: Mapping[str, Identity]
+) -> Run | None:
+    """The queued run that answers a text; None where it cannot have one."""
+    sender = senders.get(text.by) or (
+        identity_of(run) if text.by == run.user_id else Identity(subject=text.by, tenant=run.tenant)
+    )
     name = derived_run_id(run.run_id, text.steer_id)
     message_id = text.message_id or text.steer_id
-    said_at, _ = await services.say(sender, run.thread_id, message_id, text.text)
-    answering = Run(
-        run_id=name,
-        thread_id=run.thread_id,
-        tenant=run.tenant,
-        user_id=sender.subject,
-        agent=run.agent,
-        state=RunState.QUEUED,
-        client_message_id=f"steered:{name}",
-        message_id=message_id,
-        created_at=services.now(),
-        concurrent_limit=services.concurrent_runs(sender),
-        identity=identity_json(sender),
-        traffic=str(sender.identity_class),
-        restartable=run.restartable,
-        start_offset=said_at.offset,
-        start_epoch=said_at.epoch,
-    )
-    await services.runs.start(answering, queue_limit=ROOM)
-    log.info("steered_text_unread", run_id=run.run_id, answered_by=name)
+    try:
+        said_at, _ = await services.say(sender, run.thread_id, message_id, text.text)
+        answering = Run(
+            run_id=name,
+            thread_id=run.thread_id,
+            tenant=run.tenant,
+            user_id=sender.subject,
+            agent=run.agent,
+            state=RunState.QUEUED,
+            client_message_id=f"steered:{name}",
+            message_id=message_id,
+            created_at=services.now(),
+            concurrent_limit=services.concurrent_runs(sender),
+            identity=identity_json(sender),
+            traffic=str(sender.identity_class),
+            restartable=run.restartable,
+            start_offset=said_at.offset,
+            start_epoch=said_at.epoch,
+        )
+        return (await services.runs.start(answering, queue_limit=ROOM))[0]
+    except ClientError as fault:  # the thread was deleted meanwhile
+        log.warning("steered_text_not_answered", run_id=run.run_id, code=fault.code)
+        return None
 
 
 def derived_run_id(run_id: str, steer_id: str) -> str:
