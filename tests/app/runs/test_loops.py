@@ -106,3 +106,22 @@ async def test_a_node_runs_as_many_at_once_as_it_may(fake_rig: Rig) -> None:
     assert first < {run.run_id for run in runs}
     may_end.set()
     assert [(await fake_rig.ended(run))[0].state for run in runs] == ["finished"] * 3
+
+
+async def test_a_node_claims_what_it_has_reserved_as_long_as_it_renews_it(
+    fake_rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer's run is reserved for the node where its agent waited: also where that one gave up before, and others
+    claim the runs of the node's agents.
+    """
+    engine = await fake_rig.node(agent(chatter), limits=PATIENT)
+    long = await fake_rig.say(engine, await fake_rig.thread())
+    await fake_rig.until(long, lambda events: len(events) > 1)
+    monkeypatch.setattr(engine._services.coverage, "claimable", list)
+    thread_id = await fake_rig.thread()
+    reserved = msgspec.structs.replace(
+        long, run_id="reserved", thread_id=thread_id, client_message_id="resume", owner=engine._services.owner
+    )
+    assert reserved.state == "queued"
+    await fake_rig.store.runs.start(reserved, queue_limit=10)
+    await fake_rig.until(reserved, lambda events: len(events) > 1)

@@ -131,7 +131,9 @@ class RunLoops:
             async with self._taking:
                 room = min(BATCH, services.limits.max_running - len(local_runs.leases))
                 agents = services.coverage.claimable()
-                reserving = local_runs.waiting or (local_runs.reserving and not local_runs.draining)
+                # As `_renew`, which keeps every reservation alive, also one whose agent gave up waiting meanwhile.
+                held = local_runs.reserving or local_runs.leases
+                reserving = local_runs.waiting or (held and not local_runs.draining)
                 if room <= 0 or not (agents or reserving):
                     return
                 asked_at = loop.time()
