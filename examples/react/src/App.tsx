@@ -2,7 +2,7 @@ import { textOf } from "@narthex/client";
 import { usePresence, useRun, useThread } from "@narthex/client/react";
 import type { Centrifuge } from "centrifuge";
 import { useState, type FormEvent } from "react";
-import { useClient } from "./gateway";
+import { ownUserId, useClient } from "./gateway";
 
 export function App() {
   const [email, setEmail] = useState(sessionStorage.getItem("email"));
@@ -19,6 +19,7 @@ function Chat() {
   const [threadId, setThreadId] = useState(location.hash.slice(1) || null);
   const thread = useThread(client, threadId); // null: none yet; `send` makes one
   const { users, typing } = usePresence(client, threadId);
+  const typists = typing.filter(({ userId }) => userId !== ownUserId());
   const send = async (text: string) => {
     const sent = await thread.send(text);
     location.hash = sent.threadId; // a reload shows the same thread
@@ -38,7 +39,7 @@ function Chat() {
           ),
         )}
       </ol>
-      <small>{users.map((user) => (typing.includes(user) ? `${user.name} is typing` : user.name)).join(", ")}</small>
+      <small>{users.map((user) => (typists.includes(user) ? `${user.name} is typing` : user.name)).join(", ")}</small>
       <Line label="Message" button="Send" type="text" onText={send} onTyping={thread.typing} />
     </main>
   );

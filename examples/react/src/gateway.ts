@@ -20,8 +20,12 @@ async function getToken(): Promise<string> {
   });
   const body = await answer.json();
   if (!answer.ok) throw new SignedOut(body.detail ?? body.title);
+  sessionStorage.setItem("userId", body.user.id);
   return body.access_token;
 }
+
+/** Of the user who signed in. */
+export const ownUserId = (): string | null => sessionStorage.getItem("userId");
 
 /** `onRefused` gets the reason where the gateway refuses. */
 function createClient(onRefused: (refusal: Refusal) => void): Centrifuge {

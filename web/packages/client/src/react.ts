@@ -15,6 +15,7 @@ import {
   send,
   steer,
   threadStore,
+  typist,
   type PresenceState,
   type RunItem,
   type SendOptions,
@@ -41,18 +42,15 @@ export interface Run extends Partial<RunItem> {
 /** A thread and what goes on in it. `threadId` null: none yet. */
 export function useThread(client: Centrifuge, threadId: string | null): Thread {
   const state = useStore(client, threadId, (store) => store.state(), IDLE);
-  return useMemo(() => {
-    let typed = 0;
-    return {
+  const type = useMemo(() => typist(client), [client]);
+  return useMemo(
+    () => ({
       ...state,
       send: (text, options) => send(client, threadId, text, options),
-      typing: () => {
-        if (threadId === null || Date.now() - typed < 3_000) return;
-        typed = Date.now();
-        client.rpc("typing", { thread_id: threadId }).catch(() => undefined);
-      },
-    };
-  }, [client, threadId, state]);
+      typing: () => type(threadId),
+    }),
+    [client, threadId, state, type],
+  );
 }
 
 /** A run of a thread; without `runId` its last one. It renders anew only when that run changes. */

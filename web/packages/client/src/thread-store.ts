@@ -53,7 +53,7 @@ export interface PresentUser {
 export interface PresenceState {
   /** Users with a connection to the thread, in the order of their ids. */
   users: readonly PresentUser[];
-  /** Those of them who are typing. */
+  /** Those of them who are typing, as the same objects. The user of this page is one of them. */
   typing: readonly PresentUser[];
 }
 
@@ -75,6 +75,7 @@ export const ABSENT: PresenceState = { users: [], typing: [] };
 
 const LINGER_MS = 500;
 const TYPING_MS = 6_000;
+const TYPING_STEP_MS = 3_000;
 const RETRY_MS = 1_000;
 
 interface StoredRow {
@@ -144,6 +145,17 @@ export const steer = (client: Centrifuge, runId: string, text: string): Promise<
   client.rpc("run.steer", { run_id: runId, text });
 export const answer = (client: Centrifuge, runId: string, interruptId: string, payload: Json): Promise<unknown> =>
   client.rpc("run.resume", { run_id: runId, interrupt_id: interruptId, payload });
+
+/** Says that the user is typing in a thread: at most every three seconds. */
+export function typist(client: Centrifuge): (threadId: string | null) => void {
+  let said = { threadId: "", at: 0 };
+  return (threadId) => {
+    const now = Date.now();
+    if (threadId === null || (threadId === said.threadId && now - said.at < TYPING_STEP_MS)) return;
+    said = { threadId, at: now };
+    client.rpc("typing", { thread_id: threadId }).catch(() => undefined);
+  };
+}
 
 /** See the module. */
 export class ThreadStore {
@@ -409,7 +421,7 @@ export class ThreadStore {
     const users = new Map([...this.#connected.values()].map((user) => [user.userId, user]));
     this.#presence = {
       users: [...users.values()].sort((one, other) => (one.userId < other.userId ? -1 : 1)),
-      typing: [...this.#typists.values()].map(({ user }) => user),
+      typing: [...this.#typists.values()].map(({ user }) => users.get(user.userId) ?? user),
     };
     this.#changed();
   }

@@ -15,6 +15,7 @@ import {
   send,
   steer,
   threadStore,
+  typist,
   type PresenceState,
   type RunItem,
   type SendOptions,
@@ -48,16 +49,11 @@ type ThreadName = MaybeRefOrGetter<string | null>;
 /** A thread and what goes on in it. `threadId` null: none yet. */
 export function useThread(client: Centrifuge, threadId: ThreadName): Thread {
   const state = useStore(client, threadId, (store) => store.state(), IDLE);
-  let typed = 0;
+  const type = typist(client);
   return {
     state,
     send: (text, options) => send(client, toValue(threadId), text, options),
-    typing: () => {
-      const id = toValue(threadId);
-      if (id === null || Date.now() - typed < 3_000) return;
-      typed = Date.now();
-      client.rpc("typing", { thread_id: id }).catch(() => undefined);
-    },
+    typing: () => type(toValue(threadId)),
   };
 }
 

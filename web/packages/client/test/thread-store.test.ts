@@ -8,7 +8,7 @@ import type { Centrifuge } from "centrifuge";
 
 import { runDigest } from "../src/assembler.ts";
 import type { AguiEvent } from "../src/events.ts";
-import { send, threadStore, type RunItem } from "../src/thread-store.ts";
+import { send, threadStore, typist, type RunItem } from "../src/thread-store.ts";
 
 class FakeSubscription extends EventEmitter {
   readonly channel: string;
@@ -218,7 +218,21 @@ test("who is there, once for each user, and who types", async () => {
   subscription?.publish({ type: "CUSTOM", name: "narthex.typing", value: { userId: "eve", name: "Eve" }, threadId: "t" });
   await settled();
   assert.deepEqual([names(), store.presence().typing.map((user) => user.name)], [["Bob", "Eve"], ["Eve"]]);
+  assert.ok(store.presence().users.includes(store.presence().typing[0]!), "one object for a user");
   leave();
+});
+
+test("a user who types says so once in three seconds, in each thread", (context) => {
+  let now = 10_000;
+  context.mock.method(Date, "now", () => now);
+  const client = new FakeClient(() => ({}));
+  const type = typist(client.centrifuge);
+  for (const at of [null, "t", "t", "other"]) type(at);
+  now = 12_999;
+  type("other");
+  now = 13_000;
+  type("other");
+  assert.deepEqual(client.calls.map(([, data]) => (data as { thread_id: string }).thread_id), ["t", "other", "other"]);
 });
 
 test("a message without a thread begins one", async () => {
