@@ -20,7 +20,7 @@ export interface RunMetadata {
   state: "queued" | "running" | "finished" | "interrupted" | "cancelled" | "failed";
   /** Whether the run arrived whole (docs/runs.md); null: the gateway named no digest. Of runs that were streamed. */
   complete?: boolean | null;
-  /** AG-UI's TokenUsage entries. Of runs that were streamed. */
+  /** AG-UI's TokenUsage entries. */
   usage?: Json;
   /** The agent's own result. Of runs that were streamed. */
   result?: Json;
