@@ -125,6 +125,21 @@ async def _delete(run: RunInput, rest: str) -> AsyncIterator[Event | str]:
     yield f"{rest}: {content}."
 
 
+async def _keep(run: RunInput, rest: str) -> AsyncIterator[Event | str]:
+    """Adds to its state."""
+    before: Any = run.state or {}
+    kept = [*before.get("kept", []), rest]
+    yield {"type": "STATE_SNAPSHOT", "snapshot": {"kept": kept}}
+    yield f"I keep {', '.join(kept)}."
+
+
+async def _later(run: RunInput, rest: str) -> AsyncIterator[Event | str]:
+    """Adds to its state behind a gate."""
+    for script in (_wait, _keep):
+        async for item in script(run, rest):
+            yield item
+
+
 async def _fail(_run: RunInput, rest: str) -> AsyncIterator[Event | str]:
     yield "I begin, but "
     raise AgentError(f"The model said no to {rest}.")
@@ -136,6 +151,8 @@ SCRIPTS = {
     "paint": _paint,
     "confirm": _confirm,
     "ask": _ask,
+    "keep": _keep,
+    "later": _later,
     "delete": _delete,
     "fail": _fail,
 }

@@ -277,6 +277,76 @@ async def test_an_interrupt_is_answered_at_once_and_after_a_reload(browser: Brow
         page.check()
 
 
+async def test_a_question_that_another_tab_answers(browser: Browser, kit: Kit) -> None:
+    """The tab that still shows it gets the run that goes on, and its user can send."""
+    async with kit.tab(browser) as first, kit.tab(browser, first.chat) as second:
+        await first.open()
+        await second.open(1)
+        await first.send("ask leave")
+        for page in (first, second):
+            await page.shows("May I leave?")
+            await page.until(IDLE)
+        await second.page.get_by_role("button", name="Yes").click()
+        for page in (first, second):
+            await page.shows("I did leave.")
+            await page.until(IDLE)
+        await first.send("hello after")
+        for page in (first, second):
+            await page.shows("You said: hello after")
+            assert await page.page.get_by_text("May I").count() == 0
+            await page.until(IDLE)
+            page.check()
+
+
+async def test_a_message_beside_an_open_question(browser: Browser, kit: Kit) -> None:
+    """An open tab shows it and its answer; the question stays open and can be answered."""
+    if kit.name != "assistant-ui":  # `@ag-ui/client` takes the end of any run for the end of the questions
+        return
+    async with kit.tab(browser) as page:
+        await page.open()
+        await page.send("ask go")
+        await page.shows("May I go?")
+        await page.until(IDLE)
+        messages = [{"id": "beside", "role": "user", "content": "and this"}]
+        await kit.found.gateways[1].post(
+            "/agui/model",
+            json={"threadId": page.chat, "runId": "beside", "messages": messages},
+            headers={"Authorization": f"Bearer {page.token}"},
+            timeout=within(20),
+        )
+        await page.shows("You said: and this")
+        await page.until(IDLE)
+        await page.page.get_by_role("button", name="Yes").click()
+        await page.shows("I did go.")
+        await page.until(IDLE)
+        page.check()
+
+
+async def test_the_state_of_the_agent(browser: Browser, kit: Kit) -> None:
+    """An open tab has what another tab's run made of it, and a page that was loaded in mid-run what that run did."""
+    async with kit.tab(browser) as first, kit.tab(browser, first.chat) as second:
+        await first.open()
+        await second.open(1)
+        for text, sender in (("one", first), ("two", second), ("three", first)):
+            await sender.send(f"keep {text}")
+            for page in (first, second):
+                await page.shows(f"{text}.")
+                await page.until(IDLE)
+        await first.shows("I keep one, two, three.")
+        await first.send("later gate-state")
+        await second.shows("Waiting for gate-state")
+        await second.open(1)
+        await second.shows("Waiting for gate-state")
+        kit.found.open_gate("gate-state")
+        for page in (first, second):
+            await page.shows("I keep one, two, three, gate-state.")
+            await page.until(IDLE)
+        await second.send("keep four")
+        for page in (first, second):
+            await page.shows("I keep one, two, three, gate-state, four.")
+            page.check()
+
+
 async def test_an_agent_that_fails(browser: Browser, kit: Kit) -> None:
     """Its reason is shown; the next message works."""
     async with kit.tab(browser) as page:

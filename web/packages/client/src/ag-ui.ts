@@ -23,7 +23,7 @@ import {
   type StreamRequest,
   type Wire,
 } from "./agui-stream.ts";
-import { begun, BUSY_STEP_MS, queued, type BegunRun } from "./watching.ts";
+import { begins, BUSY_STEP_MS, queued, type BegunRun } from "./watching.ts";
 import type { AguiSocket } from "./agui-socket.ts";
 import type { Json } from "./events.ts";
 import type { WebSocketConstructor } from "./websocket.ts";
@@ -70,6 +70,8 @@ export class NarthexAgent extends HttpAgent {
   #socket: Connection | null = null;
   /** The run that this agent streams, by the client's name; empty: none. */
   #running = "";
+  /** Leaves what this agent or its follower streams. */
+  #leave: () => void = () => undefined;
   /** Runs that this agent began. */
   readonly #started = new Set<string>();
   /** Runs of which it has the events. */
@@ -98,16 +100,30 @@ export class NarthexAgent extends HttpAgent {
   }
 
   /**
+   * The thread so far, and the rest of the run that goes on. A question that another device has answered is no reason
+   * to refuse: the replay brings the open ones.
+   */
+  override connectAgent(...args: Parameters<HttpAgent["connectAgent"]>): ReturnType<HttpAgent["connectAgent"]> {
+    this.pendingInterrupts = [];
+    return super.connectAgent(...args);
+  }
+
+  /**
    * Cancels the run that is streamed, also one that this agent did not begin, at the gateway, which ends its stream; the
    * stream is left if that takes too long.
    */
   override abortRun(): void {
     const runId = this.#running;
     const controller = this.abortController;
-    const leave = setTimeout(() => controller.abort(), END_AFTER_CANCEL_MS);
-    (leave as { unref?: () => void }).unref?.(); // in Node it must not keep the process alive
-    if (runId === "") controller.abort();
-    else this.cancel(runId).catch(() => controller.abort());
+    const leaveStream = this.#leave;
+    const leave = (): void => {
+      controller.abort();
+      leaveStream();
+    };
+    if (runId === "") return leave();
+    const timer = setTimeout(leave, END_AFTER_CANCEL_MS);
+    (timer as { unref?: () => void }).unref?.(); // in Node it must not keep the process alive
+    this.cancel(runId).catch(leave);
   }
 
   /** Cancel a run by the gateway's id or the client's; resolves to its state. */
@@ -121,18 +137,19 @@ export class NarthexAgent extends HttpAgent {
 
   /**
    * Follow runs that other devices or the server begin in the thread: each is brought in by `connectAgent()`. Returns a
-   * function that stops it. It holds one stream open.
+   * function that stops it. It holds one stream open. `onError` gets what fails, also the refusal that ends the watch.
    */
-  watch(): () => void {
+  watch(onError?: (error: unknown) => void): () => void {
     return this.onRuns(
       () => this.connectAgent(),
       () => this.isRunning,
+      onError,
     );
   }
 
   /**
-   * Call `take` for each run that this agent has not streamed, one after the other, when the page is idle. Returns a
-   * function that stops it and aborts the signal.
+   * Call `take` for each run that this agent has not streamed, one after the other, when the page is idle; and after a
+   * cut over which runs may have been missed. Returns a function that stops it and aborts the signal.
    */
   onRuns(take: (signal: AbortSignal) => Promise<unknown>, isBusy: () => boolean, onError: (error: unknown) => void = () => undefined): () => void {
     const controller = new AbortController();
@@ -143,10 +160,15 @@ export class NarthexAgent extends HttpAgent {
       if (!signal.aborted && !this.#streamed.has(runId)) await take(signal);
     }, onError);
     const seen = (run: BegunRun): void => {
-      if (!this.#started.has(run.runId)) this.#config.onRun?.({ threadId: this.threadId, runId: run.runId });
       bring(run);
+      if (run.runId === "" || this.#started.has(run.runId)) return;
+      try {
+        this.#config.onRun?.({ threadId: this.threadId, runId: run.runId });
+      } catch (error) {
+        onError(error);
+      }
     };
-    this.#pump("/connect", input, true, signal, (event) => begun(event, seen)).catch(onError);
+    this.#pump("/connect", input, true, signal, begins(seen)).catch(onError);
     return () => controller.abort();
   }
 
@@ -198,12 +220,15 @@ export class NarthexAgent extends HttpAgent {
       const stop = (): void => controller.abort();
       const outer = this.abortController.signal;
       if (!connects) outer.addEventListener("abort", stop); // a connection outlives a run that was aborted before
+      const noting = this.#follows ?? this;
+      noting.#leave = stop;
+      let over = false; // the run of a follower: the next one is brought in by itself
       const proofs = new Proofs();
       const calls = new OpenCalls();
       const { onProof } = this.#config;
       const emit = (event: Wire): void => {
         if (onProof !== undefined) void proofs.take(event)?.then(onProof);
-        (this.#follows ?? this).#note(event);
+        if (!over) over = noting.#note(event) && noting !== this;
         calls.take(event);
         subscriber.next(calls.open ? (unsettled(event) as unknown as BaseEvent) : (event as unknown as BaseEvent));
       };
@@ -218,13 +243,17 @@ export class NarthexAgent extends HttpAgent {
     });
   }
 
-  /** Note which run is streamed. */
-  #note(event: Wire): void {
+  /** Note which run is streamed; true: it has ended. */
+  #note(event: Wire): boolean {
     const runId = String(event["runId"]);
     if (event.type === "RUN_STARTED" && metaOf(event)["connect"] !== true) {
       this.#running = runId;
       this.#streamed.add(runId);
-    } else if (TERMINAL.has(event.type) && runId === this.#running) this.#running = "";
+    } else if (this.#running !== "" && (event.type === "RUN_ERROR" || (TERMINAL.has(event.type) && runId === this.#running))) {
+      this.#running = "";
+      return true;
+    }
+    return false;
   }
 
   async #pump(path: string, input: RunAgentInput, connects: boolean, signal: AbortSignal, emit: (event: Wire) => void): Promise<void> {
@@ -254,11 +283,17 @@ class Connection {
   }
 
   open(): Promise<AguiSocket> {
-    return (this.#made ??= import("./agui-socket.ts").then(({ AguiSocket }) => new AguiSocket(this.#options())));
+    this.#made ??= import("./agui-socket.ts")
+      .then(({ AguiSocket }) => new AguiSocket(this.#options()))
+      .catch((error: unknown) => {
+        this.#made = null; // the next stream tries again
+        throw error;
+      });
+    return this.#made;
   }
 
   close(): void {
-    void this.#made?.then((socket) => socket.close());
+    void this.#made?.then((socket) => socket.close()).catch(() => undefined);
   }
 }
 

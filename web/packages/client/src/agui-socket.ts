@@ -8,7 +8,7 @@
 
 import type { Centrifuge, Subscription } from "centrifuge";
 
-import { AguiRefusal, sleep, TERMINAL, Unreachable, type Wire } from "./agui-stream.ts";
+import { AguiRefusal, POSITION_LOST, sleep, TERMINAL, Unreachable, type Wire } from "./agui-stream.ts";
 import { narthexWebSocket, type WebSocketConstructor } from "./websocket.ts";
 
 export interface SocketOptions {
@@ -75,14 +75,20 @@ export class AguiSocket {
    */
   async read(request: SocketRequest, signal: AbortSignal, emit: (event: Wire) => void): Promise<void> {
     await this.#held(async (client) => {
-      const inbox = new Inbox(client, request.retries, signal);
-      try {
-        if (request.until === "run") await this.#run(client, request, inbox, emit);
-        else await this.#connect(client, request, inbox, emit);
-      } catch (error) {
-        if (!signal.aborted) throw error;
-      } finally {
-        inbox.close();
+      for (let attempt = 0; !signal.aborted; attempt += 1) {
+        const inbox = new Inbox(client, request.retries, signal);
+        try {
+          if (request.until === "run") await this.#run(client, request, inbox, emit);
+          else await this.#connect(client, request, inbox, emit);
+          return;
+        } catch (error) {
+          if (signal.aborted) return;
+          // A stream without an end replays its thread again.
+          if (request.until !== "never" || !(error instanceof AguiRefusal) || error.code !== POSITION_LOST) throw error;
+        } finally {
+          inbox.close();
+        }
+        await sleep(Math.min(MAX_RETRY_MS, FIRST_RETRY_MS * 2 ** attempt), signal);
       }
     });
   }
@@ -253,7 +259,7 @@ class Channel {
     subscription.on("subscribed", (context) => {
       const lost = context.wasRecovering && !context.recovered;
       for (const { inbox } of [...this.#listeners]) {
-        if (lost) inbox.fail(new AguiRefusal("position_lost", 410, "The stream cannot go on without a gap. Connect again."));
+        if (lost) inbox.fail(new AguiRefusal(POSITION_LOST, 410, "The stream cannot go on without a gap. Connect again."));
         else inbox.opened();
       }
     });

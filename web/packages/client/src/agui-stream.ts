@@ -3,7 +3,7 @@
  * and the proof that a run arrived whole. `ag-ui.ts` and `ai-sdk.ts` are made of it; it needs no other package.
  *
  * Rules: the events are the gateway's, in its order, and none comes twice: a stream goes on after the last event that
- * arrived (`Last-Event-ID`), or fails with the gateway's reason.
+ * arrived (`Last-Event-ID`), or fails with the gateway's reason. A stream without an end begins anew instead.
  */
 
 import { runDigest } from "./assembler.ts";
@@ -65,7 +65,7 @@ export interface StreamRequest {
   credentials?: RequestCredentials;
   /**
    * When the stream has come to its own end: with the end of its run, with the end of the last run of its thread, or
-   * never.
+   * never. One without an end replays its thread again where the gateway's log does not reach back over a cut.
    */
   until: "run" | "idle" | "never";
   /** Attempts to go on after a cut, without an event in between. */
@@ -77,6 +77,8 @@ export interface StreamRequest {
 const FIRST_RETRY_MS = 250;
 const MAX_RETRY_MS = 8_000;
 export const DEFAULT_RETRIES = 8;
+/** The code of a refusal: the gateway's log does not reach back to where a stream broke. */
+export const POSITION_LOST = "position_lost";
 export const TERMINAL = new Set(["RUN_FINISHED", "RUN_ERROR"]);
 
 /** What is known of a stream. */
@@ -102,7 +104,9 @@ export async function readEvents(request: StreamRequest, signal: AbortSignal, em
       if (whole || signal.aborted) return;
     } catch (error) {
       if (signal.aborted) return;
-      if (error instanceof AguiRefusal && !(error instanceof Later)) throw error;
+      const final = error instanceof AguiRefusal && !(error instanceof Later);
+      if (final && (request.until !== "never" || error.code !== POSITION_LOST)) throw error;
+      if (final) progress.last = "";
       if (error instanceof Later) wait = error.waitMs;
       fault = error;
     }

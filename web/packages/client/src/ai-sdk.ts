@@ -23,7 +23,7 @@ import {
 import type { Json } from "./events.ts";
 import { chunksOf, RunChunks, type AskedInterrupt } from "./ui-chunks.ts";
 import { StoredChat, type StoredThread } from "./ui-messages.ts";
-import { begun, BUSY_STEP_MS, followed, queued } from "./watching.ts";
+import { begins, BUSY_STEP_MS, followed, queued } from "./watching.ts";
 
 export { AguiRefusal, Unreachable } from "./agui-stream.ts";
 export type { AskedInterrupt, RunMetadata } from "./ui-chunks.ts";
@@ -142,7 +142,7 @@ export class NarthexChatTransport<Message extends UIMessage = UIMessage> impleme
 
   /**
    * Bring runs that other devices, tabs or the server begin into a chat. Returns a function that stops it. It holds one
-   * request open.
+   * request open, which brings every event of the thread's runs.
    */
   follow(chat: FollowedChat<Message>, onError: (error: unknown) => void = () => undefined): () => void {
     const controller = new AbortController();
@@ -160,7 +160,7 @@ export class NarthexChatTransport<Message extends UIMessage = UIMessage> impleme
       }
       if (!signal.aborted) await chat.resumeStream();
     }, onError);
-    readEvents({ ...request, until: "never", retries: Infinity }, signal, (event) => begun(event, take)).catch(onError);
+    readEvents({ ...request, until: "never", retries: Infinity }, signal, begins(take)).catch(onError);
     return () => controller.abort();
   }
 

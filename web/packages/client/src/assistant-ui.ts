@@ -45,25 +45,36 @@ export interface NarthexHistory<Stored extends Repository> {
 /** What `followThread` needs of assistant-ui's runtime. */
 export interface FollowingRuntime<Stored extends Repository> {
   readonly thread: {
-    getState(): { readonly isRunning: boolean };
+    /** `extras` of `useAgUiRuntime` has what `useAgUiSetState` calls. */
+    getState(): { readonly isRunning: boolean; readonly isLoading: boolean; readonly extras: unknown };
     import(repository: Stored): void;
-    resumeRun(config: { parentId: string | null; stream: (options: { abortSignal: AbortSignal }) => AsyncGenerator<never, void, unknown> }): void;
+    importExternalState(state: Json): void;
+    /** Declared as `void`, but it is a promise that rejects where the run cannot be shown. */
+    resumeRun(config: {
+      parentId: string | null;
+      stream: (options: { abortSignal: AbortSignal }) => AsyncGenerator<never, void, unknown>;
+    }): void | Promise<void>;
   };
 }
 
+/** Gives the agent's state to the runtime that shows an agent's thread: a request carries it back to the gateway. */
+const SHOW_STATE = new WeakMap<NarthexAgent, (state: Json) => void>();
+
 /** The option `adapters.history` of `useAgUiRuntime`. */
 export function narthexHistory<Stored extends Repository>(agent: NarthexAgent, convert: Convert<Stored>): NarthexHistory<Stored> {
-  let known = 0;
+  let known: Known = { last: undefined, asks: false };
   return {
     load: async () => {
       const thread = await agent.thread();
-      known = thread.messages.length;
-      const stored = convert(withQuestions(thread.messages, thread.interrupts));
+      const goesOn = thread.runs.length > 0;
+      known = { last: thread.messages.at(-1)?.["id"], asks: goesOn && thread.interrupts.length > 0 };
+      // While a run goes on, assistant-ui takes an open question for a reason not to show the run.
+      const stored = convert(withQuestions(thread.messages, goesOn ? [] : thread.interrupts));
       return {
         ...stored,
         headId: stored.messages.at(-1)?.message.id ?? null,
         ...(thread.state === null ? {} : { state: thread.state }),
-        ...(thread.runs.length > 0 ? { unstable_resume: true } : {}),
+        ...(goesOn ? { unstable_resume: true } : {}),
       };
     },
     resume: ({ abortSignal }) => answerAfter(known, agent, convert, abortSignal),
@@ -73,8 +84,9 @@ export function narthexHistory<Stored extends Repository>(agent: NarthexAgent, c
 }
 
 /**
- * Bring runs that other tabs, other devices or the server begin into a runtime, one after the other. Returns a function
- * that stops it. It holds one request open.
+ * Bring runs that other tabs, other devices or the server begin into a runtime, one after the other, and the agent's
+ * state as a followed run changes it. Returns a function that stops it. It holds one request open, which brings every
+ * event of the thread's runs.
  */
 export function followThread<Stored extends Repository>(
   runtime: FollowingRuntime<Stored>,
@@ -82,49 +94,82 @@ export function followThread<Stored extends Repository>(
   convert: Convert<Stored>,
   onError: (error: unknown) => void = () => undefined,
 ): () => void {
-  const isRunning = (): boolean => runtime.thread.getState().isRunning;
+  const isBusy = (): boolean => {
+    const { isRunning, isLoading } = runtime.thread.getState();
+    return isRunning || isLoading;
+  };
+  const showState = (state: Json): void => {
+    // `importExternalState` would end the calls of tools that the page executes.
+    const { setState } = (runtime.thread.getState().extras ?? {}) as { setState?: (state: Json) => void };
+    if (setState !== undefined) setState(state);
+    else runtime.thread.importExternalState(state);
+  };
   const take = async (signal: AbortSignal): Promise<void> => {
     const history = narthexHistory(agent, convert);
-    const { headId, unstable_resume: goesOn, state: _, ...stored } = await history.load();
-    while (isRunning() && !signal.aborted) await sleep(BUSY_STEP_MS, signal);
-    if (signal.aborted) return;
-    runtime.thread.import({ ...stored, headId } as unknown as Stored);
-    if (goesOn !== true) return;
-    await new Promise<void>((resolve) => {
-      async function* stream(options: { abortSignal: AbortSignal }): AsyncGenerator<never, void, unknown> {
-        try {
-          yield* history.resume(options) as AsyncGenerator<never>;
-        } finally {
-          resolve();
-        }
-      }
-      signal.addEventListener("abort", () => resolve(), { once: true });
-      runtime.thread.resumeRun({ parentId: headId, stream });
-    });
+    for (;;) {
+      while (isBusy() && !signal.aborted) await sleep(BUSY_STEP_MS, signal);
+      if (signal.aborted) return;
+      const { headId, unstable_resume: goesOn, state, ...stored } = await history.load();
+      if (isBusy()) continue; // the user sent something meanwhile: this does not have it
+      if (signal.aborted) return;
+      runtime.thread.import({ ...stored, headId } as unknown as Stored);
+      if (state !== undefined) showState(state);
+      if (goesOn !== true) return;
+      const stream = (options: { abortSignal: AbortSignal }): AsyncGenerator<never> => history.resume(options) as AsyncGenerator<never>;
+      return orAborted(runtime.thread.resumeRun({ parentId: headId, stream }), signal);
+    }
   };
-  return agent.onRuns(take, isRunning, onError);
+  SHOW_STATE.set(agent, showState);
+  const stop = agent.onRuns(take, isBusy, onError);
+  return () => {
+    stop();
+    if (SHOW_STATE.get(agent) === showState) SHOW_STATE.delete(agent);
+  };
 }
 
-/** What the thread has after so many messages, to the end of the run that is under way: one answer that grows. */
+/** Wait, not longer than until the abort. */
+async function orAborted(work: void | Promise<void>, signal: AbortSignal): Promise<void> {
+  let stop = (): void => undefined;
+  const aborted = new Promise<void>((resolve) => (stop = resolve));
+  signal.addEventListener("abort", stop);
+  try {
+    await Promise.race([work, aborted]);
+  } finally {
+    signal.removeEventListener("abort", stop);
+  }
+}
+
+/** What a page had of a thread when it was loaded. */
+interface Known {
+  /** The id of the last message. */
+  last: unknown;
+  /** Whether there were open questions, which are not shown while a run goes on. */
+  asks: boolean;
+}
+
+/** What the thread has after that, to the end of the run that is under way: one answer that grows. */
 async function* answerAfter<Stored extends Repository>(
-  known: number,
+  known: Known,
   agent: NarthexAgent,
   convert: Convert<Stored>,
   signal: AbortSignal,
 ): AsyncGenerator<ResumedAnswer<Assistant<Stored>["content"]>, void, unknown> {
+  if (signal.aborted) return;
   let live = false; // the run, behind what is stored
   let end: Wire | undefined;
   let fault: unknown;
   let over = false;
-  let news = false; // since the last yield
+  let fresh = false; // since the last yield
   let wake = (): void => undefined;
   const reader = agent.follower();
+  // Not by their number: both readings have the newest 1,000.
+  const news = (): typeof reader.messages => reader.messages.slice(reader.messages.findLastIndex(({ id }) => id === known.last) + 1);
   const answer = (): Assistant<Stored>["content"] => {
-    const { messages } = convert(reader.messages.slice(known));
+    const { messages } = convert(news());
     return messages.filter(({ message }) => message.role === "assistant").flatMap(({ message }) => message.content) as unknown as Assistant<Stored>["content"];
   };
   const changed = (): void => {
-    news = true;
+    fresh = true;
     wake();
   };
   const stop = (): void => {
@@ -144,6 +189,7 @@ async function* answerAfter<Stored extends Repository>(
           if (live) stop(); // a later run is another answer
         },
         onMessagesChanged: changed,
+        onStateChanged: ({ state }) => SHOW_STATE.get(agent)?.(state as Json),
       },
     )
     .catch((error: unknown) => {
@@ -153,13 +199,15 @@ async function* answerAfter<Stored extends Repository>(
   signal.addEventListener("abort", stop, { once: true });
   try {
     while (!over) {
-      if (!news) await new Promise<void>((resolve) => (wake = resolve));
-      news = false;
-      if (!over && reader.messages.length > known) yield { content: answer() };
+      if (!fresh) await new Promise<void>((resolve) => (wake = resolve));
+      fresh = false;
+      if (!over && news().length > 0) yield { content: answer() };
     }
     if (signal.aborted) return;
     if (fault !== undefined) throw fault;
-    yield { content: answer(), ...endOf(end, reader.messages.slice(known)) };
+    const how = endOf(end, news());
+    const open = known.asks && how.status.type === "complete" ? (await agent.thread()).interrupts : [];
+    yield { content: answer(), ...(open.length > 0 ? asking(open) : how) };
   } finally {
     signal.removeEventListener("abort", stop);
     await reader.detachActiveRun();
@@ -172,9 +220,7 @@ function endOf(end: Wire | undefined, messages: readonly { role: string }[]): { 
   const outcome = (end?.["outcome"] ?? {}) as { type?: string; interrupts?: unknown[] };
   if (end?.type === "RUN_ERROR") return { status: { type: "incomplete", reason: "error", error: String(end["message"]) } };
   if (outcome.type === "cancelled") return { status: { type: "incomplete", reason: "cancelled" } };
-  if (outcome.type === "interrupt") {
-    return { status: { type: "requires-action", reason: "interrupt" }, metadata: questions(outcome.interrupts ?? []) };
-  }
+  if (outcome.type === "interrupt") return asking(outcome.interrupts ?? []);
   return { status: openCalls(messages) ? { type: "requires-action", reason: "tool-calls" } : { type: "complete", reason: "unknown" } };
 }
 
@@ -187,6 +233,11 @@ export function openCalls(messages: readonly object[]): boolean {
   }
   return calls.size > 0;
 }
+
+const asking = (interrupts: readonly unknown[]): { status: Status; metadata: { custom: Record<string, unknown> } } => ({
+  status: { type: "requires-action", reason: "interrupt" },
+  metadata: questions(interrupts),
+});
 
 const questions = (interrupts: readonly unknown[]): { custom: Record<string, unknown> } => ({ custom: { agui: { interrupts } } });
 

@@ -11,6 +11,8 @@ import { metaOf, readEvents, sleep, type StreamRequest, type Wire } from "./agui
 /** What `watchThread` needs of an agent of `@ag-ui/client`. */
 export interface WatchedAgent {
   readonly isRunning: boolean;
+  /** Questions for which the agent refuses every run that does not answer them. */
+  pendingInterrupts?: unknown[];
   subscribe(subscriber: { onRunStartedEvent(params: { event: { runId: string } }): void }): { unsubscribe(): void };
 }
 
@@ -32,7 +34,7 @@ export interface WatchOptions {
   onError?: (error: unknown) => void;
 }
 
-/** A run that began. */
+/** A run that began. With empty names: some may have begun and ended that the watch did not see; load the thread. */
 export interface BegunRun {
   /** The name that its client gave it, else the gateway's id. */
   runId: string;
@@ -43,8 +45,9 @@ export interface BegunRun {
 export const BUSY_STEP_MS = 25;
 
 /**
- * Call `onRun` for each run that others begin in the thread, one after the other. Returns a function that stops it. It
- * holds one request open.
+ * Call `onRun` for each run that others begin in the thread, one after the other; and once, with empty names, when the
+ * watch was cut for longer than the gateway's log reaches back. Returns a function that stops it. It holds one request
+ * open, which brings every event of the thread's runs.
  */
 export function watchThread(options: WatchOptions, onRun: (run: BegunRun) => Promise<unknown> | void): () => void {
   const { agent, getToken, threadId, onError = () => undefined } = options;
@@ -65,9 +68,12 @@ export function watchThread(options: WatchOptions, onRun: (run: BegunRun) => Pro
   };
   const take = queued(async (run) => {
     while (agent?.isRunning === true && !controller.signal.aborted) await sleep(BUSY_STEP_MS, controller.signal);
-    if (!controller.signal.aborted && !own.has(run.runId)) await onRun(run);
+    if (controller.signal.aborted || own.has(run.runId)) return;
+    // Another tab may have answered. The replay of `connectAgent()` brings the questions that are open.
+    if (agent?.pendingInterrupts !== undefined) agent.pendingInterrupts = [];
+    await onRun(run);
   }, onError);
-  readEvents(request, controller.signal, (event) => begun(event, take)).catch(onError);
+  readEvents(request, controller.signal, begins(take)).catch(onError);
   return () => {
     controller.abort();
     subscription?.unsubscribe();
@@ -79,10 +85,16 @@ export function followed(threadId: string): Record<string, unknown> {
   return { threadId, runId: `watch-${threadId}`.slice(0, 255), messages: [], forwardedProps: { narthex: { connect: true, follow: true } } };
 }
 
-/** Pass on a run that an event of a followed thread begins. */
-export function begun(event: Wire, take: (run: BegunRun) => void): void {
-  const ids = metaOf(event);
-  if (event.type === "RUN_STARTED" && ids["connect"] !== true) take({ runId: String(event["runId"]), id: String(ids["runId"]) });
+/** Passes on runs that the events of a followed thread begin. A second replay of the thread says that some were missed. */
+export function begins(take: (run: BegunRun) => void): (event: Wire) => void {
+  let replayed = false;
+  return (event) => {
+    if (event.type !== "RUN_STARTED") return;
+    const ids = metaOf(event);
+    if (ids["connect"] !== true) take({ runId: String(event["runId"]), id: String(ids["runId"]) });
+    else if (replayed) take({ runId: "", id: "" });
+    else replayed = true;
+  };
 }
 
 /** Handles one run after the other, never two at once. */

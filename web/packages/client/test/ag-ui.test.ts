@@ -4,78 +4,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { NarthexAgent, type RunProof } from "../src/ag-ui.ts";
-import { runDigest } from "../src/assembler.ts";
-import type { AguiEvent } from "../src/events.ts";
 import { watchThread } from "../src/watching.ts";
-
-type Event = Record<string, unknown>;
-type Call = { url: string; last: string | null; authorization: string | null; body: Record<string, unknown> };
-type Answer = { events?: [id: string, event: Event][]; cut?: boolean; open?: boolean; status?: number; json?: unknown; retryAfter?: string };
-
-const IDS = { threadId: "real-thread", runId: "real-run" };
-
-/** A run as the gateway streams it under the client's names, with its digest. */
-async function run(threadId: string, runId: string, broken = false): Promise<Event[]> {
-  const inner = [
-    { type: "TEXT_MESSAGE_START", messageId: "m", role: "assistant" },
-    { type: "TEXT_MESSAGE_CONTENT", messageId: "m", delta: "Hello, " },
-    { type: "TEXT_MESSAGE_CONTENT", messageId: "m", delta: "world" },
-    { type: "TEXT_MESSAGE_END", messageId: "m" },
-  ];
-  const end = { type: "RUN_FINISHED", outcome: { type: "success" } };
-  const own = [{ type: "RUN_STARTED" }, ...inner, end].map((event) => ({ ...event, ...IDS }));
-  const digest = broken ? "0".repeat(64) : await runDigest(own as unknown as AguiEvent[]);
-  return [
-    { type: "RUN_STARTED", threadId, runId, metadata: { narthex: IDS } },
-    ...inner,
-    { ...end, threadId, runId, metadata: { narthex: { ...IDS, count: 6, digest } } },
-  ];
-}
-
-function scripted(answers: Answer[]): { calls: Call[]; fetch: typeof fetch } {
-  const calls: Call[] = [];
-  const answer = (url: string | URL | Request, init?: RequestInit): Promise<Response> => {
-    const headers = new Headers(init?.headers);
-    const body = typeof init?.body === "string" ? (JSON.parse(init.body) as Record<string, unknown>) : {};
-    calls.push({ url: String(url), last: headers.get("Last-Event-ID"), authorization: headers.get("Authorization"), body });
-    const next = answers.shift();
-    if (next === undefined) return Promise.reject(new TypeError("no answer is left"));
-    if (next.json !== undefined || next.status !== undefined) {
-      const retry: Record<string, string> = next.retryAfter === undefined ? {} : { "Retry-After": next.retryAfter };
-      return Promise.resolve(new Response(JSON.stringify(next.json ?? {}), { status: next.status ?? 200, headers: retry }));
-    }
-    const blocks = (next.events ?? []).map(([id, event]) => `${id === "" ? "" : `id: ${id}\n`}data: ${JSON.stringify(event)}\n\n`);
-    let sent = false;
-    const stream = new ReadableStream<Uint8Array>(
-      {
-        start(controller) {
-          init?.signal?.addEventListener("abort", () => controller.error(new DOMException("left", "AbortError")));
-        },
-        pull(controller) {
-          if (!sent) controller.enqueue(new TextEncoder().encode(`:\n\n${blocks.join("")}`));
-          else if (next.open === true) return new Promise<void>(() => undefined); // until the reader leaves
-          else if (next.cut === true) controller.error(new TypeError("the line broke"));
-          else controller.close();
-          sent = true;
-          return undefined;
-        },
-      },
-      { highWaterMark: 0 }, // an error drops what waits
-    );
-    return Promise.resolve(new Response(stream, { status: 200 }));
-  };
-  return { calls, fetch: answer as typeof fetch };
-}
-
-const numbered = (events: Event[], from = 1): [string, Event][] => events.map((event, at) => [`${at + from}-e`, event]);
-
-async function until(holds: () => boolean): Promise<void> {
-  const deadline = Date.now() + 20_000;
-  while (!holds()) {
-    assert.ok(Date.now() < deadline, String(holds));
-    await new Promise((resolve) => setTimeout(resolve, 1));
-  }
-}
+import { numbered, replay, run, scripted, until, watched, type Answer, type Call, type Event } from "./agui-script.ts";
 
 function agentOf(answers: Answer[], proofs: RunProof[] = []): { calls: Call[]; agent: NarthexAgent } {
   const { calls, fetch } = scripted(answers);
@@ -172,13 +102,6 @@ test("abortRun cancels a run that connectAgent found", async () => {
   assert.equal(calls[1]?.url, "https://chat.example/agui/bot/runs/theirs/cancel");
 });
 
-/** The answer to `watch`: the thread, then the beginnings of runs. */
-async function watched(...runs: string[]): Promise<Answer> {
-  const opening = { type: "RUN_STARTED", threadId: "t", runId: "w", metadata: { narthex: { connect: true } } };
-  const begins = await Promise.all(runs.map(async (name) => ({ ...(await run("t", name))[0], metadata: { narthex: { threadId: "real-thread", runId: `real-${name}` } } })));
-  return { events: numbered([opening, ...begins]), open: true };
-}
-
 test("watchThread tells of others' runs one after the other, when the page's own is over", async () => {
   const { calls, fetch } = scripted([await watched("mine", "first", "second")]);
   const seen: string[] = [];
@@ -245,4 +168,98 @@ test("a wish of the page goes to the gateway beside its own properties", async (
   agent.addMessage({ id: "u", role: "user", content: "hi" });
   await agent.runAgent({ runId: "r", forwardedProps: { mine: 1 } });
   assert.deepEqual(calls[0]?.body["forwardedProps"], { mine: 1, narthex: { busy: "interrupt" } });
+});
+
+const LOST: Answer = { status: 410, json: { code: "position_lost", detail: "The stream cannot go on without a gap." } };
+const QUESTION = { id: "q", reason: "confirmation", message: "May I?" };
+
+test("a question that another device has answered does not stop what comes", async () => {
+  const asked = numbered(replay([], [], { type: "interrupt", interrupts: [QUESTION] }));
+  const { calls, agent } = agentOf([{ events: asked }, { events: numbered(replay([{ id: "a", role: "assistant", content: "I did." }])) }, { events: numbered(await run("t", "r")) }]);
+  await agent.connectAgent();
+  assert.equal(agent.pendingInterrupts.length, 1);
+  await agent.connectAgent(); // another device answered, and its run has ended
+  assert.deepEqual([agent.pendingInterrupts, agent.messages.map(({ content }) => content)], [[], ["I did."]]);
+  await agent.runAgent({ runId: "r" });
+  assert.equal(calls.length, 3);
+});
+
+test("watchThread leaves no question with the agent for which it would refuse the run", async () => {
+  const { fetch } = scripted([await watched("theirs")]);
+  const agent = { isRunning: false, pendingInterrupts: [QUESTION], subscribe: () => ({ unsubscribe: () => undefined }) };
+  const open: number[] = [];
+  const stop = watchThread({ url: "https://chat.example/agui/bot", threadId: "t", fetch, agent }, () => void open.push(agent.pendingInterrupts.length));
+  await until(() => open.length > 0);
+  stop();
+  assert.deepEqual(open, [0]);
+});
+
+test("a watch that was cut for longer than the log reaches back begins anew, and says so once", async () => {
+  const { calls, fetch } = scripted([{ ...(await watched("first")), open: false, cut: true }, LOST, await watched("second")]);
+  const faults: unknown[] = [];
+  const seen: string[] = [];
+  const stop = watchThread(
+    { url: "https://chat.example/agui/bot", threadId: "t", fetch, onError: (fault) => faults.push(fault) },
+    ({ runId }) => void seen.push(runId),
+  );
+  await until(() => seen.length > 2);
+  stop();
+  assert.deepEqual(seen, ["first", "", "second"]);
+  assert.deepEqual(calls.map((call) => call.last), [null, "2-e", null]);
+  assert.deepEqual(faults, []);
+});
+
+test("an agent that watches reads the thread again after such a cut, and says what ends the watch", async () => {
+  const { calls, fetch } = scripted([
+    { ...(await watched()), cut: true, open: false },
+    LOST,
+    { ...(await watched()), cut: true, open: false },
+    { events: numbered(replay([{ id: "a", role: "assistant", content: "Meanwhile." }])) },
+    { status: 403, json: { code: "forbidden", detail: "Not any more." } },
+  ]);
+  const began: string[] = [];
+  const faults: { code: string }[] = [];
+  const agent = new NarthexAgent({ url: "https://chat.example/agui/bot", threadId: "t", fetch, onRun: ({ runId }) => began.push(runId) });
+  agent.watch((fault) => faults.push(fault as { code: string }));
+  await until(() => faults.length > 0);
+  assert.deepEqual(agent.messages.map(({ content }) => content), ["Meanwhile."]);
+  assert.deepEqual([began, faults.map(({ code }) => code), calls.length], [[], ["forbidden"], 5]);
+});
+
+test("a page whose onRun throws gets the run all the same, and the ones after it", async () => {
+  const { calls, fetch } = scripted([await watched("first", "second"), { events: numbered(await run("t", "first")) }, { events: numbered(await run("t", "second")) }]);
+  const faults: Error[] = [];
+  const onRun = (): void => {
+    throw new Error("the page's own");
+  };
+  const agent = new NarthexAgent({ url: "https://chat.example/agui/bot", threadId: "t", fetch, onRun });
+  const stop = agent.watch((fault) => faults.push(fault as Error));
+  await until(() => calls.length > 2);
+  stop();
+  assert.deepEqual(faults.map(({ message }) => message), ["the page's own", "the page's own"]);
+});
+
+test("abortRun leaves a connection whose run cannot be cancelled", async () => {
+  const events = [...replay(), ...(await run("t", "theirs")).slice(0, 3)];
+  const { calls, agent } = agentOf([{ events: numbered(events), open: true }, { status: 404, json: { code: "run_not_found" } }]);
+  await agent.connectAgent({}, { onTextMessageStartEvent: () => agent.abortRun() });
+  assert.match(String(calls[1]?.url), /\/runs\/theirs\/cancel$/);
+});
+
+test("a run that failed is over: abortRun cancels nothing", async () => {
+  const failed: Event[] = [...(await run("t", "r")).slice(0, 2), { type: "RUN_ERROR", message: "no", metadata: { narthex: {} } }];
+  const { calls, agent } = agentOf([{ events: numbered(failed) }]);
+  await agent.runAgent({ runId: "r" }).catch(() => undefined);
+  agent.abortRun();
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.equal(calls.length, 1);
+});
+
+test("what an agent over the WebSocket could not load is loaded again by its next run", async () => {
+  const agent = new NarthexAgent({ url: "/agui/bot", threadId: "t", transport: "websocket", retries: 0 });
+  await assert.rejects(agent.runAgent({ runId: "a" }), /Invalid URL/); // here there is no page whose address completes it
+  agent.close();
+  agent.url = "http://127.0.0.1:9/agui/bot";
+  await assert.rejects(agent.runAgent({ runId: "b" }), { name: "Unreachable" });
+  agent.close();
 });

@@ -119,6 +119,20 @@ test("a position that is lost ends the stream with a reason", async () => {
   });
 });
 
+test("a stream without an end replays its thread again where a position is lost", async () => {
+  const subscribe = (attempt: number): object => ({ recoverable: true, recovered: attempt > 1, was_recovering: true, epoch: "e", offset: 4 });
+  const events = [{ type: "RUN_STARTED", metadata: { narthex: { connect: true } } }, { type: "RUN_FINISHED" }];
+  await scripted({ rpc: { "agui.connect": () => ({ result: { ...REPLY, events, ended: [] } }) }, subscribe }, async (agui, asked) => {
+    const controller = new AbortController();
+    const got: string[] = [];
+    await agui.read(request({ until: "never" }), controller.signal, ({ type }) => {
+      if (got.push(type) === 4) controller.abort();
+    });
+    assert.deepEqual(got, ["RUN_STARTED", "RUN_FINISHED", "RUN_STARTED", "RUN_FINISHED"]);
+    assert.deepEqual(asked.map(([method]) => method), ["agui.connect", "agui.connect"]);
+  });
+});
+
 test("a request that no frame holds is refused before it is sent", async () => {
   await scripted({ rpc: {} }, async (agui, asked) => {
     const large = request({ input: { threadId: "mine", runId: "r", messages: [], state: "x".repeat(70_000) } });

@@ -324,6 +324,20 @@ test("a chat that follows gets another device's run, and leaves its own alone", 
   leave();
 });
 
+test("a chat that follows reads the thread again after a cut over which the log does not reach", async () => {
+  const preamble: Event[] = [{ type: "RUN_STARTED", metadata: { narthex: { connect: true } } }, { type: "RUN_FINISHED" }];
+  const lost = json({ code: "position_lost", detail: "The stream cannot go on without a gap." }, 410);
+  const gateway = new Gateway({
+    "POST /agui/bot/connect": [streamed(preamble), lost, streamed(preamble)],
+    "GET /agui/bot/threads/t": [json({ ...EMPTY, messages: [{ id: "meanwhile", role: "user", content: "from elsewhere" }] })],
+  });
+  const chat: FollowedChat<UIMessage> = { id: "t", status: "ready", messages: [], resumeStream: () => Promise.resolve() };
+  const leave = gateway.transport().follow(chat, assert.ifError);
+  await until(() => chat.messages.length > 0);
+  leave();
+  assert.deepEqual(chat.messages.map((message) => message.id), ["meanwhile"]);
+});
+
 test("a stored thread is the messages that its streams made", () => {
   const stored: StoredThread = {
     messages: [
