@@ -157,7 +157,9 @@ export class NarthexAgent extends HttpAgent {
     const input = this.#wished(this.prepareRunAgentInput(), { connect: true, follow: true });
     const bring = queued(async ({ runId }) => {
       while (isBusy() && !signal.aborted) await sleep(BUSY_STEP_MS, signal);
-      if (!signal.aborted && !this.#streamed.has(runId)) await take(signal);
+      if (signal.aborted || this.#streamed.has(runId)) return;
+      this.pendingInterrupts = []; // another device may have answered; `take` reads what is open
+      await take(signal);
     }, onError);
     const seen = (run: BegunRun): void => {
       bring(run);

@@ -107,6 +107,15 @@ test("the state comes too for a run that a reload finds under way", async () => 
   assert.deepEqual([runtime.states, runtime.answers.at(-1)], [[{ count: 3 }], "It is mine."]);
 });
 
+test("a question of this page that another tab has answered does not stop the next message", async () => {
+  const { agent, runtime, stop } = followed(await watched("theirs"), stored([said("a", "I did.", "assistant")], { runs: [] }), { events: numbered(run("mine")) });
+  agent.pendingInterrupts = [QUESTION];
+  await until(() => runtime.imports.length > 0);
+  await agent.runAgent({ runId: "mine" });
+  stop();
+  assert.equal(agent.messages.at(-1)?.content, "It is mine.");
+});
+
 test("a run that begins beside an open question is shown; the question comes again when it ends", async () => {
   const messages = [said("u", "ask"), said("a", "I would.", "assistant"), said("v", "and this?")];
   const open = { interrupts: [QUESTION] };
