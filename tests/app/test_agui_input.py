@@ -35,7 +35,7 @@ def refused(*messages: dict[str, Any], **more: Any) -> ClientError:
 
 
 def test_the_last_message_of_the_user_is_the_new_one() -> None:
-    """Whatever stands before it, and an answer that a client shows behind it."""
+    """Also with other messages before it, and with an answer that a client shows behind it."""
     for messages in ((USER,), ({**USER, "id": "m"}, ASSISTANT, USER), (USER, ASSISTANT)):
         found = asked(*messages)
         assert (found.message, found.given.results) == (UserMessage("m1", "hello"), [])

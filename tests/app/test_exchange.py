@@ -89,7 +89,7 @@ class Rig:
 
 
 async def test_nothing_is_exchanged_in_production_or_without_a_key() -> None:
-    """Whatever the caller brings; each is counted under its own name."""
+    """For every kind of credential; each is counted under its own name."""
     assert await Rig(environment=Environment.PRODUCTION).refused() == (
         "e2e_not_allowed_here",
         ["not_allowed"],

@@ -180,7 +180,7 @@ async def test_a_client_that_leaves_meanwhile(ann: Refreshing) -> None:
 
 
 async def test_a_refresh_does_not_put_off_the_longest_life(tmp_path: Path) -> None:
-    """`max_socket_life_s` counts from the handshake, whatever tokens come."""
+    """`max_socket_life_s` counts from the handshake, also when newer tokens come."""
     verifier, app = TableVerifier(cast("Any", None)), Echo()
     verifier.verdicts["first"] = Valid(USER)
     async with guarded(app, tmp_path, options={"max_socket_life_s": 1}, verifier=verifier) as guard:

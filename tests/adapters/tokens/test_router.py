@@ -78,7 +78,7 @@ def verified(text: str, *sources: Keys, opaque: Keys | None = None) -> Any:
 
 
 def test_a_token_is_judged_by_the_source_of_its_issuer_and_by_no_other() -> None:
-    """Keys of one issuer verify no token of another, whatever their names."""
+    """Keys of one issuer verify no token of another, also where they have the same name."""
     one, two = (
         Keys("one", "https://one", knows=("k",)),
         Keys("two", "https://two", "https://two/", knows=("k",)),

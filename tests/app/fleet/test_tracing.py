@@ -115,7 +115,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("asked_s", "runs_s"), [(0.0, 1.0), (1.0, 1.0), (MAX_S, MAX_S), (MAX_S + 1, MAX_S)])
 async def test_a_trace_runs_for_a_second_to_ten_minutes(asked_s: float, runs_s: float) -> None:
-    """Whatever is asked for."""
+    """The limit holds for every requested time."""
     node = Node()
     trace = await node.start(seconds=asked_s)
     assert (trace.started_at, trace.until) == (1_000.0, 1_000.0 + runs_s)

@@ -1,4 +1,4 @@
-"""Texts for an agent at work that it never takes: each gets an answer of its own, whatever the run's end."""
+"""Texts for an agent at work that it never takes: each gets an answer of its own, however the run ends."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ export abstract class SessionPage {
     });
   }
 
-  /** First thing on the page: is there somebody signed in already? */
+  /** The first step of the page: find out whether a user is signed in already. */
   start(): void {
     void request("/ws/config").then(
       (config) => (this.config.value = (config ?? {}) as Config),

@@ -186,7 +186,7 @@ test("the next queued run is brought in although its beginning came with the end
   assert.deepEqual(kinds(calls), ["connect", "t", "connect", "t", "connect"]);
 });
 
-test("a follower that ended leaves the run after its own to whoever brings it", async () => {
+test("a follower that ended leaves the run after its own to the next follower", async () => {
   const { calls, agent, runtime, stop } = followed(await watched("first"), stored([]), { ...connected([], ...run("first"), ...run("second").slice(0, 1)), open: true });
   await until(() => runtime.last.status !== undefined && !runtime.state.isRunning);
   agent.abortRun();

@@ -133,11 +133,14 @@ async def connect(
         ) from late
 
 
+async def connect_briefly(address: NatsAddress, name: str) -> Client:
+    """A connection for a few calls, whose changes do not matter. Raises as `connect`."""
+    return await connect(address, name=name, disconnected=_ignore, reconnected=_ignore, error=_ignore_error)
+
+
 async def read_certificate_end(address: NatsAddress) -> float:
     """The end of the server's TLS certificate, on a fresh connection; 0.0 without TLS. Raises DependencyError."""
-    client = await connect(
-        address, name="narthex-certificate", disconnected=_ignore, reconnected=_ignore, error=_ignore_error
-    )
+    client = await connect_briefly(address, "narthex-certificate")
     try:
         return certificate_end_of(client)
     finally:

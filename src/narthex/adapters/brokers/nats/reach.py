@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nats.errors import Error as NatsError
 
-from narthex.adapters.brokers.nats.connection import certificate_end_of, connect, parse_address
+from narthex.adapters.brokers.nats.connection import certificate_end_of, connect_briefly, parse_address
 from narthex.adapters.certificates import certificate_words
 from narthex.errors import DependencyError
 
@@ -17,16 +17,7 @@ async def reach(url: str) -> str:
         DependencyError: the server does not answer, or has no JetStream for this account.
     """
     address = parse_address(url)
-
-    async def nothing() -> None:
-        """Ignore changes of the connection, which is short-lived."""
-
-    async def no_error(_: Exception) -> None:
-        """Ignore errors: the failing call raises them."""
-
-    client = await connect(
-        address, name="narthex-check", disconnected=nothing, reconnected=nothing, error=no_error
-    )
+    client = await connect_briefly(address, "narthex-check")
     try:
         account = await client.jetstream().account_info()
         version, ends_at = client.connected_server_version, certificate_end_of(client)
