@@ -45,7 +45,7 @@ def test_addresses() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fsync", "word"), [("always", "synced"), ("everysec", "last second"), ("", "appendonly yes")]
+    ("fsync", "word"), [("always", "synced"), ("everysec", "last two seconds"), ("", "appendonly yes")]
 )
 def test_durability_follows_the_servers_settings(fsync: str, word: str) -> None:
     """The sentence describes the effect of these settings."""
