@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from types import TracebackType
 from typing import Any, Self
+from uuid import uuid4
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -55,10 +56,10 @@ class Client:
         result: dict[str, Any] = reply["rpc"]["data"]
         return result
 
-    async def run(self, text: str, thread_id: str, number: int) -> None:
+    async def run(self, text: str, thread_id: str) -> None:
         """Start a run and wait for its end."""
         self.ended.clear()
-        await self.rpc("run.start", text=text, thread_id=thread_id, client_message_id=f"m{number}")
+        await self.rpc("run.start", text=text, thread_id=thread_id, client_message_id=uuid4().hex)
         await asyncio.wait_for(self.ended.wait(), 60)
 
     async def close(self) -> None:

@@ -103,7 +103,7 @@ async def work(program: Any, issuer: Issuer, load: Load, number: int) -> None:
     thread_id = (await client.rpc("thread.create"))["thread_id"]
     channel = f"thread:{thread_id}"
     assert "subscribe" in await client.call("subscribe", channel=channel)
-    await client.run("count to 20", thread_id, number)
+    await client.run("count to 20", thread_id)
     assert "unsubscribe" in await client.call("unsubscribe", channel=channel)
     recovered = await client.call("subscribe", channel=channel, recover=True, offset=0, epoch="")
     assert "subscribe" in recovered

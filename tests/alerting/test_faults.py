@@ -171,8 +171,7 @@ class Site:
         client = await self.load.join(self.gateway.ws, self.issuer.token("ada"))
         thread_id = (await client.rpc("thread.create"))["thread_id"]
         await client.call("subscribe", channel=f"thread:{thread_id}")
-        number = iter(range(1_000_000))
-        self.faults.keep(lambda: client.run(f"@{agent} go", thread_id, next(number)), 0.05)
+        self.faults.keep(lambda: client.run(f"@{agent} go", thread_id), 0.05)
 
     async def queue_runs(self) -> None:
         """A run that no node starts."""

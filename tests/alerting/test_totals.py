@@ -37,7 +37,7 @@ async def test_totals_are_those_of_the_load_to_the_last_handshake(tmp_path: Path
                 for _ in range(20):
                     await first.rpc("echo", text="x")
                     echoes += 1
-                await first.run("count to 30", thread_id, 1)
+                await first.run("count to 30", thread_id)
             users = 'class!="probe"'
             handshakes = f"sum(narthex_handshakes_total{{{users}}})"
             expected = load.outcomes["admitted"] + load.outcomes["refused"]
