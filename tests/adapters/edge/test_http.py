@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from narthex.adapters.edge.limits import EdgeLimits
+from narthex.adapters.edge.limits import KIB, EdgeLimits
 from tests.adapters.edge.harness import Running, masked, upgrade
 
 HOST = b"Host: localhost\r\n"
@@ -135,12 +135,13 @@ def test_pipelining_is_bounded(server: Running) -> None:
 
 
 def test_bodies_and_later_heads_have_deadlines() -> None:
-    """A body that stops arriving: 408, and the application is told; a later head likewise; idle: FIN only."""
+    """A body that stops arriving, short or long: 408; a later head likewise; idle: FIN only."""
     with Running(EdgeLimits(body_s=0.5, handshake_s=0.5, keep_alive_s=1)) as server:
-        with server.peer() as peer:
-            peer.send(post("/a", b"12345")[:-2])
-            assert peer.answer()[0].status == 408
-            assert peer.rest() == b""
+        for length in (5, 17 * KIB):
+            with server.peer() as peer:
+                peer.send(post("/a", b"1" * length)[:-2])
+                assert peer.answer()[0].status == 408
+                assert peer.rest() == b""
         with server.peer() as peer:
             peer.send(get("/a"))
             peer.answer()
@@ -155,6 +156,30 @@ def test_bodies_and_later_heads_have_deadlines() -> None:
         while server.edge.open and time.monotonic() < deadline:
             time.sleep(0.01)
         assert server.edge.open == 0
+
+
+@pytest.mark.parametrize(("length", "tasks"), [(2, 0), (16 * KIB, 0), (16 * KIB + 1, 1)])
+def test_half_of_a_short_body_starts_no_application(server: Running, length: int, tasks: int) -> None:
+    """A flood of half bodies costs a parser each; a long body is streamed to the application from its head on."""
+    request = post("/a", b"x" * length)
+    with server.peer() as slow, server.peer() as other:
+        slow.send(request[:-1])
+        for _ in range(3):  # the loop has read the half before it reads the last of these
+            other.send(get("/b"))
+            assert other.answer()[1] == b"/b|"
+        running = server.call(lambda: len(server.server.server_state.tasks))
+        assert running == tasks
+        slow.send(request[-1:])
+        assert slow.answer()[1] == b"/a|" + b"x" * length
+
+
+def test_a_client_that_expects_100_gets_it_before_its_short_body(server: Running) -> None:
+    """It waits for the application, which therefore cannot wait for the body."""
+    with server.peer() as peer:
+        peer.send(b"POST /a HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+        assert peer.head().status == 100
+        peer.send(b"ab")
+        assert peer.answer()[1] == b"/a|ab"
 
 
 def test_a_body_that_goes_wrong_is_answered(server: Running) -> None:
