@@ -33,6 +33,8 @@ LIMITS: Final = {
     "NARTHEX_MAX_CONNECTIONS_UNAUTHENTICATED": "5000",
     "NARTHEX_COMMANDS_PER_S": "10000",
     "NARTHEX_COMMANDS_BURST": "100000",
+    "NARTHEX_HTTP_REQUESTS_PER_S": "10000",
+    "NARTHEX_HTTP_REQUESTS_BURST": "100000",
 }
 """Limits for a bench, which no user needs: thousands of sockets from one address, and commands without a pause."""
 
