@@ -427,6 +427,35 @@ async def test_a_read_whose_answer_is_lost_is_made_again(rig: Rig, monkeypatch: 
     assert (subscriber.offsets, lost.is_set(), channel.repairing) == ([1], True, False)
 
 
+@pytest.mark.parametrize("waits", ["for an answer", "between two reads"])
+async def test_a_read_that_began_before_the_engine_came_back_is_begun_anew(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, waits: str
+) -> None:
+    """Its request went to a connection that is gone: neither the hub's time-out nor its pause is waited for."""
+    for name in ("REREAD_FIRST_S", "PAUSE_FIRST_S", "PAUSE_LAST_S"):
+        monkeypatch.setattr(f"narthex.app.hub.hub.{name}", 3_600.0)
+    subscriber = RecordingSubscriber()
+    channel = await rig.join(subscriber)
+    real, asked = rig.broker.history, asyncio.Event()
+
+    async def away(*args: Any, **kwargs: Any) -> Page:
+        asked.set()
+        if waits == "between two reads":
+            raise DependencyError("broker", "away")
+        return await asyncio.Future()
+
+    monkeypatch.setattr(rig.broker, "history", away)
+    rig.broker.unsubscribe(KEY)  # later publications do not arrive
+    await rig.broker.publish(KEY, b"1")
+    rig.hub.resync([KEY])
+    await asked.wait()
+    monkeypatch.setattr(rig.broker, "history", real)
+    rig.hub.resync(None)
+    rig.hub.resync(None)  # twice in one turn of the loop
+    await until(subscriber, 1)
+    assert (subscriber.offsets, subscriber.lost, channel.repairing) == ([1], 0, False)
+
+
 async def test_a_straggler_of_another_epoch_is_not_shown_to_who_joins(rig: Rig) -> None:
     """A late publication of a replaced log arrives while the first subscriber reads the new log's position."""
     subscriber = RecordingSubscriber()

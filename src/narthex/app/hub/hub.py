@@ -9,6 +9,7 @@ reported (`position_lost`), never skipped in silence.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -32,6 +33,8 @@ REREAD_FIRST_S: Final = (
     2.0  # for one read of a gap, twice as long each time: an answer may be lost with a route
 )
 REREAD_LAST_S: Final = 16.0
+PAUSE_FIRST_S: Final = 0.05  # between two reads of a gap while the broker is down, twice as long each time
+PAUSE_LAST_S: Final = 2.0
 HELD_LIMIT: Final = 10_000  # publications kept while a gap is re-read; past it the position is lost
 
 
@@ -97,6 +100,10 @@ class Hub:
         self._writers: deque[BatchWriter] = deque()  # one a channel at most
         self._scheduled = False
         self._lingering: dict[str, asyncio.TimerHandle] = {}
+        self._waits: dict[
+            Channel, asyncio.Timeout
+        ] = {}  # of the re-reads: for an answer, or between two reads
+        self._returns = 0  # how often the engine came back
 
     # -- subscribing ---------------------------------------------------------------------------------------
 
@@ -229,6 +236,7 @@ class Hub:
             if found is not None and found.last is not None and not found.repairing:
                 self._repair(found)
         if channels is None:
+            self._begin_reads_anew()
             self._on_missed()
 
     def positions(self) -> dict[str, Position]:
@@ -275,9 +283,17 @@ class Hub:
                 self._lost(channel)
             raise
 
+    def _begin_reads_anew(self) -> None:
+        """The engine is back: requests of before may be on a connection that is gone, and nobody will answer them."""
+        self._returns += 1
+        waits, self._waits = self._waits, {}
+        for wait in waits.values():
+            if not wait.expired():
+                wait.reschedule(self._loop.time())
+
     async def _reread(self, channel: Channel) -> None:
         """Read everything after `last` until nothing is missing, or report that it is lost."""
-        delay_s, patience_s = 0.05, REREAD_FIRST_S
+        returns, pause_s, patience_s = self._returns, PAUSE_FIRST_S, REREAD_FIRST_S
         while channel.repairing:
             if not channel or channel.last is None:  # no subscriber is left that could miss anything
                 channel.repairing = False
@@ -285,16 +301,21 @@ class Hub:
                 channel.last = None  # it may be behind: the next subscriber reads the log's end
                 return
             try:
-                async with asyncio.timeout(patience_s):
+                async with asyncio.timeout(patience_s) as self._waits[channel]:
                     page = await self._broker.history(
                         channel.key, since=Position(channel.last, channel.epoch)
                     )
             except (DependencyError, TimeoutError):
-                await asyncio.sleep(
-                    delay_s
-                )  # the broker is down: clients keep their sockets, nothing is skipped
-                delay_s, patience_s = min(delay_s * 2, 2.0), min(patience_s * 2, REREAD_LAST_S)
+                if (
+                    returns == self._returns
+                ):  # the broker is down: clients keep their sockets, nothing is skipped
+                    await self._pause(channel, pause_s)
+                    pause_s, patience_s = min(pause_s * 2, PAUSE_LAST_S), min(patience_s * 2, REREAD_LAST_S)
+                if returns != self._returns:
+                    returns, pause_s, patience_s = self._returns, PAUSE_FIRST_S, REREAD_FIRST_S
                 continue
+            finally:
+                self._waits.pop(channel, None)
             if not page.complete:
                 self._lost(channel)
                 return
@@ -311,13 +332,19 @@ class Hub:
                     continue  # the log confirms our epoch: this one is a late message of another
                 if publication.offset > channel.last + 1:
                     channel.held = held[at:]
-                    await asyncio.sleep(delay_s)
+                    await asyncio.sleep(pause_s)
                     break
                 if publication.offset == channel.last + 1:
                     channel.accept(publication)
             else:
                 channel.repairing = overflowed
             self._touch(channel)
+
+    async def _pause(self, channel: Channel, seconds: float) -> None:
+        """Wait, at most until the engine is back."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds) as self._waits[channel]:
+                await self._loop.create_future()
 
     def _lost(self, channel: Channel) -> None:
         channel.repairing = False
