@@ -346,6 +346,19 @@ async def test_a_flush_of_a_closed_journal_ends(made: Callable[..., Written], *,
     assert written.events == []
 
 
+async def test_a_closed_journal_takes_no_end(made: Callable[..., Written]) -> None:
+    """All of its events are durable, but it is no longer this owner's: neither a flush nor an end succeeds."""
+    written = made()
+    await written.journal.put(ev.custom("x", 1))
+    await written.journal.flush()
+    await written.journal.close()
+    end: ev.Event = {"type": "RUN_FINISHED", "threadId": "t", "runId": "r"}
+    for call in (written.journal.flush(), written.journal.finish(end)):
+        with pytest.raises(OwnershipLost):
+            await call
+    assert [event["type"] for event in written.events] == ["CUSTOM"]
+
+
 async def test_a_lease_holds_until_its_moment_and_while_the_clocks_agree() -> None:
     """A wall clock that jumped shows that the machine slept; a renewal since then is believed."""
     now = asyncio.get_running_loop().time

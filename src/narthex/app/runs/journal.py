@@ -139,8 +139,9 @@ class Journal:
 
     async def flush(self) -> None:
         """Wait until all events that were put before this call are durable. Those that an agent at work adds meanwhile
-        are not waited for. Raises as `put`.
+        are not waited for. Raises as `put`, also of a closed journal whose events are all durable.
         """
+        self._raise_fault()
         until = self._awaited = self._accepted
         self._wake.set()
         while self._written < until:
