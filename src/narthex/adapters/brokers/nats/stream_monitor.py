@@ -27,7 +27,7 @@ from narthex.adapters.brokers.nats.jetstream import (
     StreamMissing,
 )
 from narthex.adapters.brokers.nats.streams import LogStream, StreamInfo
-from narthex.errors import DISK_FULL, ConfigError, DependencyError, NarthexError
+from narthex.errors import DISK_FULL, ENGINE_HUNG, ConfigError, DependencyError, NarthexError
 
 AGAIN_S: Final = 0.5  # while JetStream is away
 FEWER_AGAIN_S: Final = 0.2
@@ -241,11 +241,22 @@ class StreamMonitor:
 
     async def _check_disk(self) -> None:
         """NATS sends no answer to a message that it cannot write, and after one failed write it stores nothing until it
-        is restarted. Raises DependencyError when the stream's only server reads and has stored nothing for `SILENT_S`.
+        is restarted. Raises DependencyError when the stream's only server reads and has stored nothing for `SILENT_S`,
+        or several servers have stored nothing for as long.
         """
         since, now = self._unanswered_since, asyncio.get_running_loop().time()
-        if since is None or now - since < SILENT_S or self._log_stream.replicas > 1:
-            return  # of several servers, one without room leaves its work to the others
+        if since is None or now - since < SILENT_S:
+            return
+        if (
+            self._log_stream.replicas > 1
+        ):  # one without room leaves its work to the others; without most, none answers
+            raise DependencyError(
+                "broker",
+                f"The NATS servers have stored nothing for {SILENT_S:g} s: most of them must run and agree.",
+                "Start those that are down, let them reach each other, and free their disks: a server whose disk was "
+                "full must be restarted. Their logs name the cause.",
+                sign=ENGINE_HUNG,
+            )
         await self._log_stream.inspect(self._server)
         raise DependencyError(
             "broker",
