@@ -158,10 +158,12 @@ async def campaign(directory: Path, pair: ValkeyPair) -> AsyncIterator[Campaign]
             await asyncio.gather(*tasks, return_exceptions=True)
             history = found.recorder.history()
             counts = summary(history)
-            print(f"\n{counts}")
+            slow = [text for one in found.writers for text in one.slow]
+            print(f"\n{counts}, {len(slow)} slow answers", *slow[-5:], sep="\n")
             found.recorder.save(directory / "history.jsonl")
             findings = check(history, Bounds(reply_s=within(20), silence_s=within(10)))
             assert not findings, f"{report(findings)}\nhistory: {directory / 'history.jsonl'}"
+            assert not sum(one.silences for one in found.writers), slow
             assert counts["delivered"] > 0
             assert counts["epoch_changes"] > 0, "no fault lost anything: nothing was proven"
         finally:

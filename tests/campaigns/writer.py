@@ -1,7 +1,8 @@
 """A writer that records acknowledgements: it offers publications at fixed times, regardless of their outcome.
 
 An open loop: publications that a fault delays are sent after it, so all offered ones are counted. Rules: a
-publication is repeated under its key until it is acknowledged, at any gateway; one connection, kept alive.
+publication is repeated under its key until it is acknowledged, at any gateway, but only for as long as a repeat is
+promised to be found (docs/guarantees.md): then it is offered again as another one; one connection, kept alive.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ SILENCE_S: Final = within(
     25
 )  # a publish that is neither acknowledged nor refused by then counts as unanswered
 SLOW_S: Final = 5.0
+REPEATED_S: Final = 100.0
+"""For how long after the first attempt another one is begun: keys count for 120 s, and an attempt may take 12. No time
+unit makes it longer: a repeat that comes later may be a second publication, which would be no fault."""
 
 
 class Ack(NamedTuple):
@@ -58,6 +62,7 @@ class Writer:
         silences: requests that nobody answered within `patience_s`.
         slowest_s: the longest time until any answer.
         slow: answers that took over `SLOW_S`, in words.
+        unknown: publications whose outcome was not learned within `REPEATED_S`.
         recorder: where attempts and acknowledgements are written down, under the name that clients give the channel.
     """
 
@@ -75,6 +80,7 @@ class Writer:
         self.silences = 0
         self.slowest_s = 0.0
         self.slow: list[str] = []
+        self.unknown = 0
         self.until: float | None = None
         self.channel = channel
         self._ports = ports
@@ -103,9 +109,13 @@ class Writer:
     async def publish(self, mark: str, due: float | None = None) -> Ack:
         """One publication, however often it must be tried; `due` on the loop's clock."""
         loop = asyncio.get_running_loop()
-        due = loop.time() if due is None else due
+        first = loop.time()
+        due = first if due is None else due
         while True:
             began = loop.time()
+            if began - first > REPEATED_S:
+                self.unknown += 1
+                mark, first = f"{mark}+", began
             if self.recorder is not None:
                 self.recorder.attempted(mark, self._told_channel, _data(mark))
             try:

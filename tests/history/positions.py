@@ -58,7 +58,13 @@ def contents(reading: Reading) -> Iterator[Finding]:
     for (channel, epoch, key), several in places.items():
         if len(several) > 1:
             at = max(reading.history[index].at for _, index in several)
-            text = f"{channel} {epoch}: {key} lies at {sorted(offset for offset, _ in several)}"
+            attempts = [
+                one.at for _, one in reading.each(Attempted) if (one.channel, one.key) == (channel, key)
+            ]
+            text = (
+                f"{channel} {epoch}: {key} lies at {sorted(offset for offset, _ in several)}; attempted at "
+                + ", ".join(f"{attempt:.3f}" for attempt in attempts)
+            )
             yield Finding(Kind.TWICE, text, at, tuple(index for _, index in several))
     yield from _messages(reading, found)
 
