@@ -99,6 +99,14 @@ TRAPS = [
     Trap("kubernetes", "ingress.yaml", 'proxy-buffering: "off"', 'affinity: "cookie"', "affinity", "", "warning"),
     Trap("kubernetes", "service.yaml", "selector: *labels", "sessionAffinity: ClientIP\n  selector: *labels", "affinity",
          "sessionAffinity: ClientIP", "warning"),
+    Trap("kubernetes", KUBERNETES, "  strategy:\n", "  replicas: 3\n  strategy:\n", "count_reset", "replicas: 3", "warning"),
+    Trap("kubernetes", "autoscaler.yaml", "    name: narthex\n  minReplicas", "    name: other\n  minReplicas", "", ""),
+    Trap("aws", CLOUD_RUN, "      LaunchType: FARGATE\n", "      LaunchType: FARGATE\n      DesiredCount: 3\n", "count_reset",
+         "DesiredCount: 3", "warning"),
+    Trap("aws", CLOUD_RUN, "      LaunchType: FARGATE\n", "      LaunchType: FARGATE\n      DesiredCount: !Ref Count\n",
+         "count_reset", "DesiredCount: !Ref", "warning"),
+    Trap("aws", CLOUD_RUN, "      LaunchType: FARGATE\n",
+         "      LaunchType: FARGATE\n      DesiredCount: !If [Scaled, !Ref AWS::NoValue, 2]\n", "", ""),
     Trap("compose", "compose.yaml", "grace_period: 15s", "grace_period: 5s", "grace"),
     Trap("compose", "compose.yaml", "    stop_grace_period: 15s\n", "", "", ""),
     Trap("compose", "compose.yaml", "hard: 65536}", "hard: 1024}", "open_files"),
@@ -202,6 +210,73 @@ def test_an_autoscaler_on_cpu_is_a_warning(tmp_path: Path) -> None:
     together = tmp_path / "all.yaml"
     together.write_text(text)
     assert [finding.code for finding in verdict("kubernetes", together).findings] == ["scaled_by_cpu"]
+
+
+COUNTED = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: chat}
+spec:
+  replicas: 4
+  template:
+    spec:
+      terminationGracePeriodSeconds: 60
+      containers:
+        - name: narthex
+          env:
+            - {name: ENVIRONMENT, value: staging}
+            - {name: NARTHEX_TRUSTED_PROXIES, value: "1"}
+            - {name: NARTHEX_BROKER_URL, valueFrom: {secretKeyRef: {name: chat, key: broker}}}
+            - {name: NARTHEX_STORE_URL, valueFrom: {secretKeyRef: {name: chat, key: store}}}
+"""
+SCALERS = {
+    "HorizontalPodAutoscaler": "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {name: sockets}\n"
+    "spec:\n  scaleTargetRef: {name: chat}\n  maxReplicas: 9\n  metrics:\n    - type: Pods\n"
+    "      pods: {metric: {name: narthex_connections_active}}\n",
+    "ScaledObject": "apiVersion: keda.sh/v1alpha1\nkind: ScaledObject\nmetadata: {name: sockets}\n"
+    "spec:\n  scaleTargetRef: {name: chat}\n  maxReplicaCount: 9\n  triggers:\n    - type: prometheus\n",
+}
+
+
+@pytest.mark.parametrize("kind", SCALERS)
+def test_an_apply_that_resets_the_autoscaler_s_number_is_a_warning(kind: str, tmp_path: Path) -> None:
+    """Each `kubectl apply` of `replicas` ends the pods that the autoscaler added, also where it is in another file."""
+    (tmp_path / "deployment.yaml").write_text(COUNTED)
+    scaler = tmp_path / "scaler.yaml"
+    scaler.write_text(SCALERS[kind])
+    (finding,) = verdict("kubernetes", tmp_path).findings
+    assert (finding.code, finding.severity, finding.place.line) == ("count_reset", "warning", 5)
+    assert f"replicas: 4 is set, and the {kind} sockets sets the number" in finding.message
+    assert "edit-last-applied deployment/chat" in finding.remedy
+    scaler.write_text(SCALERS[kind].replace("{name: chat}", "{name: worker}"))
+    assert verdict("kubernetes", tmp_path).findings == []
+
+
+def test_the_autoscaler_of_another_service_of_the_stack_resets_nothing(tmp_path: Path) -> None:
+    """Each ECS service has its own task, count and autoscaler: those of a worker say nothing about the gateway."""
+    path = written(tmp_path, "aws")["service.yaml"]
+    text = path.read_text()
+    worker = (
+        "  Computing:\n    Type: AWS::ECS::TaskDefinition\n    Properties:\n      ContainerDefinitions:\n"
+        "        - Name: worker\n          StopTimeout: 120\n          Environment:\n"
+        "            - {Name: ENVIRONMENT, Value: staging}\n            - {Name: NARTHEX_TRUSTED_PROXIES, Value: '1'}\n"
+        "  Worker:\n    Type: AWS::ECS::Service\n    Properties:\n      TaskDefinition: !Ref Computing\n"
+        "      ServiceName: workers\n      DesiredCount: 1\n"
+    )
+    path.write_text(text.replace("Resources:\n", f"Resources:\n{worker}"))
+    found = verdict("aws", path).findings
+    assert {(one.code, one.severity) for one in found} == {
+        ("embedded_engines", "warning")
+    }  # the worker's own task
+    path.write_text(
+        path.read_text().replace("ServiceName: narthex", "ServiceName: narthex\n      DesiredCount: 2")
+    )
+    (reset,) = [one for one in verdict("aws", path).findings if one.code == "count_reset"]
+    assert "DesiredCount: 2 is set, and the ScalableTarget Scaling" in reset.message
+    by_name = path.read_text().replace("${Service.Name}", "workers")
+    path.write_text(by_name)
+    (reset,) = [one for one in verdict("aws", path).findings if one.code == "count_reset"]
+    assert "DesiredCount: 1 is set" in reset.message
 
 
 def test_one_instance_on_cloud_run_keeps_nothing(tmp_path: Path) -> None:

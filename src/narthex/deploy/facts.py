@@ -64,6 +64,8 @@ class Workload:
         concurrency: requests, and so sockets, of one instance.
         cpu_throttled: whether the CPU is taken away between requests.
         overlaps: whether an update runs the old and the new instance side by side.
+        count: number of instances that each update of the manifest sets, with the name under which it is written.
+        autoscaler: name of the autoscaler that sets the number of instances too.
         repeats: names that are given twice.
     """
 
@@ -81,6 +83,8 @@ class Workload:
     min_instances: Fact[int] | None = None
     max_instances: Fact[int] | None = None
     overlaps: Fact[bool] | None = None
+    count: Fact[str] | None = None
+    autoscaler: str = ""
     affinity: Fact[bool] | None = None
     http2: Fact[bool] | None = None
     open_files: Fact[int] | None = None
@@ -117,8 +121,9 @@ class Hop:
 
 
 class Autoscaler(NamedTuple):
-    """It sets the number of instances of the workload called `target`, by `metrics`."""
+    """It sets the number of instances of the workload called `target`, by `metrics`; `name` is for people."""
 
+    name: str
     target: str
     max_instances: Fact[int] | None
     metrics: Fact[str]
@@ -145,6 +150,7 @@ class Manifest:
                 if workload.name == scaler.target:
                     workload.max_instances = scaler.max_instances or workload.max_instances
                     workload.scaled_by = scaler.metrics
+                    workload.autoscaler = scaler.name
 
 
 class Finding(NamedTuple):

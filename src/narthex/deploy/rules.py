@@ -27,6 +27,7 @@ def judge_workload(workload: Workload) -> Iterator[Finding]:
     """Every finding about a workload that needs no settings."""
     yield from _repeats(workload.repeats)
     yield from _cpu(workload)
+    yield from _count(workload)
     yield from _http2(workload)
     yield from _affinity(workload)
     yield from _liveness(workload)
@@ -305,6 +306,26 @@ def _cpu(workload: Workload) -> Iterator[Finding]:
             "The autoscaler looks at CPU and memory only.",
             "Idle sockets cost no CPU: instances fill up to their limit of connections unnoticed.",
             "Scale on narthex_connections_active (deploy/kubernetes/autoscaler.yaml).",
+        )
+
+
+def _count(workload: Workload) -> Iterator[Finding]:
+    count = workload.count
+    if count is not None and workload.autoscaler:
+        yield Finding(
+            "count_reset",
+            "warning",
+            count.place,
+            f"{count.value} is set, and {workload.autoscaler} sets the number of instances too.",
+            "Each update of the manifest sets the number back: instances that the autoscaler had added are ended, with "
+            "all their sockets, until it adds them again.",
+            "Remove it, and set the autoscaler's minimum instead"
+            + (
+                f"; first by `kubectl apply edit-last-applied deployment/{workload.name}`, because otherwise the next "
+                "apply sets 1 once."
+                if workload.platform == "kubernetes"
+                else "."
+            ),
         )
 
 

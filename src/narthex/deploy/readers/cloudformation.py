@@ -7,12 +7,15 @@ function gives is not known.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
 
 from narthex.deploy.documents import Tree, read_yaml
 from narthex.deploy.facts import Fact, Hop, Manifest, Workload
 from narthex.deploy.readers.containers import number, put_variable, words_of
 
+T = TypeVar("T")
 STOP_S = 30.0
 IDLE_S = 60.0
 DEREGISTRATION_S = 300.0
@@ -25,20 +28,52 @@ def read(text: str, file: str) -> Manifest:
     for document in read_yaml(text, file):
         resources = document["Resources"].members
         tasks = {name: _task(name, one) for name, one in _of(resources, "AWS::ECS::TaskDefinition")}
-        for _, service in _of(resources, "AWS::ECS::Service"):
-            for workload in tasks.values():
+        services = dict(_of(resources, "AWS::ECS::Service"))
+        run = {name: _named_by(one["TaskDefinition"], tasks) for name, one in services.items()}
+        for name, service in services.items():
+            for workload in run[name]:
                 _service(workload, service)
-        for _, target in _of(resources, "AWS::ApplicationAutoScaling::ScalableTarget"):
-            for workload in tasks.values():
-                workload.max_instances = number(target["MaxCapacity"])
+        scaled = {
+            name: _scale(name, target, _of_services(target["ResourceId"], services, run))
+            for name, target in _of(resources, "AWS::ApplicationAutoScaling::ScalableTarget")
+            if target["ServiceNamespace"].text in ("ecs", "")
+        }
         for _, policy in _of(resources, "AWS::ApplicationAutoScaling::ScalingPolicy"):
-            _scaled(tasks, policy)
+            for workloads in _named_by(policy["ScalingTargetId"], scaled) or [list(tasks.values())]:
+                _measure(workloads, policy)
         for name, group in _of(resources, "AWS::ElasticLoadBalancingV2::TargetGroup"):
-            found.hops.append(_target_group(name, group, tasks))
+            behind = [
+                run[one] for one, service in services.items() if _mentions(service["LoadBalancers"], name)
+            ]
+            workloads = [one for some in behind for one in some] or list(tasks.values())
+            found.hops.append(_target_group(name, group, workloads))
         for name, balancer in _of(resources, "AWS::ElasticLoadBalancingV2::LoadBalancer"):
             found.hops.append(_load_balancer(name, balancer))
         found.workloads += tasks.values()
     return found
+
+
+def _named_by(node: Tree, among: Mapping[str, T]) -> list[T]:
+    """Of the resources those that a value refers to; all of them where it names none, as with a parameter."""
+    named = [one for name, one in among.items() if _mentions(node, name)]
+    return named or list(among.values())
+
+
+def _of_services(
+    node: Tree, services: Mapping[str, Tree], run: Mapping[str, list[Workload]]
+) -> list[Workload]:
+    """The workloads of the services that a ScalableTarget names, by their resource or by their name on AWS."""
+    literal = {name: one for name, one in services.items() if _mentions(node, one["ServiceName"].text)}
+    chosen = {name: run[name] for name in literal} or run
+    return [one for some in _named_by(node, chosen) for one in some]
+
+
+def _mentions(node: Tree, name: str) -> bool:
+    """Whether a value refers to a resource: `!Ref X`, `!GetAtt X.Name`, `!Sub …${X.Name}`, or their long forms."""
+    if name and re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", node.text):
+        return True
+    children = [*node.members.values(), *(node.value if isinstance(node.value, list) else [])]
+    return any(_mentions(child, name) for child in children)
 
 
 def _of(resources: object, kind: str) -> Iterator[tuple[str, Tree]]:
@@ -72,20 +107,36 @@ def _task(name: str, properties: Tree) -> Workload:
 
 def _service(workload: Workload, properties: Tree) -> None:
     workload.repeats += properties.all_repeats()
-    workload.min_instances = workload.max_instances = _whole(properties["DesiredCount"], 1)
+    count = properties["DesiredCount"]
+    workload.min_instances = workload.max_instances = _whole(count, 1)
+    if count and not _optional(count):
+        workload.count = Fact(f"DesiredCount: {count.text}".rstrip(": "), count.place)
     most = _whole(properties.at("DeploymentConfiguration/MaximumPercent"), LARGEST_PERCENT)
     workload.overlaps = most.converted(lambda percent: percent > 100) if most else None
 
 
-def _scaled(tasks: dict[str, Workload], properties: Tree) -> None:
+def _optional(node: Tree) -> bool:
+    """Whether the value may be none at all: a condition decides, or it is `AWS::NoValue`."""
+    return node.tag == "!If" or "Fn::If" in node.members or _mentions(node, "AWS::NoValue")
+
+
+def _scale(name: str, properties: Tree, workloads: list[Workload]) -> list[Workload]:
+    """Note the autoscaler at its workloads, and return them."""
+    for workload in workloads:
+        workload.max_instances = number(properties["MaxCapacity"])
+        workload.autoscaler = f"the ScalableTarget {name}"
+    return workloads
+
+
+def _measure(workloads: list[Workload], properties: Tree) -> None:
     tracking = properties["TargetTrackingScalingPolicyConfiguration"]
     metric = tracking.at("PredefinedMetricSpecification/PredefinedMetricType")
-    for workload in tasks.values():
+    for workload in workloads:
         by_machine = metric.text in ("ECSServiceAverageCPUUtilization", "ECSServiceAverageMemoryUtilization")
         workload.scaled_by = Fact("cpu" if by_machine else "connections", metric.place)
 
 
-def _target_group(name: str, properties: Tree, tasks: dict[str, Workload]) -> Hop:
+def _target_group(name: str, properties: Tree, behind: list[Workload]) -> Hop:
     hop = Hop(platform="aws", name=name, place=properties.place)
     hop.repeats += properties.all_repeats()
     version = properties["ProtocolVersion"]
@@ -95,7 +146,7 @@ def _target_group(name: str, properties: Tree, tasks: dict[str, Workload]) -> Ho
     hop.affinity = Fact(sticky.text == "true", sticky.place) if sticky else None
     delay = attributes.get("deregistration_delay.timeout_seconds", Tree(None, properties.place))
     hop.removal_s = _seconds(delay, DEREGISTRATION_S)
-    for workload in tasks.values():  # ECS replaces a task whose target is unhealthy
+    for workload in behind:  # ECS replaces a task whose target is unhealthy
         path = properties["HealthCheckPath"]
         workload.liveness = path.fact() if path else None
     return hop

@@ -28,6 +28,8 @@ def read(text: str, file: str) -> Manifest:
             found.workloads += _workloads(document)
         elif kind == "HorizontalPodAutoscaler":
             found.autoscalers.append(_autoscaler(document))
+        elif kind == "ScaledObject" and document["apiVersion"].text.startswith("keda.sh/"):
+            found.autoscalers.append(_scaled_object(document))
         elif kind in ("Ingress", "BackendConfig", "Service"):
             found.hops += _hops(document, kind)
     return found
@@ -60,7 +62,9 @@ def _workloads(document: Tree) -> list[Workload]:
         "",
     )
     workload.prestop_s = float(slept) if slept.isdigit() else 0.0
-    workload.max_instances = number(spec["replicas"]) or Fact(1, spec.place, written=False)
+    replicas = spec["replicas"]
+    workload.max_instances = number(replicas) or Fact(1, spec.place, written=False)
+    workload.count = Fact(f"replicas: {replicas.text}", replicas.place) if replicas else None
     kind = spec["strategy"]["type"]
     workload.overlaps = Fact(
         kind.text != "Recreate" and document["kind"].text == "Deployment", kind.place, written=bool(kind)
@@ -74,9 +78,26 @@ def _autoscaler(document: Tree) -> Autoscaler:
         metric.at("resource/name").text or metric.at("pods/metric/name").text or metric["type"].text
         for metric in spec["metrics"].items
     ]
+    metrics = _metrics(names, spec["metrics"] or spec)
+    target = spec.at("scaleTargetRef/name").text
+    return Autoscaler(_named(document), target, number(spec["maxReplicas"]), metrics)
+
+
+def _scaled_object(document: Tree) -> Autoscaler:
+    """KEDA's form, of which its operator makes an autoscaler."""
+    spec = document["spec"]
+    metrics = _metrics([one["type"].text for one in spec["triggers"].items], spec["triggers"] or spec)
+    target = spec.at("scaleTargetRef/name").text
+    return Autoscaler(_named(document), target, number(spec["maxReplicaCount"]), metrics)
+
+
+def _metrics(names: list[str], node: Tree) -> Fact[str]:
     cpu_only = all(name in ("cpu", "memory") for name in names)
-    metrics = Fact("cpu" if cpu_only else ", ".join(names), (spec["metrics"] or spec).place)
-    return Autoscaler(spec.at("scaleTargetRef/name").text, number(spec["maxReplicas"]), metrics)
+    return Fact("cpu" if cpu_only else ", ".join(names), node.place)
+
+
+def _named(document: Tree) -> str:
+    return f"the {document['kind'].text} {document.at('metadata/name').text}"
 
 
 def _hops(document: Tree, kind: str) -> list[Hop]:
