@@ -5,7 +5,9 @@
 # Time-outs: a serverless group takes no back-end time-out (Google refuses --timeout there): Cloud Run's request
 # time-out, 3600 s, ends a socket. For every other kind of back end the default is 30 s, which is the
 # LIFE of a socket, not its idle time: pass --timeout=3600s there.
-# WAF: Cloud Armor sees the handshake, never the frames. Limit handshakes per address below what an office behind one
+# Addresses: the load balancer adds its own behind the client's, so the service needs NARTHEX_TRUSTED_PROXIES=2. Without
+# it all users have one address, and share its limits.
+# WAF: Cloud Armor sees the handshake, never the frames. Limit handshakes per address above what an office behind one
 # address needs, and exclude the header Authorization and the cookie from rules that inspect values: a JWT looks like
 # an attack to some of them. A refusal by Cloud Armor is a 403 with an HTML body: `narthex doctor` tells it apart.
 set -euo pipefail
@@ -46,8 +48,15 @@ gcloud compute url-maps create narthex \
 gcloud compute target-https-proxies create narthex \
   --url-map=narthex \
   --ssl-certificates=narthex
+gcloud compute addresses create narthex \
+  --global
 gcloud compute forwarding-rules create narthex \
   --global \
+  --address=narthex \
   --load-balancing-scheme=EXTERNAL_MANAGED \
   --target-https-proxy=narthex \
   --ports=443
+# For the A record of chat.example.com; the certificate becomes valid some time after it.
+gcloud compute addresses describe narthex \
+  --global \
+  --format='value(address)'

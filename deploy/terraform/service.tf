@@ -135,6 +135,9 @@ resource "google_cloud_run_v2_service" "narthex" {
     }
   }
 
+  # Cloud Run reads the secrets while it makes the revision.
+  depends_on = [google_secret_manager_secret_iam_member.narthex]
+
   # The pipeline shifts traffic between revisions (docs/pipelines.md).
   lifecycle {
     ignore_changes = [traffic, template[0].containers[0].image]

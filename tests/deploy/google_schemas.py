@@ -6,6 +6,7 @@ module does not know is refused, so that a template cannot gain an annotation th
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -50,6 +51,8 @@ def service_of_knative(document: Mapping[str, Any]) -> run_v2.Service:
     limits = dict(container.pop("resources")["limits"])
     throttled = notes.pop("run.googleapis.com/cpu-throttling")
     generation = notes.pop("run.googleapis.com/execution-environment").upper()
+    interfaces = json.loads(notes.pop("run.googleapis.com/network-interfaces", "[]"))
+    egress = notes.pop("run.googleapis.com/vpc-access-egress", "").upper().replace("-", "_")
     translated = {
         "ingress": INGRESS[metadata["annotations"]["run.googleapis.com/ingress"]],
         "template": {
@@ -57,6 +60,7 @@ def service_of_knative(document: Mapping[str, Any]) -> run_v2.Service:
             "timeout": f"{spec['timeoutSeconds']}s",
             "maxInstanceRequestConcurrency": spec["containerConcurrency"],
             "executionEnvironment": f"EXECUTION_ENVIRONMENT_{generation}",
+            **({"vpcAccess": {"networkInterfaces": interfaces, "egress": egress}} if interfaces else {}),
             "scaling": {
                 "minInstanceCount": int(notes.pop("autoscaling.knative.dev/minScale")),
                 "maxInstanceCount": int(notes.pop("autoscaling.knative.dev/maxScale")),
@@ -106,7 +110,8 @@ def parsed(service: Mapping[str, Any]) -> run_v2.Service:
 
 def service_of_terraform(body: Mapping[str, Any]) -> run_v2.Service:
     """A `google_cloud_run_v2_service`: its names are the API's in snake case; blocks are lists of one."""
-    kept = {name: value for name, value in body.items() if name not in ("name", "location", "lifecycle")}
+    own = ("name", "location", "lifecycle", "depends_on")
+    kept = {name: value for name, value in body.items() if name not in own}
     return parsed(_json(kept, run_v2.Service))
 
 

@@ -4,6 +4,9 @@ helm, systemd, and each proxy itself.
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -36,10 +39,10 @@ def documents(text: str) -> list[dict[str, Any]]:
     return [document for document in yaml.safe_load_all(text) if document]
 
 
-def resources() -> list[tuple[str, str, dict[str, Any]]]:
-    """Every resource of deploy/terraform: kind, name, body."""
+def resources(folder: Path = DEPLOY / "terraform") -> list[tuple[str, str, dict[str, Any]]]:
+    """Every resource of deploy/terraform, or of another directory: kind, name, body."""
     found = []
-    for path in sorted((DEPLOY / "terraform").glob("*.tf")):
+    for path in sorted(folder.glob("*.tf")):
         for block in hcl2.loads(path.read_text()).get("resource", []):
             for kind, named in block.items():
                 found += [
@@ -85,6 +88,81 @@ def test_terraform_s_service_is_the_same_as_the_yaml() -> None:
         "NARTHEX_TRUSTED_PROXIES": "2",
         "NARTHEX_ALLOWED_HOSTS": "chat.example.com,candidate.chat.example.com",
     }
+
+
+NETWORK = Target(network="default", subnet="chat-europe")
+
+
+def test_both_forms_reach_private_addresses_by_the_same_network(tmp_path: Path) -> None:
+    """With --network a service has an interface in the VPC for private ranges only; without it there is none."""
+    text = written(tmp_path, "cloud-run", target=NETWORK)["service.yaml"].read_text()
+    knative = service_of_knative(documents(text)[0]).template.vpc_access
+    written(tmp_path / "terraform", "terraform", target=NETWORK)
+    (body,) = [
+        body for kind, _, body in resources(tmp_path / "terraform") if kind == "google_cloud_run_v2_service"
+    ]
+    terraform = service_of_terraform(body).template.vpc_access
+    assert run_v2.VpcAccess.to_dict(knative) == run_v2.VpcAccess.to_dict(terraform)
+    (interface,) = knative.network_interfaces
+    assert (interface.network, interface.subnetwork) == ("default", "chat-europe")
+    assert knative.egress == run_v2.VpcAccess.VpcEgress.PRIVATE_RANGES_ONLY
+    checked(program("terraform", "see hashicorp"), "fmt", "-check", "-diff", tmp_path / "terraform")
+    assert verdict("terraform", tmp_path / "terraform").findings == []
+    assert verdict("cloud-run", tmp_path / "service.yaml").findings == []
+    plain = service_of_knative(documents((DEPLOY / "cloud-run/service.yaml").read_text())[0])
+    assert not plain.template.vpc_access.network_interfaces
+
+
+def test_terraform_gives_the_right_to_read_secrets_before_it_makes_the_service() -> None:
+    """Cloud Run reads them while it makes the revision: a binding that comes later fails the first apply."""
+    (body,) = [body for kind, _, body in resources() if kind == "google_cloud_run_v2_service"]
+    (binding,) = [name for kind, name, _ in resources() if kind == "google_secret_manager_secret_iam_member"]
+    assert str(body["depends_on"][0]).strip("${}") == f"google_secret_manager_secret_iam_member.{binding}"
+
+
+ARGUMENTS = {
+    "google_service_account": {"account_id"},
+    "google_secret_manager_secret": {"for_each", "secret_id", "replication"},
+    "google_secret_manager_secret_iam_member": {"for_each", "secret_id", "role", "member"},
+    "google_cloud_run_v2_service_iam_member": {"name", "location", "role", "member"},
+}
+"""Resources without a message of an API here: the arguments of the provider's reference that deploy/terraform uses."""
+
+
+def test_every_resource_is_held_to_a_schema() -> None:
+    """A resource that is added, or an argument that nobody looked up, is noticed. `terraform validate`: -m soak."""
+    kinds = {kind for kind, _, _ in resources()}
+    assert kinds == {"google_cloud_run_v2_service", *RESOURCES, *ARGUMENTS}
+    for kind, _, body in resources():
+        if kind in ARGUMENTS:
+            assert {name for name in body if not name.startswith("__")} == ARGUMENTS[kind], kind
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_terraform_validates_against_the_provider(tmp_path: Path) -> None:
+    """`terraform validate` with Google's provider, which NARTHEX_TERRAFORM_PROVIDER names (a directory with the
+    program `terraform-provider-google`), else the registry gives: also with a network; a misspelled argument fails.
+    """
+    terraform = program("terraform", "see hashicorp")
+    environ = dict(os.environ)
+    local = environ.get("NARTHEX_TERRAFORM_PROVIDER")
+    for number, target in enumerate((Target(), NETWORK)):
+        folder = tmp_path / str(number)
+        files = written(folder, "terraform", target=target)
+        if local:
+            settings = tmp_path / "terraform.rc"
+            overrides = f'dev_overrides {{\n "hashicorp/google" = "{local}"\n}}\ndirect {{}}\n'
+            settings.write_text(f"provider_installation {{\n{overrides}}}\n")
+            environ["TF_CLI_CONFIG_FILE"] = str(settings)
+        else:
+            checked(terraform, f"-chdir={folder}", "init", "-backend=false", "-input=false")
+        said = json.loads(checked(terraform, f"-chdir={folder}", "validate", "-json", env=environ))
+        assert (said["valid"], said["error_count"]) == (True, 0), said["diagnostics"]
+        spoiled = files["load_balancer.tf"]
+        spoiled.write_text(spoiled.read_text().replace("enforce_on_key", "enforce_by_key"))
+        with pytest.raises(AssertionError, match="enforce_by_key"):
+            checked(terraform, f"-chdir={folder}", "validate", "-no-color", env=environ)
 
 
 @pytest.mark.parametrize("kind", sorted(RESOURCES))
@@ -139,6 +217,22 @@ def test_the_chart_renders_to_good_objects(values: tuple[str, ...], tmp_path: Pa
     if not values:
         (tmp_path / "chart.yaml").write_text(text)
         assert verdict("helm", tmp_path / "chart.yaml").findings == []
+
+
+def test_a_chart_that_sets_replicas_beside_its_autoscaler_is_found(tmp_path: Path) -> None:
+    """Rendered by helm from the chart's directory: our chart leaves the number out; one that does not is a warning."""
+    helm = program("helm", "go install helm.sh/helm/v3/cmd/helm@v3.18.6")
+    chart = tmp_path / "chart"
+    shutil.copytree(DEPLOY / "helm", chart)
+    deployment = chart / "templates/deployment.yaml"
+    text = deployment.read_text()
+    assert text.count("  {{- if not .Values.autoscaling.enabled }}\n") == 1
+    deployment.write_text(text.replace("  {{- if not .Values.autoscaling.enabled }}\n", "  {{- if true }}\n"))
+    rendered = tmp_path / "rendered.yaml"
+    rendered.write_text(checked(helm, "template", "chat", chart, "--kube-version", KUBERNETES))
+    (finding,) = verdict("helm", rendered).findings
+    assert (finding.code, finding.severity) == ("count_reset", "warning")
+    assert "replicas: 2 is set, and the HorizontalPodAutoscaler chat" in finding.message
 
 
 def test_the_chart_and_the_manifests_are_one_deployment() -> None:

@@ -38,6 +38,8 @@ def render(
     project: str = "",
     project_number: str = "",
     region: str = "",
+    network: str = "",
+    subnet: str = "",
     upstream: str = "",
     program: str = "",
     min_instances: int = 2,
@@ -64,6 +66,8 @@ def render(
         project: of Google Cloud.
         project_number: of Google Cloud, which is in the hosts of revision tags.
         region: of Google Cloud.
+        network: VPC of Google Cloud through which Cloud Run reaches private addresses, such as those of the engines.
+        subnet: of that network, in the region.
         upstream: host:port of the gateway, for a proxy; default: this machine, and the port of the settings.
         program: path of narthex, for systemd.
         min_instances: instances that always run.
@@ -78,6 +82,8 @@ def render(
         "project": project,
         "project_number": project_number,
         "region": region,
+        "network": network,
+        "subnet": subnet,
         "upstream": upstream or (f"127.0.0.1:{settings.port}" if settings.port else ""),
         "program": program,
     }
@@ -97,7 +103,9 @@ def render(
         except ClientError as error:
             return usage(error)
     for note in _notes(
-        settings.issuers or settings.users or settings.plans, target.image == rendering.Target().image
+        settings.issuers or settings.users or settings.plans,
+        target.image == rendering.Target().image,
+        platform in ("cloud-run", "terraform") and target.max_instances > 1 and not (network or subnet),
     ):
         print(f"note: {note}", file=sys.stderr)
     return EXIT_OK
@@ -127,7 +135,7 @@ def _write(out: Path, files: dict[str, str], *, force: bool) -> None:
         ) from error
 
 
-def _notes(tables: object, placeholder: bool) -> list[str]:
+def _notes(tables: object, placeholder: bool, unreachable: bool) -> list[str]:
     found = []
     if tables:
         found.append(
@@ -136,5 +144,9 @@ def _notes(tables: object, placeholder: bool) -> list[str]:
     if placeholder:
         found.append(
             "The image and what else is not known are examples; --image, --domain and --project set them."
+        )
+    if unreachable:
+        found.append(
+            "Cloud Run reaches public addresses only; --network and --subnet open the way to engines at private ones."
         )
     return found

@@ -7,6 +7,7 @@ defaults (`python -m tests.check --write-docs`).
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from importlib import resources
@@ -58,6 +59,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         upstream: host and port of the gateway, for proxies.
         program: path of the program, for systemd.
         max_instances: 1: the embedded engines may serve.
+        network, subnet: Google Cloud's, through which Cloud Run reaches private addresses; empty: public ones only.
     """
 
     name: str = "narthex"
@@ -70,6 +72,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     program: str = "/opt/narthex/bin/narthex"
     min_instances: int = 2
     max_instances: int = 10
+    network: str = ""
+    subnet: str = ""
 
 
 def render(platform: str, settings: Settings, target: Target) -> dict[str, str]:
@@ -205,6 +209,7 @@ def _values(platform: str, settings: Settings, target: Target) -> dict[str, str]
         "data_volume": "emptyDir: {}"
         if demands.shared
         else f"persistentVolumeClaim: {{claimName: {target.name}}}",
+        **_network(target),
         "secret_names_hcl": ", ".join(f'"{name}"' for name in secrets.values()),
         **{name: write(variables) for name, write in _VARIABLES.items()},
         **{name: write(secrets, target) for name, write in _SECRETS.items()},
@@ -242,6 +247,23 @@ def variables_of(platform: str, settings: Settings, target: Target, demands: Dem
         if name not in DECIDED and not known.secret and not known.url and settings.source(name) != "default":
             found[known.variables[0]] = _text(getattr(settings, name))
     return found
+
+
+def _network(target: Target) -> dict[str, str]:
+    """The path to private addresses, such as those of the engines, in both forms of a Cloud Run service."""
+    named = {"network": target.network, "subnetwork": target.subnet}
+    interface = {name: value for name, value in named.items() if value}
+    if not interface:
+        return {"network_knative": "", "network_terraform": ""}
+    width = max(map(len, interface))
+    rows = "\n".join(f"    {name:<{width}} = {_quoted(value)}" for name, value in interface.items())
+    return {
+        "network_knative": "# Through the VPC to private addresses only: issuers are reached directly.\n"
+        f"run.googleapis.com/network-interfaces: '[{json.dumps(interface, separators=(',', ':'))}]'\n"
+        "run.googleapis.com/vpc-access-egress: private-ranges-only",
+        "network_terraform": "\n# Through the VPC to private addresses only: issuers are reached directly.\n"
+        f'vpc_access {{\n  egress = "PRIVATE_RANGES_ONLY"\n  network_interfaces {{\n{rows}\n  }}\n}}',
+    }
 
 
 def _hosts(platform: str, target: Target) -> str:

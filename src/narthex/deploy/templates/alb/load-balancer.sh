@@ -5,7 +5,9 @@
 # Time-outs: a serverless group takes no back-end time-out (Google refuses --timeout there): Cloud Run's request
 # time-out, @{request_timeout_s} s, ends a socket. For every other kind of back end the default is 30 s, which is the
 # LIFE of a socket, not its idle time: pass --timeout=@{request_timeout_s}s there.
-# WAF: Cloud Armor sees the handshake, never the frames. Limit handshakes per address below what an office behind one
+# Addresses: the load balancer adds its own behind the client's, so the service needs NARTHEX_TRUSTED_PROXIES=2. Without
+# it all users have one address, and share its limits.
+# WAF: Cloud Armor sees the handshake, never the frames. Limit handshakes per address above what an office behind one
 # address needs, and exclude the header Authorization and the cookie from rules that inspect values: a JWT looks like
 # an attack to some of them. A refusal by Cloud Armor is a 403 with an HTML body: `narthex doctor` tells it apart.
 set -euo pipefail
@@ -46,8 +48,15 @@ gcloud compute url-maps create @{name} \
 gcloud compute target-https-proxies create @{name} \
   --url-map=@{name} \
   --ssl-certificates=@{name}
+gcloud compute addresses create @{name} \
+  --global
 gcloud compute forwarding-rules create @{name} \
   --global \
+  --address=@{name} \
   --load-balancing-scheme=EXTERNAL_MANAGED \
   --target-https-proxy=@{name} \
   --ports=443
+# For the A record of @{domain}; the certificate becomes valid some time after it.
+gcloud compute addresses describe @{name} \
+  --global \
+  --format='value(address)'

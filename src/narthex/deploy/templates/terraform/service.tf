@@ -20,6 +20,7 @@ resource "google_cloud_run_v2_service" "narthex" {
       min_instance_count = @{min_instances}
       max_instance_count = @{max_instances}
     }
+    @{network_terraform}
 
     containers {
       image = var.image
@@ -63,6 +64,9 @@ resource "google_cloud_run_v2_service" "narthex" {
       @{secrets_terraform}
     }
   }
+
+  # Cloud Run reads the secrets while it makes the revision.
+  depends_on = [google_secret_manager_secret_iam_member.narthex]
 
   # The pipeline shifts traffic between revisions (docs/pipelines.md).
   lifecycle {
