@@ -9,11 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import re
-import shlex
 import shutil
-import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,9 +26,9 @@ from narthex.testing import Issuer
 from tests.acceptance.chat_page import chromium
 from tests.acceptance.program import running
 from tests.deploy.programs import program
-from tests.docs import cloud_project
-from tests.docs.blocks import ROOT, blocks_of, command_lines
-from tests.docs.walkthrough import SHELLS, Walkthrough, followed
+from tests.docs.blocks import ROOT, blocks_of
+from tests.docs.cloud_shell import Cloud, cloud_lines, cloud_run_is_made, cluster_is_made, needs_every_line
+from tests.docs.walkthrough import Walkthrough, followed
 from tests.services import missing
 from tests.timing import within
 
@@ -47,6 +44,10 @@ HERE: Final = {
     "react-page.md",
     "staging-tests.md",
 }
+
+
+MADE: Final = {"cloud-run.md": cloud_run_is_made, "kubernetes.md": cluster_is_made}
+"""Pages about a platform → whether users reach what their commands deploy."""
 
 
 @contextlib.asynccontextmanager
@@ -198,64 +199,15 @@ async def test_behind_nginx(tmp_path: Path) -> None:
                 await stop.wait()
 
 
-@pytest.mark.parametrize("name", ["cloud-run.md", "kubernetes.md"])
+@pytest.mark.parametrize("name", MADE)
 async def test_a_platform(name: str, tmp_path: Path) -> None:
     """The reader's own machine renders and checks the manifests; the cloud's commands fit together and to them."""
     async with tutorial(name, tmp_path) as walk:
         assert "0 error(s)" in "".join(walk.printed)
-        lines = [
-            line
-            for block in blocks_of(TUTORIALS / name)
-            if block.fate == "cloud" and block.language in SHELLS and not block.reason.startswith("it asks")
-            for line in command_lines(block)
-        ]
-        cloud = Cloud(walk.folder / "chat", tmp_path)
-        assert await cloud.typed(lines) == ""
-        assert cloud.is_made(name), cloud.state
-        for number, line in enumerate(lines):
-            if re.match(r"\s*(for|done)|.*rollout status", line):
-                continue
-            refused = await cloud.typed([*lines[:number], ":", *lines[number + 1 :]])
-            assert refused or not cloud.is_made(name), f"the page works without {line!r}"
-
-
-class Cloud:
-    """A new project and a new cluster for each list of commands, played by `cloud_project`."""
-
-    def __init__(self, folder: Path, programs: Path) -> None:
-        self._folder, self._path = folder, programs / "cloud.json"
-        self._programs = programs / "cloud-programs"
-        self._programs.mkdir()
-        for name in ("gcloud", "docker", "kubectl"):
-            script = self._programs / name
-            played = shlex.join([sys.executable, cloud_project.__file__, name])
-            script.write_text(f'#!/bin/sh\nexec {played} "$@"\n')
-            script.chmod(0o755)
-        self.state: dict[str, Any] = {}
-
-    async def typed(self, lines: list[str]) -> str:
-        """The refusal of the commands; empty where all of them succeed."""
-        self._path.write_text(json.dumps(cloud_project.NOTHING))
-        path = f"{self._programs}{os.pathsep}{os.environ['PATH']}"
-        bash = await asyncio.create_subprocess_exec(
-            *("bash", "-e", "-u", "-o", "pipefail", "-c", "\n".join(lines)),
-            cwd=self._folder,
-            env={"PATH": path, "CLOUD_STATE": str(self._path)},
-            stdin=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        _, said = await asyncio.wait_for(bash.communicate(), within(60))
-        self.state = json.loads(self._path.read_text())
-        return said.decode() if bash.returncode else ""
-
-    def is_made(self, name: str) -> bool:
-        """Whether users reach what the page deploys."""
-        if name == "kubernetes.md":
-            namespace = self.state["namespaces"]["chat"]
-            return bool(namespace["deployments"]["chat"] == {"narthex": "registry.acme.com/chat:2"})
-        service = self.state["services"]["chat"]
-        reached = (service.get("invokers"), service.get("domain"))
-        return reached == ([cloud_project.INVOKER, "allUsers"], "chat.acme.com")
+        here = walk.folder / "chat"
+        for file in ("fullchain.pem", "privkey.pem"):
+            (here / file).write_text("a reader has these from an authority\n")
+        await needs_every_line(Cloud(here, tmp_path), cloud_lines(TUTORIALS / name), MADE[name])
 
 
 # -- an issuer on this machine ---------------------------------------------------------------------------------
