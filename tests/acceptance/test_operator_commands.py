@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import connect
 
+from narthex.bench import baseline
 from tests.acceptance.fleet import ADMIN_KEY
 from tests.acceptance.program import Program, shared
+from tests.reports.samples import bench_report
 from tests.timing import within
 
 pytestmark = pytest.mark.acceptance
@@ -55,6 +58,18 @@ async def test_list_trace_disconnect(gateway: Program) -> None:
         async with asyncio.timeout(within(10)):
             await socket.wait_closed()
         assert socket.close_code == 3503
+
+
+async def test_figures_of_a_bench_are_kept_for_the_dashboard(gateway: Program, tmp_path: Path) -> None:
+    """`narthex bench --post` sends them, also those of a saved report."""
+    saved = tmp_path / "after.json"
+    baseline.save(bench_report(), saved)
+    done = await asyncio.to_thread(gateway.run, "bench", "--read", str(saved), "--post", gateway.http)
+    assert done.returncode == 0, done.stderr
+    headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+    (kept,) = (await gateway.get("/api/v1/operator/baselines", headers=headers)).json()["baselines"]
+    assert kept["figures"] == baseline.figures_of(bench_report())
+    assert f"posted {len(kept['figures'])} figures" in done.stderr
 
 
 def test_errors_name_the_remedy_and_exit_codes(gateway: Program) -> None:

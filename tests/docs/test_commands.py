@@ -83,6 +83,16 @@ async def test_environments(tmp_path: Path) -> None:
             assert "iss https://id.example.com" in printed[6]  # staging
             assert "iss https://id.example.com" in printed[10]  # production
             assert all("gate open" in said for said in printed[11:])
+        # docs/testing.md's line for production, at the same one.
+        (folder / "probe.token").write_text(issuer.valid("prober", ttl_s=3600, tenant="canary"))
+        tested = Walkthrough(
+            ROOT / "docs" / "testing.md", folder, names={"https://chat.example.com": production.http}
+        )
+        tested.blocks = [
+            block._replace(fate="") for block in tested.blocks if "--allow-production" in block.text
+        ]
+        async with followed(tested):
+            assert "success rate 100.0%" in tested.printed[0]
 
 
 @pytest.mark.acceptance

@@ -1,7 +1,7 @@
 """The system under test for a scenario: its URL, its proof, and the threads that may be touched.
 
 Not here: starting a local staging (`staging`). Rules: the *runner* sends the proof (the key, CI's token, or a
-given token); proofs never appear in a report; in production only a thread of tenant `probe` is touched.
+given token); proofs never appear in a report; in production only threads of the token's user are touched.
 """
 
 from __future__ import annotations
