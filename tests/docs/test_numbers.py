@@ -176,3 +176,12 @@ def test_no_page_installs_narthex_from_a_registry(page: str) -> None:
     path = DOCS / page if page != "README.md" else DOCS.parent / page
     text = path.read_text(encoding="utf-8")
     assert not re.findall(r"pip install (?:-U |--upgrade )?narthex\b", text)
+
+
+def test_a_decision_has_the_number_of_its_file() -> None:
+    """A page that was renumbered after a collision keeps no old number: others refer to decisions by it."""
+    pages = sorted((DOCS / "decisions").glob("*.md"))
+    assert len({page.name[:4] for page in pages}) == len(pages) > 20
+    for page in pages:
+        number = int(page.name[:4])
+        assert re.match(rf"# 0*{number}[.:] ", page.read_text(encoding="utf-8")), page.name
