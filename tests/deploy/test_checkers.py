@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -19,6 +20,7 @@ from google.cloud import compute_v1, run_v2
 from google.protobuf.json_format import ParseError
 
 from narthex.deploy.rendering import Target
+from narthex.e2e.children import free_port
 from tests.deploy.google_schemas import (
     RESOURCES,
     parsed,
@@ -28,6 +30,7 @@ from tests.deploy.google_schemas import (
 )
 from tests.deploy.manifests import verdict, written
 from tests.deploy.programs import checked, program
+from tests.docs.blocks import blocks_of
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -267,6 +270,34 @@ def test_nginx_takes_its_configuration(tmp_path: Path) -> None:
     main.write_text(
         f"pid {tmp_path}/pid; error_log {tmp_path}/error.log; events {{}}\nhttp {{ access_log off; "
         f"client_body_temp_path {tmp_path}/body; {folders} include {DEPLOY}/nginx/narthex.conf; }}\n"
+    )
+    checked(nginx, "-t", "-c", main)
+
+
+def test_nginx_takes_the_tutorial_s_tls(tmp_path: Path) -> None:
+    """The lines of docs/tutorials/behind-nginx.md in their places, with a certificate; also nginx 1.22 of Debian 12."""
+    nginx = program("nginx", "apt-get install nginx-light")
+    lines, redirect = (
+        block.text
+        for block in blocks_of(ROOT / "docs/tutorials/behind-nginx.md")
+        if block.language == "nginx"
+    )
+    words = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=chat.example.com")
+    files = [tmp_path / "fullchain.pem", tmp_path / "privkey.pem"]
+    openssl = program("openssl", "apt-get install openssl")
+    checked(openssl, *words, "-out", files[0], "-keyout", files[1])
+    for file in files:
+        lines = lines.replace(f"/etc/letsencrypt/live/chat.example.com/{file.name}", str(file))
+    rendered = (DEPLOY / "nginx/narthex.conf").read_text()
+    assert rendered.count("    listen 80;\n") == 1
+    text = rendered.replace("    listen 80;\n", lines) + redirect
+    for port in ("443", "80"):
+        text = re.sub(rf"listen {port}\b", f"listen 127.0.0.1:{free_port()}", text)
+    (tmp_path / "narthex.conf").write_text(text)
+    main = tmp_path / "nginx.conf"
+    main.write_text(
+        f"pid {tmp_path}/pid; error_log {tmp_path}/error.log; events {{}}\n"
+        f"http {{ access_log off; client_body_temp_path {tmp_path}/body; include {tmp_path}/narthex.conf; }}\n"
     )
     checked(nginx, "-t", "-c", main)
 
