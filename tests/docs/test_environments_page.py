@@ -141,6 +141,10 @@ async def test_every_cell_of_a_column_is_what_a_gateway_does(gateway: str, tmp_p
         assert by_key in (("yes",) if tested == 101 else ("no", "with the key"))
         assert await asked.exchange(key) in ((200,) if tested == 101 else (403, 503))
 
+        signed_in = await program.post("/auth/login", json={"email": "ada@example.com"})
+        without_password = "if no users are configured" if signed_in.status_code == 200 else "no"
+        assert glance["sign-in without a password"][column] == without_password
+
         good = issuer.valid("ada")
         assert await asked.handshake(asked.bearer(good)) == 101
         assert await asked.handshake({}, subprotocols=["jwt-auth", f"jwt.{good}"]) == 101
