@@ -248,8 +248,9 @@ def test_an_apply_that_resets_the_autoscaler_s_number_is_a_warning(kind: str, tm
     assert (finding.code, finding.severity, finding.place.line) == ("count_reset", "warning", 5)
     assert f"replicas: 4 is set, and the {kind} sockets sets the number" in finding.message
     assert "edit-last-applied deployment/chat" in finding.remedy
-    scaler.write_text(SCALERS[kind].replace("{name: chat}", "{name: worker}"))
-    assert verdict("kubernetes", tmp_path).findings == []
+    for old, new in (("{name: chat}", "{name: worker}"), (": 9", ": 4")):  # of another; one that can add none
+        scaler.write_text(SCALERS[kind].replace(old, new))
+        assert verdict("kubernetes", tmp_path).findings == []
 
 
 def test_the_autoscaler_of_another_service_of_the_stack_resets_nothing(tmp_path: Path) -> None:

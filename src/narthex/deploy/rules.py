@@ -14,7 +14,7 @@ from typing import Final
 from narthex.deploy.demands import LONGEST_REQUEST_S, MOST_CONCURRENT, SOCKET_BYTES, Demands, demands_of
 from narthex.deploy.environment import inline_secrets
 from narthex.deploy.facts import Fact, Finding, Hop, Repeat, Workload
-from narthex.deploy.quantities import mebibytes
+from narthex.deploy.quantities import mebibytes, whole
 from narthex.settings import Settings
 
 LONGEST_REMOVAL_S: Final = 60.0
@@ -310,8 +310,11 @@ def _cpu(workload: Workload) -> Iterator[Finding]:
 
 
 def _count(workload: Workload) -> Iterator[Finding]:
-    count = workload.count
-    if count is not None and workload.autoscaler:
+    count, most = workload.count, workload.max_instances
+    if count is None or not workload.autoscaler:
+        return
+    number = whole(count.value.rpartition(" ")[2])
+    if number is None or most is None or number < most.value:  # else the autoscaler has none to add
         yield Finding(
             "count_reset",
             "warning",
