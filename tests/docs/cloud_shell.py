@@ -120,7 +120,7 @@ async def needs_every_line(
 def cluster_is_made(state: dict[str, Any]) -> bool:
     """Whether the second image runs, behind an ingress with its certificate."""
     namespace = state["namespaces"]["chat"]
-    deployed = namespace["deployments"]["chat"] == {"narthex": "registry.acme.com/chat:2"}
+    deployed: bool = namespace["deployments"]["chat"] == {"narthex": "registry.acme.com/chat:2"}
     return deployed and namespace["ingresses"] == ["chat"]
 
 

@@ -50,10 +50,10 @@ def table(heading: str) -> dict[str, dict[str, str]]:
     return {row[0].strip(): dict(zip(head[1:], row[1:], strict=True)) for row in body}
 
 
-def policy(environ: dict[str, str], **more: bool) -> EnvironmentPolicy | list[str]:
+def policy(environ: dict[str, str], *, guests: bool = False) -> EnvironmentPolicy | list[str]:
     """`decide` with the variables of a gateway."""
     key = environ.get("E2E_OAUTH_SIMULATION_KEY", "")
-    return decide(environ, keys=[key] if key else [], **more)
+    return decide(environ, keys=[key] if key else [], allow_anonymous=guests)
 
 
 def test_which_environment_is_this() -> None:
@@ -100,7 +100,7 @@ def test_rows_that_need_no_client() -> None:
     for column, environ in COLUMNS.values():
         plain = policy(environ)
         assert isinstance(plain, EnvironmentPolicy)
-        guests = policy(environ, allow_anonymous=True)
+        guests = policy(environ, guests=True)
         assert rows["guests (`--allow-anonymous`)"][column] == (
             "start refused" if isinstance(guests, list) else "if asked for"
         )
@@ -119,7 +119,10 @@ async def test_every_cell_of_a_column_is_what_a_gateway_does(gateway: str, tmp_p
     """Handshakes and requests with each kind of credential, and with none, in each environment."""
     column, environ = COLUMNS[gateway]
     issuer = Issuer()
-    glance, carriers = table("At a glance"), table("Carriers")
+    glance = table("At a glance")
+    carriers = {
+        name: cells | {WITH_KEY: cells["staging with the key"]} for name, cells in table("Carriers").items()
+    }
     async with running(tmp_path, issuer.environ | environ, ("--host", "127.0.0.1")) as program:
         asked = Asked(program, issuer)
         bare = await asked.handshake({})
