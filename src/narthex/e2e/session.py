@@ -123,7 +123,9 @@ def _may_touch_production(options: SuiteOptions) -> None:
         raise ClientError("production", "A local production does not exist.", "Give --base-url.")
     if options.proof.kind != "token":
         raise ClientError(
-            "production", "Production admits no test identities.", "Give --token of a user, best in a tenant of its own."
+            "production",
+            "Production admits no test identities.",
+            "Give --token of a user, best in a tenant of its own.",
         )
     if set(options.categories) - {Category.SMOKE}:
         raise ClientError(
