@@ -9,7 +9,6 @@ reported (`position_lost`), never skipped in silence.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -100,9 +99,8 @@ class Hub:
         self._writers: deque[BatchWriter] = deque()  # one a channel at most
         self._scheduled = False
         self._lingering: dict[str, asyncio.TimerHandle] = {}
-        self._waits: dict[
-            Channel, asyncio.Timeout
-        ] = {}  # of the re-reads: for an answer, or between two reads
+        # Of the re-reads: for an answer, or between two reads.
+        self._waits: dict[Channel, asyncio.Timeout] = {}
         self._returns = 0  # how often the engine came back
 
     # -- subscribing ---------------------------------------------------------------------------------------
@@ -342,9 +340,13 @@ class Hub:
 
     async def _pause(self, channel: Channel, seconds: float) -> None:
         """Wait, at most until the engine is back."""
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(seconds) as self._waits[channel]:
                 await self._loop.create_future()
+        except TimeoutError:
+            pass
+        finally:
+            self._waits.pop(channel, None)
 
     def _lost(self, channel: Channel) -> None:
         channel.repairing = False
