@@ -46,6 +46,9 @@ def test_credentials_and_claims_go_and_the_rest_stays() -> None:
         (b"narthex_tenant", b"root"),
         (b"narthex.plan", b"root"),
         (b"x.e2e~bypass!key", b"secret"),
+        (b"Narthex-Subject", b"root"),
+        (b"Authorization", b"Bearer secret"),
+        (b"Cookie", b"narthex_session=secret"),
         (b"x-custom", b"kept"),
     ]
     assert without_credentials(headers, ["chat.v2"]) == [
@@ -90,5 +93,6 @@ def test_tickets_leave_the_query(query: bytes, left: bytes) -> None:
 def test_claims_leave_other_requests() -> None:
     """Plain HTTP requests keep their credentials, which are the application's business, and lose only claims."""
     headers = [(b"authorization", b"Basic x"), (b"narthex-subject", b"root"), (b"narthex|plan", b"root")]
+    headers.append((b"NARTHEX-Plan", b"root"))  # as hypercorn passes it with `h11_pass_raw_headers`
     assert without_claims(headers) == [(b"authorization", b"Basic x")]
     assert without_claims(headers[:1]) == headers[:1]

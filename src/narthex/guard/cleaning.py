@@ -3,7 +3,8 @@
 Rules: `Authorization`, our cookies, our subprotocols, tickets, the end-to-end headers and everything under `narthex-`
 go; the application's own cookies, subprotocols and parameters stay, byte for byte and in their order. Any character
 of a name that is no letter and no digit counts as a hyphen, because CGI, WSGI and PHP make one variable of them:
-`Narthex.Subject` is HTTP_NARTHEX_SUBJECT there.
+`Narthex.Subject` is HTTP_NARTHEX_SUBJECT there. A name in capitals goes too: ASGI's are lower case, and a server that
+passes others (hypercorn with `h11_pass_raw_headers`) would hide a header from these rules.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ RawHeaders = list[tuple[bytes, bytes]]
 CLAIMS: Final = b"narthex-"
 """The beginning of headers that name an identity: only the guard writes them."""
 
-_FOLDED: Final = bytes(byte if chr(byte).isalnum() and byte < 128 else ord("-") for byte in range(256))
+_FOLDED: Final = bytes(
+    ord(chr(byte).lower()) if chr(byte).isalnum() and byte < 128 else ord("-") for byte in range(256)
+)
 
 _DROPPED: Final = frozenset(
     {b"authorization", E2E_KEY_HEADER.encode(), E2E_TEST_RUN_HEADER.encode(), b"sec-websocket-protocol"}
@@ -35,7 +38,7 @@ _COOKIES: Final = frozenset(
 
 def without_claims(headers: RawHeaders) -> RawHeaders:
     """The headers without those that name an identity; the same list where there are none."""
-    if any(name[:7] == b"narthex" for name, _ in headers):
+    if any(name[:7].lower() == b"narthex" for name, _ in headers):
         return [header for header in headers if not _claims(header[0])]
     return headers
 
@@ -97,7 +100,7 @@ def without_ticket(query: bytes) -> bytes:
 @lru_cache(maxsize=1024)  # clients use the same few names; one that varies them only costs itself
 def _may_pass(name: bytes) -> bool:
     """Whether a header of this name may reach the application; a cookie's value is looked at, too."""
-    return name.translate(_FOLDED) not in _DROPPED and not _claims(name)
+    return name == name.lower() and name.translate(_FOLDED) not in _DROPPED and not _claims(name)
 
 
 def _claims(name: bytes) -> bool:
