@@ -42,11 +42,15 @@ class Running:
     Attributes:
         port: on loopback.
         kind: of the server.
+        application: which one of `applications.MAKERS` it serves.
         reached: what the application's handlers wrote down.
     """
 
-    def __init__(self, kind: str, port: int, process: asyncio.subprocess.Process, trace: Path) -> None:
+    def __init__(
+        self, kind: str, application: str, port: int, process: asyncio.subprocess.Process, trace: Path
+    ) -> None:
         self.kind = kind
+        self.application = application
         self.port = port
         self.process = process
         self._trace = trace
@@ -102,7 +106,7 @@ async def serving(
     )
     try:
         await answers(port, process)
-        yield Running(server, port, process, trace)
+        yield Running(server, application, port, process, trace)
     finally:
         await end(process)
 

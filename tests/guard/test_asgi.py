@@ -185,6 +185,7 @@ async def test_a_revocation_ends_the_sockets_of_its_subject_within_a_second(serv
         async with asyncio.timeout(within(5)):
             while len([line for line in server.reached if line.startswith("ended")]) <= ended:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
+        assert server.reached[-1] == ("ended 0" if server.application == "quart" else "ended 3500")
         assert await refusal(server, authorization=bearer("eve")) == "token_revoked"
 
 

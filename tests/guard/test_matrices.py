@@ -22,7 +22,7 @@ from tests.adapters.tokens.forgeries import good
 from tests.adapters.tokens.http_issuer import HttpIssuer
 from tests.guard.cores import token
 from tests.guard.matrices import ATTEMPTS, KEY, ROWS, UNPROVEN, Row, attempted, bearer, forged, issuers
-from tests.guard.servers import free_port
+from tests.guard.servers import SERVERS, free_port
 from tests.guard.targets import EVERY, GATEWAY, Target, handshake, target
 from tests.timing import within
 
@@ -264,8 +264,17 @@ async def test_the_server_is_not_able_to(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "in_band"),
-    [(GATEWAY, ""), (LIGHT, ""), (LIGHT, "1")],
-    ids=["gateway", "guard", "guard with in-band proof"],
+    [
+        pytest.param(GATEWAY, "", id="gateway"),
+        pytest.param(LIGHT, "", id="guard"),
+        pytest.param(LIGHT, "1", id="guard with in-band proof"),
+        *(
+            pytest.param(f"{server}/starlette", in_band, id=f"{server} {in_band}", marks=pytest.mark.soak)
+            for server in SERVERS
+            for in_band in ("", "1")
+            if f"{server}/starlette" != LIGHT
+        ),
+    ],
 )
 async def test_environments(name: str, in_band: str, tmp_path: Path) -> None:
     """Every row of the table: who gets in, and that health says so. Without in-band proof no row upgrades nothing."""

@@ -17,7 +17,7 @@ NAMES = {"starlette": "Starlette", "fastapi": "FastAPI", "quart": "Quart", "chan
 
 def cell(server: str) -> str:
     """What holds under a server, with the note of its limit."""
-    running = Running(server, 0, cast("Any", None), Path())  # no process is asked
+    running = Running(server, "", 0, cast("Any", None), Path())  # no process is asked
     if not running.carries_refusals:
         return "codes ²"
     return "all ¹" if SILENT.get(server) else "all"

@@ -137,7 +137,7 @@ class HostPolicy(msgspec.Struct, frozen=True):
         return (
             name in self.exact
             or name.endswith(self.suffixes)
-            or self._is_tagged(name)
+            or (bool(self.tagged) and self._is_tagged(name))
             or (self.loopback and _is_loopback(name))
         )
 
