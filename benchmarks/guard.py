@@ -3,11 +3,11 @@
     python benchmarks/guard.py [--rounds 40] [--handshakes 60] [--held 3000]
 
 Three uvicorn processes serve the same echo: bare, guarded, and `framed`, which has nothing around the application but
-an empty coroutine frame at `receive` and one at `send`: the least that an ASGI middleware costs which must be able to
-end a connection. Every round asks all in turn, so that a busy machine hits all alike. CPU is the server process's own,
-from /proc: of a handshake with a token that was never seen before (HS256, the key at hand) up to the end of its
-connection, and of an echoed message. Printed are the smallest and the median of the rounds' differences, and what a
-held socket adds to memory.
+an empty coroutine frame at `receive` and one at `send`, as most middleware has them. Every round asks all in turn, so
+that a busy machine hits all alike. CPU is the server process's own, from /proc: of a handshake with a token that was
+never seen before (HS256, the key at hand) up to the end of its connection, and of an echoed message. The CPU that the
+process takes in the same time without a client is subtracted, and printed by itself. Printed are the smallest and the
+median of the rounds' differences, and what a held socket adds to memory.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import jwt
 
@@ -29,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from guard_proxy import SECRET, SETTINGS, cpu_s, echo_us, free_port, process, rss
 
 KEY: Final = "dGhlIHNhbXBsZSBub25jZQ=="
+IDLE_S: Final = 3.0
 APPLICATION: Final = """
 import gc
 import os
@@ -104,11 +106,30 @@ def admitted(found: socket.socket) -> socket.socket:
     return found
 
 
-def handshake_us(port: int, pid: int, count: int) -> float:
-    """CPU microseconds of a connection that is opened, and closed by the client; 20 arrive at a time."""
-    credentials = tokens(count)
+class Served(NamedTuple):
+    """A server: where it listens, its process, and the CPU seconds that it takes in a second without a client."""
+
+    port: int
+    pid: int
+    idle: float
+
+    def busy_us(self, work: Callable[[], object], count: int) -> float:
+        """CPU microseconds of one of the `count` operations of `work`, beside those of an idle server."""
+        began, at = cpu_s(self.pid), time.monotonic()
+        work()
+        return (cpu_s(self.pid) - began - self.idle * (time.monotonic() - at)) / count * 1e6
+
+
+def idle_of(pid: int) -> float:
+    """See `Served`."""
     began = cpu_s(pid)
-    for first in range(0, count, 20):
+    time.sleep(IDLE_S)
+    return (cpu_s(pid) - began) / IDLE_S
+
+
+def handshakes(port: int, credentials: list[str]) -> None:
+    """Connections that are opened, and closed by the client; 20 arrive at a time."""
+    for first in range(0, len(credentials), 20):
         arriving = [asked(port, credential) for credential in credentials[first : first + 20]]
         held = [admitted(one) for one in arriving]
         for one in held:
@@ -118,14 +139,19 @@ def handshake_us(port: int, pid: int, count: int) -> float:
                 pass
             one.close()
     time.sleep(0.1)  # the server's own end of the last ones
-    return (cpu_s(pid) - began) / count * 1e6
 
 
-def message_us(port: int, pid: int, size: int, turns: int) -> float:
+def handshake_us(served: Served, count: int) -> float:
+    """CPU microseconds of a connection."""
+    credentials = tokens(count)
+    return served.busy_us(lambda: handshakes(served.port, credentials), count)
+
+
+def message_us(served: Served, size: int, turns: int) -> float:
     """CPU microseconds of an echoed message."""
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(admitted(asked(port, one))) for one in tokens(20)]
-        return echo_us(sockets, pid, size, turns)
+        sockets = [stack.enter_context(admitted(asked(served.port, one))) for one in tokens(20)]
+        return served.busy_us(lambda: echo_us(sockets, served.pid, size, turns), turns * len(sockets))
 
 
 def held_kb(port: int, pid: int, count: int) -> float:
@@ -179,18 +205,23 @@ def main() -> None:
             pids[which] = stack.enter_context(
                 process([sys.executable, "-m", "uvicorn", "application:app", *words], folder, port, env)
             )
+        servers = {}
         for which, port in ports.items():
-            handshake_us(port, pids[which], 200)  # imports, caches
+            handshakes(port, tokens(200))  # imports, caches
+            servers[which] = Served(port, pids[which], idle_of(pids[which]))
+            print(
+                f"{which:<18} {servers[which].idle * 1000:5.1f} ms CPU a second without a client", flush=True
+            )
         found: dict[str, list[float]] = {which: [] for which in ports}
         for _ in range(options.rounds):
-            for which, port in ports.items():
-                found[which].append(handshake_us(port, pids[which], options.handshakes))
+            for which, served in servers.items():
+                found[which].append(handshake_us(served, options.handshakes))
         compared("handshake", "us", found)
         for size in (47, 1_000):
             found = {which: [] for which in ports}
             for _ in range(options.rounds):
-                for which, port in ports.items():
-                    found[which].append(message_us(port, pids[which], size, options.turns))
+                for which, served in servers.items():
+                    found[which].append(message_us(served, size, options.turns))
             compared(f"message of {size} B", "us", found)
         each = {which: [held_kb(port, pids[which], options.held)] for which, port in ports.items()}
         compared(f"{options.held} held", "kB", each)

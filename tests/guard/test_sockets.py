@@ -23,7 +23,7 @@ from narthex.guard.paths import PathPatterns
 from narthex.guard.sockets import ClosedByGuard, GuardedSocket
 from narthex.protocol.codes import SHUTDOWN
 from narthex.settings import load
-from tests.guard.cores import SECRET, token
+from tests.guard.cores import SECRET, token, until
 from tests.timing import within
 
 Message = dict[str, Any]
@@ -355,6 +355,33 @@ async def test_an_end_is_recorded_where_the_access_log_is_on(tmp_path: Path, *, 
         assert record["trace_id"] in {line["trace_id"] for line in lines if line["event"] == "handshake"}
 
 
+@pytest.mark.parametrize(("message", "code"), [({"code": 4001}, 4001), ({}, 1000)])
+async def test_an_application_s_own_close_is_the_end(
+    tmp_path: Path, message: dict[str, int], code: int
+) -> None:
+    """Counted and recorded with its code; the slot is free although the application goes on."""
+    go_on = asyncio.Event()
+
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.close", **message})
+        await go_on.wait()
+
+    with capture_logs() as lines:
+        async with guarded(app, tmp_path, options={"access_log": True}) as guard:
+            server = Server(guard, authorization=f"Bearer {token('ann')}")
+            assert (await server.next())["type"] == "websocket.accept"
+            assert await server.next() == {"type": "websocket.close", **message}
+            core = await guard.start()
+            await until(lambda: core.limiter.total == 0)
+            assert not server.task.done()
+            go_on.set()
+            await asyncio.wait_for(server.task, within(5))
+            assert core.meter.counts("disconnects") == {(str(code),): 1}
+    assert [line["code"] for line in lines if line["event"] == "connection_end"] == [code]
+
+
 async def test_a_start_up_that_fails_ends_the_guard_too(tmp_path: Path) -> None:
     """The application's word reaches the server, which then ends; the guard's store is closed before."""
 
@@ -376,6 +403,41 @@ async def test_a_start_up_that_fails_ends_the_guard_too(tmp_path: Path) -> None:
         await guard({"type": "lifespan", "asgi": {}}, receive, send)
         assert sent == [{"type": "lifespan.startup.failed", "message": "no database"}]
         assert core.state() == "stopped"
+
+
+async def asked(guard: Guard, path: str) -> tuple[int, bytes]:
+    """Status and body of the answer to a GET."""
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b""}
+
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "scheme": "http"}
+    scope |= {"headers": [(b"host", b"localhost")], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80)}
+    await guard(scope, receive, send)
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
+
+
+async def test_routes_move_and_are_left_to_the_application(tmp_path: Path) -> None:
+    """Below another prefix, and all but those that `without` names; the application answers every other path."""
+
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        del receive
+        await send({"type": "http.response.start", "status": 299, "headers": []})
+        await send({"type": "http.response.body", "body": scope["path"].encode()})
+
+    left = ["/metrics", "/auth/logout", "/problems", "/chat/stats"]
+    apps = ["/metrics", "/auth/logout", "/chat/stats", "/problems/token_expired", "/ws/health", "/mine"]
+    async with guarded(app, tmp_path, prefix="/chat", without=left) as guard:
+        for path in ("/livez", "/readyz", "/chat/health", "/chat/config", "/chat/beacon", "/chat/client.js"):
+            assert (await asked(guard, path))[0] == 200, path
+        config = json.loads((await asked(guard, "/chat/config"))[1])
+        assert config["paths"]["ticket"] == "/chat/ticket"
+        for path in apps:
+            assert await asked(guard, path) == (299, path.encode()), path
 
 
 async def test_a_public_path_is_none_that_is_guarded_by_its_other_name(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ class Guard:
             try:
                 own = await self._begun(socket, scope, receive, send)
                 if own is not None:
-                    await self.app(own, socket.receive, socket.send)
+                    await self.app(own, *socket.calls())
             finally:
                 await socket.detach()
         elif kind == "lifespan":

@@ -3,9 +3,10 @@
 Not here: when it ends (`life`), admission. How a close reaches an application that waits: its task is cancelled inside
 the `receive` or `send` that this module gave it, and only there; the cancellation is taken back and becomes the
 `websocket.disconnect` that the server would have reported. So a message costs no task and no timer, and the same steps
-stand in `receive` and in `send`: a frame between would stay in memory with each idle socket. Rules: the server
-gets at most one close; a cancellation by anyone else passes through; the guard's call returns only after its close was
-sent.
+stand in `receive` and in `send`: a frame between would stay in memory with each idle socket. Under servers that report
+the close themselves (`REPORTING`) the application awaits the server's own coroutines, and a message costs no frame of
+ours. Rules: the server gets at most one close; a cancellation by anyone else passes through; the guard's call returns
+only after its close was sent.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from asyncio import current_task
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from narthex.app.connection_context import ConnectionContext
 from narthex.app.connection_record import UNKNOWN, Carried
@@ -41,8 +42,17 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Any, Any, Any], Awaitable[None]]  # frameworks annotate it with types of their own
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
+REPORTING: Final = frozenset(
+    {"uvicorn.protocols.websockets.websockets_sansio_impl", "uvicorn.protocols.websockets.wsproto_impl"}
+)
+"""Modules of servers that report a close by `send` to a waiting `receive` at once, with its code. Their `receive` is a
+method of the connection's `asyncio.Protocol`, whose `resume_writing` releases a waiting `send`.
+"""
+
 _RAISES_SINCE: Final = "2.4"  # of the ASGI specification: `send` on a closed connection raises OSError
 _BROKEN: Final = 1006
+_NO_STATUS: Final = 1005
+_NORMAL: Final = 1000
 _LEFT: Final = Disconnect(_BROKEN, "")
 _CONNECT: Final[Message] = {"type": "websocket.connect"}
 _NONE: Final[dict[asyncio.Task[Any], int]] = {}
@@ -51,6 +61,11 @@ _REFUSED: Final = "permission_denied: refused by the application"
 
 class ClosedByGuard(OSError):
     """The guard has closed the connection: the application's `send` has no effect any more (ASGI 2.4)."""
+
+
+async def _gone(*_: Any) -> Any:
+    """The server's calls before `attach` and after `detach`."""
+    raise ClosedByGuard("The connection has ended.")
 
 
 class GuardedSocket:
@@ -70,8 +85,10 @@ class GuardedSocket:
         "_first",
         "_loop",
         "_others",
+        "_passes",
         "_receive",
         "_refreshing",
+        "_reports",
         "_scope",
         "_send",
         "_spawn",
@@ -84,8 +101,10 @@ class GuardedSocket:
         self.context = context
         self._spawn = spawn
         self._scope: Scope | None = None
-        self._receive: Receive | None = None
-        self._send: Send | None = None
+        self._receive: Receive = _gone
+        self._send: Send = _gone
+        self._reports = False  # the server is one of `REPORTING`
+        self._passes = False  # the application awaits the server's own coroutines
         self._accepted = False
         self._closed: Disconnect | None = None  # set: the application is told that the connection has ended
         self._closing: asyncio.Task[None] | None = None
@@ -141,11 +160,13 @@ class GuardedSocket:
         """The connection is over for this side: its slot is free once its close has been sent."""
         if self._closing is not None and not self._closing.done():  # nearly always it is
             await asyncio.wait((self._closing,), timeout=CLOSE_S)
-        self.life.ended(_BROKEN, self.carried)
+        # A client's own code was in the message that the application has got from the server.
+        self.life.ended(_NO_STATUS if self._passes else _BROKEN, self.carried)
         # A task of the application's that goes on is told of the end by this side, because the way to the server would
         # keep all of the server's connection until the garbage collector comes.
         self._closed = self._closed or _LEFT
-        self._receive = self._send = None
+        self._receive = self._send = _gone
+        self._passes = False
 
     def carried(self) -> Carried:
         """The messages of the connection so far: not counted here."""
@@ -153,14 +174,17 @@ class GuardedSocket:
 
     async def accept(self, subprotocol: str | None) -> None:
         """Accept the connection before the application runs (in-band proof)."""
-        assert self._send is not None
         self._accepted = True
         await self._send({"type": "websocket.accept", "subprotocol": subprotocol})
 
     def _close(self, disconnect: Disconnect) -> None:
         """See `life.CloseSocket`."""
         self._closed = disconnect
-        if self._send is not None:
+        if self._passes:
+            self._passes = False
+            # A `send` that waits for the client to read ends now, and the close comes after its message.
+            cast("asyncio.Protocol", cast("Any", self._receive).__self__).resume_writing()
+        if self._scope is not None:
             self._closing = self._spawn(self._send_close(disconnect))
         tasks = [*(self._others or ()), *([self._task] if self._task is not None else [])]
         self._cut = {task: task.cancelling() for task in tasks}
@@ -169,7 +193,6 @@ class GuardedSocket:
 
     async def _send_close(self, disconnect: Disconnect) -> None:
         """Give the server the close; a client that does not read gets `CLOSE_S`."""
-        assert self._send is not None
         assert self._scope is not None
         messages: tuple[Message, ...] = (closing(disconnect.code, disconnect.reason),)
         if not self._accepted:
@@ -188,15 +211,31 @@ class GuardedSocket:
 
     # -- the application's side ----------------------------------------------------------------------------
 
+    def calls(self) -> tuple[Receive, Send]:
+        """`receive` and `send` for the application."""
+        self._reports = getattr(self._receive, "__module__", "") in REPORTING
+        return (self._receive_passing, self._send_passing) if self._reports else (self.receive, self.send)
+
+    def _pass(self) -> None:
+        """From now on the application awaits the server's own coroutines, if nothing stands against it."""
+        self._passes = self._reports and self._accepted and not self._first and self._closed is None
+
+    def _receive_passing(self) -> Awaitable[Message]:
+        return self._receive() if self._passes else self.receive()
+
+    def _send_passing(self, message: Message) -> Awaitable[None]:
+        passes = self._passes and message["type"] == "websocket.send"
+        return self._send(message) if passes else self.send(message)
+
     async def receive(self) -> Message:
         """ASGI's `receive` for the application: events that the guard has taken from the server, then the server's."""
         if self._first:
             message, *rest = self._first
             self._first = tuple(rest)
+            self._pass()
             return dict(message)
         if self._closed is not None:
             return self._disconnect()
-        assert self._receive is not None
         task = current_task(self._loop)
         if self._task is None:
             self._task = task
@@ -223,7 +262,6 @@ class GuardedSocket:
             return self._refuse_to_send()
         if message["type"] != "websocket.send":
             return await self._control(message)
-        assert self._send is not None
         task = current_task(self._loop)
         if self._task is None:
             self._task = task
@@ -244,12 +282,11 @@ class GuardedSocket:
 
     async def _control(self, message: Message) -> None:
         """The application accepts, refuses or closes."""
-        assert self._send is not None
         assert self._scope is not None
         kind = message["type"]
         if kind == "websocket.accept":
             if self._accepted:  # by the guard, for an in-band proof
-                return None
+                return
             self._accepted = True
             if not message.get("subprotocol") and self.context.admit.subprotocol:
                 # A browser that offered subprotocols and is given none fails the handshake.
@@ -262,8 +299,11 @@ class GuardedSocket:
         elif kind == f"{RESPONSE}.start" and self._accepted:
             message = closing(0, f"{_REFUSED} with status {message['status']}")
         elif kind == f"{RESPONSE}.body" and self._accepted:
-            return None
-        return await self._send(message)
+            return
+        await self._send(message)
+        self._pass()
+        if self._accepted and message["type"] == "websocket.close":
+            self.life.ended(message.get("code") or _NORMAL, self.carried)
 
     def _enter(self, task: asyncio.Task[Any] | None) -> None:
         """A second task is inside a call of the server."""
@@ -311,6 +351,10 @@ class CountedSocket(GuardedSocket):
     def carried(self) -> Carried:
         """The messages so far."""
         return Carried(self._bytes_in, self._bytes_out, self._messages_in, self._messages_out)
+
+    def calls(self) -> tuple[Receive, Send]:
+        """See `GuardedSocket`."""
+        return self.receive, self.send
 
     async def receive(self) -> Message:
         """See `GuardedSocket`."""
