@@ -109,11 +109,13 @@ class Writer:
     async def publish(self, mark: str, due: float | None = None) -> Ack:
         """One publication, however often it must be tried; `due` on the loop's clock."""
         loop = asyncio.get_running_loop()
-        first = loop.time()
-        due = first if due is None else due
+        first: float | None = None
+        due = loop.time() if due is None else due
         while True:
             began = loop.time()
-            if began - first > REPEATED_S:
+            if first is None:
+                first = began
+            elif began - first > REPEATED_S:
                 self.unknown += 1
                 mark, first = f"{mark}+", began
             if self.recorder is not None:
