@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cyclopts import CycloptsError
+from cyclopts import CoercionError, CycloptsError, MissingArgumentError
 
 import narthex
 from narthex.cli.commands import COMMANDS
 from narthex.cli.main import application
 from narthex.settings import load
 from tests.acceptance.program import Program, clean_environment, running
-from tests.docs.blocks import ROOT, Block, blocks, command_lines, narthex_words
+from tests.docs.blocks import ROOT, Block, blocks, command_lines, narthex_words, pages
 from tests.timing import within
 
 RUN = {"python", "toml", "json", "sh", "console", "", "js", "ts", "tsx"}
@@ -69,6 +69,35 @@ def test_every_command_line_is_understood(block: Block) -> None:
                 application(words[0]).parse_args(words, exit_on_error=False, print_error=False)
             except CycloptsError as error:
                 raise AssertionError(f"{block.name}: {line}: {error}") from error
+
+
+def inline_commands() -> list[tuple[str, str]]:
+    """Page and text of each `narthex …` within a sentence, in tables and in generated pages."""
+    found: dict[str, str] = {}
+    for page in [*pages(), ROOT / "docs" / "troubleshooting.md"]:
+        prose = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        for span in re.findall(r"`(narthex [a-z][^`]*)`", prose):
+            found.setdefault(" ".join(span.split()), page.name)
+    return [(page, text) for text, page in found.items() if " …" not in text.partition(" --")[0]]
+
+
+def test_every_command_within_a_sentence_exists() -> None:
+    """Its options and the number of its words are right; values may be placeholders, and required ones may be missing."""
+    found = inline_commands()
+    assert len(found) > 50
+    wrong: list[str] = []
+    for page, text in found:
+        words = shlex.split(text.replace("\\|", "|"))[1:]
+        if words[0] not in COMMANDS:
+            wrong.append(f"{page}: {text}")
+            continue
+        try:
+            application(words[0]).parse_args(words, exit_on_error=False, print_error=False)
+        except (CoercionError, MissingArgumentError):
+            continue
+        except CycloptsError as error:
+            wrong.append(f"{page}: {text}: {error}")
+    assert wrong == []
 
 
 TOML = [block for block in blocks("toml") if not block.fate]
