@@ -73,7 +73,7 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
             assert (await web.get("/ws/config?secret=1", headers=forwarded)).status_code == 200
         second = serve(tmp_path, *words, env=env)
         assert second.wait(within(20)) == 78
-        assert "A server listens on" in (tmp_path / "out").read_text()
+        assert "A server already listens on" in (tmp_path / "out").read_text()
         async with unix_connect(str(path), "ws://localhost/ws?narthex_probe=1", proxy=None) as _:
             pytest.fail("a connection without a credential was upgraded")
     except Exception as error:
@@ -118,7 +118,7 @@ async def test_an_inherited_socket(tmp_path: Path) -> None:
         assert program.wait(within(20)) == 78
     written = (tmp_path / "out").read_text()
     assert "beyond loopback" in written
-    assert "is no socket" in written
+    assert "is not a socket" in written
 
 
 async def test_requests_are_logged_only_on_request(tmp_path: Path) -> None:

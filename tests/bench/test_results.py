@@ -62,7 +62,7 @@ def test_what_is_no_baseline_is_said(tmp_path: Path) -> None:
     """A file that is none, and none at all."""
     (tmp_path / "x.json").write_text("{}")
     for name in ("x.json", "y.json"):
-        with pytest.raises(ClientError, match="is no saved bench"):
+        with pytest.raises(ClientError, match="is not a saved benchmark"):
             baseline.load(tmp_path / name)
 
 

@@ -81,7 +81,7 @@ def test_a_wrong_key_is_told_with_what_to_do(capsys: pytest.CaptureFixture[str])
         assert run(["drain", url]) == 1
     assert capsys.readouterr().err == (
         "error: The admin key is wrong.\n"
-        "remedy: Set NARTHEX_ADMIN_KEY to the value that the gateway was started with.\n"
+        "remedy: Set NARTHEX_ADMIN_KEY to the gateway's admin key, or to the token of an operator.\n"
     )
 
 

@@ -11,7 +11,7 @@ from msgspec import structs
 from narthex.adapters.edge import frames
 from narthex.adapters.edge.limits import CONFORMANCE, EdgeLimits
 from narthex.adapters.tokens import breaker, claims, introspection, jwks, signing
-from narthex.app import chat, connection, e2e, loop_watch, membership_audit, provider, staleness
+from narthex.app import attempts, chat, connection, loop_watch, membership_audit, provider, staleness
 from narthex.app.commands import reading, subscribing
 from narthex.app.rpc import threads
 from narthex.app.runs import execution, requests, session
@@ -24,7 +24,7 @@ from narthex.e2e import scenarios
 from narthex.e2e.scenario import Category, every
 from narthex.ports.broker import PRESENCE_TTL_S
 from narthex.ports.tokens import MAX_TOKEN_BYTES
-from narthex.web import access, auth, tickets
+from narthex.web import tickets
 from tests.generated import stale
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -45,7 +45,7 @@ def test_the_three_limits_of_failed_sign_ins() -> None:
     assert f"{provider.OF_ADDRESS_AT_ACCOUNT} of one address at one account" in text
     assert f"{provider.OF_ADDRESS_AT_ALL} of one address at all accounts" in text
     assert f"{provider.OF_ALL_AT_ACCOUNT} of all addresses at one account" in text
-    assert auth.WRONG_KEYS == access.WRONG_KEYS == 10
+    assert attempts.WRONG_KEYS == 10
     assert "ten wrong ones a minute and address" in text
 
 
@@ -112,7 +112,7 @@ def test_the_three_limits_of_failed_sign_ins() -> None:
         ("security.md", f"once, within {tickets.TICKET_TTL_S} s"),
         (
             "security.md",
-            f"{e2e.WRONG_KEYS} in any {e2e.WRONG_KEYS_WINDOW_S:g} s and address, over all surfaces",
+            f"{attempts.WRONG_KEYS} in any {attempts.WRONG_KEYS_WINDOW_S:g} s and address, over all surfaces",
         ),
     ],
 )
@@ -157,7 +157,7 @@ def test_wrong_keys_of_a_run() -> None:
     text = said("testing.md")
     assert f"Each run tries {WORDS[always]} wrong keys" in text
     assert f"{WORDS[always + more]} if the category `e2e` is in it" in text
-    runs = access.WRONG_KEYS // (always + more)
+    runs = attempts.WRONG_KEYS // (always + more)
     assert (
         f"{WORDS[runs]} whole runs a minute from one runner are fine, with {WORDS[runs + 1]} some have to wait"
         in text

@@ -43,7 +43,7 @@ def test_tenants_share_what_may_run() -> None:
 
 def test_the_log_tells_the_state() -> None:
     """Each terminal event stands for exactly one terminal state."""
-    interrupt = ev.interrupted([ev.interrupt("i", "?", {"type": "object"}, "2026-11-23T12:00:00Z")])
+    interrupt = ev.interrupted([ev.interrupt("i", "?", {"type": "object"}, 1_795_435_200.0)])
     assert state_after(ev.run_finished("t", "r", ev.success())) == RunState.FINISHED
     assert state_after({"type": "RUN_FINISHED", "threadId": "t", "runId": "r"}) == RunState.FINISHED
     assert state_after(ev.run_finished("t", "r", ev.cancelled())) == RunState.CANCELLED

@@ -7,9 +7,10 @@ import asyncio
 import pytest
 from starlette.requests import Request
 
+from narthex.app.attempts import WRONG_KEYS, WRONG_KEYS_WINDOW_S
 from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
-from narthex.web.access import WRONG_KEYS, WRONG_KEYS_WINDOW_S, Access, Operator
+from narthex.web.access import Access, Operator
 
 ADMIN = "the-admin-key-0123456789"
 SCRAPER = "the-scraper-token-0123456789"

@@ -26,6 +26,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from narthex.app.tasks import end_tasks
 from narthex.errors import DependencyError, NarthexError
 from narthex.ports.broker import (
     Broker,
@@ -118,9 +119,7 @@ class ControlLog:
         """See the port."""
         tasks = (self._sending, self._trimming)
         self._sending = self._trimming = self._stood = None
-        for task in tasks:
-            if task is not None:
-                await _ended(task)
+        await end_tasks(*tasks)
         await self._receiver.close()
         await self._inner.stop()
 
@@ -229,8 +228,7 @@ class _Receiver:
     async def close(self) -> None:
         """End the task; a later `open` and `stand` start again."""
         reading, self._reading = self._reading, None
-        if reading is not None:
-            await _ended(reading)
+        await end_tasks(reading)
         self.position = None
         self._held.clear()
 
@@ -337,8 +335,3 @@ class _Receiver:
                 break
         self._reading = None
         self._release()
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

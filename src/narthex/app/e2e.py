@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from narthex.app.attempts import Attempts
+from narthex.app.attempts import WRONG_KEYS, WRONG_KEYS_WINDOW_S, Attempts
 from narthex.domain.addresses import bucket
 from narthex.domain.admission import key_proof_identity
 from narthex.domain.carriers import E2E_KEY
@@ -27,8 +27,6 @@ from narthex.errors import DependencyError
 from narthex.ports.store import AuditRecord, Records
 from narthex.ports.telemetry import Meter
 
-WRONG_KEYS: Final = 10  # a minute, per client address (docs/design.md#test-identities)
-WRONG_KEYS_WINDOW_S: Final = 60.0
 AUDIT_KIND: Final = "e2e_admission"
 
 _UNRECORDED: Final = Refusal(

@@ -10,6 +10,8 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from narthex.app.tasks import end_tasks
+
 
 class BackgroundTask:
     """One task. `start` and `stop` are idempotent; a later `start` begins anew.
@@ -37,9 +39,7 @@ class BackgroundTask:
     async def stop(self) -> None:
         """End, in the middle of the work if need be."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await end_tasks(task)
 
 
 class Periodic(BackgroundTask):

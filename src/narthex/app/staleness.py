@@ -95,7 +95,7 @@ class StalenessCheck(BackgroundTask):
                 ends = await self._broker.behind(known)
         except TimeoutError as fault:
             raise DependencyError(
-                "broker", f"The broker did not compare positions within {ASK_S:g} s.", "It is retried."
+                "broker", f"The broker did not compare positions within {ASK_S:g} s.", "The node repeats the comparison."
             ) from fault
         if ends:
             await asyncio.sleep(self._grace_s)

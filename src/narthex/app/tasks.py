@@ -1,4 +1,4 @@
-"""Owns background tasks: a bounded set that logs failures and ends everything on `stop`.
+"""Owns background tasks: a bounded set that logs failures and ends everything on `stop`; ends single tasks.
 
 Every task of the app belongs to one `Tasks`; there is no fire-and-forget.
 """
@@ -10,6 +10,14 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from narthex.errors import Overloaded
+
+
+async def end_tasks(*tasks: asyncio.Task[Any] | None) -> None:
+    """Cancel the tasks and wait until they have ended; drops their results and errors. None: nothing to end."""
+    found = [task for task in tasks if task is not None]
+    for task in found:
+        task.cancel()
+    await asyncio.gather(*found, return_exceptions=True)
 
 
 class Tasks:

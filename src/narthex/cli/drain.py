@@ -6,19 +6,14 @@ gone (or not waited for), 1 refused or still there, 2 usage, 69 nothing answers.
 
 from __future__ import annotations
 
-import os
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
-from narthex.cli.arguments import base_url, usage
-from narthex.errors import EXIT_OK, ClientError, DependencyError
-
-if TYPE_CHECKING:
-    import httpx2
+from narthex.cli.arguments import usage
+from narthex.cli.operator_client import ANSWER_S, OperatorClient
+from narthex.errors import EXIT_OK, ClientError
 
 POLL_S: Final = 0.5
-ANSWER_S: Final = 10.0
-KEY_REMEDY: Final = "Set NARTHEX_ADMIN_KEY to the value that the gateway was started with."
 
 
 def drain(url: str, *, node: str = "", key: str | None = None, wait: float = 30.0) -> int:
@@ -38,61 +33,20 @@ def drain(url: str, *, node: str = "", key: str | None = None, wait: float = 30.
         key: The admin key; better in NARTHEX_ADMIN_KEY, where a process list does not show it.
         wait: Seconds to wait for the instance to be gone; 0 does not wait.
     """
-    import httpx2
-
     try:
-        base, secret = base_url(url), _admin_key(key or os.environ.get("NARTHEX_ADMIN_KEY", ""))
+        client = OperatorClient(url, key or "")
     except ClientError as error:
         return usage(error)
-    with httpx2.Client(base_url=base, timeout=ANSWER_S) as client:
-        _ask(client, base, node, secret)
-        print(f"draining {node or base}", flush=True)
+    with client:
+        client.post("/api/v1/drain", {"node": node})
+        print(f"draining {node or client.base}", flush=True)
         if wait > 0 and not node:
             _await_end(client, wait)
             print("gone")
     return EXIT_OK
 
 
-def _admin_key(secret: str) -> str:
-    if not secret:
-        raise ClientError("no_key", "No admin key is given.", KEY_REMEDY)
-    if not secret.isascii() or not secret.isprintable():
-        raise ClientError("bad_key", "The admin key has characters that headers cannot carry.", KEY_REMEDY)
-    return secret
-
-
-def _ask(client: httpx2.Client, base: str, node: str, secret: str) -> None:
-    """Raises ClientError when it is refused, DependencyError when nothing answers as a gateway does."""
-    import httpx2
-
-    try:
-        answer = client.post(
-            "/api/v1/drain", json={"node": node}, headers={"Authorization": f"Bearer {secret}"}
-        )
-    except httpx2.HTTPError as fault:
-        raise DependencyError(
-            "gateway", f"{base} does not respond ({type(fault).__name__}).", "Check the URL and the gateway."
-        ) from fault
-    if answer.status_code == 200:
-        return
-    problem = _problem(answer)
-    detail = str(problem.get("detail") or f"{base} answered {answer.status_code}.")
-    if answer.status_code in (401, 403):
-        raise ClientError("refused", detail, KEY_REMEDY)
-    remedy = str(problem.get("remedy") or "Check that the URL is that of a narthex gateway.")
-    raise ClientError("not_drained", detail, remedy)
-
-
-def _problem(answer: httpx2.Response) -> dict[str, Any]:
-    """The problem+json body; empty when it is none."""
-    try:
-        found = answer.json()
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _await_end(client: httpx2.Client, wait_s: float) -> None:
+def _await_end(client: OperatorClient, wait_s: float) -> None:
     """Wait until the port refuses connections. Raises ClientError when it does not in time."""
     import httpx2
 
@@ -100,7 +54,7 @@ def _await_end(client: httpx2.Client, wait_s: float) -> None:
     seen = "it still responds"
     while time.monotonic() < until:
         try:
-            client.get("/livez", timeout=min(ANSWER_S, max(0.1, until - time.monotonic())))
+            client.responds("/livez", min(ANSWER_S, max(0.1, until - time.monotonic())))
             seen = "it still responds"
         except httpx2.HTTPError as fault:
             if refused(fault):

@@ -6,28 +6,21 @@ be repeated safely, because it carries an id of its own; exit 0 done, 1 refused,
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Final, Literal
 
 from cyclopts import App, Parameter
 
 from narthex.cli.arguments import seconds_of, usage
-from narthex.errors import EXIT_OK, ClientError, DependencyError
+from narthex.cli.operator_client import OperatorClient
+from narthex.errors import EXIT_OK, ClientError
 
-if TYPE_CHECKING:
-    import httpx2
-
-ANSWER_S: Final = 10.0
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
-KEY_REMEDY: Final = "Set NARTHEX_ADMIN_KEY to the value that the gateway or status service was started with."
 
 Components = Annotated[list[str] | None, Parameter(name="--component", negative_iterable=())]
 
@@ -181,13 +174,9 @@ def list_(
         every: Also those of the last 90 days that are over.
         flags: the options below.
     """
-
-    async def ask() -> Any:
-        async with StatusClient(flags.url) as client:
-            return json.loads(await client.get("/status.json"))
-
     try:
-        document = asyncio.run(ask())
+        with OperatorClient(flags.url, None) as client:
+            document = client.get("/status.json")
         found = [one for one in (*document["incidents"], *document["maintenance"]) if every or one["open"]]
         if flags.json:
             print(json.dumps(found, indent=2))
@@ -200,109 +189,18 @@ def list_(
     return EXIT_OK
 
 
-class StatusClient:
-    """Requests to a gateway or status service. Raises ClientError and DependencyError.
-
-    Args:
-        url: its base URL.
-        key: the admin key; empty: for public routes.
-    """
-
-    def __init__(self, url: str, key: str = "") -> None:
-        try:
-            parts = urlsplit(url)
-            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            good = False
-        if not good:
-            raise ClientError(
-                "bad_url", f"{url[:60]!r} is not an http:// or https:// URL.", "Give it as https://host."
-            )
-        if not key.isascii() or not key.isprintable():
-            raise ClientError(
-                "bad_key", "The admin key has characters that headers cannot carry.", KEY_REMEDY
-            )
-        self._base = url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._client: httpx2.AsyncClient | None = None
-
-    async def __aenter__(self) -> Self:
-        """Open."""
-        import httpx2
-
-        # A gateway leads to the service that has its page; the key is never sent on to another address.
-        self._client = httpx2.AsyncClient(
-            headers=self._headers, timeout=ANSWER_S, follow_redirects=not self._headers
-        )
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Close."""
-        assert self._client is not None
-        await self._client.aclose()
-
-    async def get(self, path: str) -> bytes:
-        """The body of a public route."""
-        return (await self._ask("GET", path)).content
-
-    async def post(self, path: str, body: object) -> Any:
-        """The JSON answer of an operator's route."""
-        answer = await self._ask("POST", path, json=body)
-        return answer.json()
-
-    async def _ask(self, method: str, path: str, **more: Any) -> httpx2.Response:
-        import httpx2
-
-        assert self._client is not None
-        try:
-            answer = await self._client.request(method, self._base + path, **more)
-        except (httpx2.HTTPError, httpx2.InvalidURL) as fault:
-            raise DependencyError(
-                "status",
-                f"{self._base} does not respond ({type(fault).__name__}).",
-                "Check the URL, and whether the gateway or status service runs.",
-            ) from fault
-        if answer.status_code == 200:
-            return answer
-        raise _refusal(answer, self._base)
-
-
-def _refusal(answer: httpx2.Response, base: str) -> ClientError:
-    if answer.is_redirect:
-        where = answer.headers.get("location", "").partition("/status")[0]
-        return ClientError(
-            "elsewhere", f"{base} has its status page at {where}.", f"Give --url {where}, and its admin key."
-        )
-    try:
-        found = answer.json()
-        detail, remedy = str(found["detail"]), str(found["remedy"])
-    except (ValueError, KeyError, TypeError):
-        detail, remedy = f"{base} answered {answer.status_code}.", "Check that the URL is that of a narthex."
-    if answer.status_code in (401, 403):
-        remedy = KEY_REMEDY
-    elif answer.status_code == 404:
-        remedy = f"{remedy} With NARTHEX_STATUS_PAGE=off, or a page elsewhere, a gateway has no incidents."
-    return ClientError("refused", detail, remedy)
-
-
 def _run(flags: StatusFlags, ask: Ask, *, repeatable: bool = True) -> int:
     """Post what `ask` returns, and print the incident. A `repeatable` call may be made twice without harm."""
-    secret = flags.key or os.environ.get("NARTHEX_ADMIN_KEY", "")
-    if not secret:
-        return usage(ClientError("no_key", "No admin key is given.", KEY_REMEDY))
-
-    async def post() -> Any:
-        path, body = ask(time.time())
-        if repeatable:
-            body |= {"request_id": secrets.token_hex(8)}
-        async with StatusClient(flags.url, secret) as client:
-            return await client.post(path, body)
-
     try:
-        found = asyncio.run(post())
+        with OperatorClient(flags.url, flags.key) as client:
+            path, body = ask(time.time())
+            found = client.post(path, body | ({"request_id": secrets.token_hex(8)} if repeatable else {}))
     except ClientError as error:
-        if error.code in ("bad_url", "bad_key", "bad_time"):
+        if error.code in ("bad_url", "no_key", "bad_key", "bad_time"):
             return usage(error)
+        if error.code == "no_route":
+            remedy = "The page is elsewhere, or NARTHEX_STATUS_PAGE=off: give the --url of the page's server."
+            raise ClientError(error.code, error.message, remedy) from error
         raise
     print(json.dumps(found, indent=2) if flags.json else _line(found))
     return EXIT_OK
@@ -310,7 +208,7 @@ def _run(flags: StatusFlags, ask: Ask, *, repeatable: bool = True) -> int:
 
 def _updates(incident_id: str) -> str:
     if not incident_id.isalnum():
-        raise ClientError("incident_not_found", "This is no id.", "See narthex incident list.")
+        raise ClientError("incident_not_found", "This is not an id.", "See narthex incident list.")
     return f"/api/v1/incidents/{incident_id}/updates"
 
 
@@ -327,7 +225,7 @@ def _moment(option: str, text: str, now: float, *, ahead: bool) -> float:
             found = datetime.fromisoformat(text)
         except ValueError as fault:
             raise ClientError(
-                "bad_time", f"--{option}: {text[:40]!r} is no date and time.", "Give 2026-12-02T03:00:00Z."
+                "bad_time", f"--{option}: {text[:40]!r} is not a date and time.", "Give 2026-12-02T03:00:00Z."
             ) from fault
         if found.tzinfo is None:
             raise ClientError(

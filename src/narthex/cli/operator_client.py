@@ -1,4 +1,4 @@
-"""Calls the operators' API of a gateway, for `top`, `connections` and `trace`.
+"""Calls the operators' API of a gateway or of `narthex status serve`, for every command of an operator.
 
 Not here: the commands. Rule: the admin key comes from NARTHEX_ADMIN_KEY or `--key`, and is sent to the named host only.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from narthex.cli.arguments import base_url, usage
 from narthex.errors import EXIT_OK, ClientError, DependencyError
@@ -21,28 +21,33 @@ KEY_REMEDY: Final = "Set NARTHEX_ADMIN_KEY to the gateway's admin key, or to the
 
 
 class OperatorClient:
-    """One gateway's API.
+    """The API of one gateway or status service.
 
     Args:
-        url: of the gateway.
-        key: the admin key or an operator's token; empty: NARTHEX_ADMIN_KEY.
+        url: its base URL.
+        key: the admin key or an operator's token; empty: NARTHEX_ADMIN_KEY; None: no key, for public routes, whose
+            redirects are followed.
 
     Raises:
         ClientError: the URL or the key is unusable.
     """
 
-    def __init__(self, url: str, key: str = "") -> None:
+    def __init__(self, url: str, key: str | None = "") -> None:
         import httpx2
 
-        secret = key or os.environ.get("NARTHEX_ADMIN_KEY", "")
-        if not secret:
-            raise ClientError("no_key", "No admin key is given.", KEY_REMEDY)
-        if not secret.isascii() or not secret.isprintable():
-            raise ClientError("bad_key", "The key has characters that headers cannot carry.", KEY_REMEDY)
+        headers = {} if key is None else {"Authorization": f"Bearer {_secret(key)}"}
         self.base = base_url(url)
         self._http: httpx2.Client = httpx2.Client(
-            base_url=self.base, timeout=ANSWER_S, headers={"Authorization": f"Bearer {secret}"}
+            base_url=self.base, timeout=ANSWER_S, headers=headers, follow_redirects=key is None
         )
+
+    def __enter__(self) -> Self:
+        """The client, whose connections `with` closes."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connections."""
+        self._http.close()
 
     def get(self, path: str, **query: object) -> Any:
         """The JSON of a GET. Raises ClientError when it is refused, DependencyError when nothing answers."""
@@ -58,10 +63,17 @@ class OperatorClient:
 
         try:
             answer = self._http.request(method, path, **options)
-        except httpx2.HTTPError as fault:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as fault:
             raise DependencyError(
-                "gateway", f"{self.base} does not respond ({type(fault).__name__}).", "Check the URL."
+                "gateway",
+                f"{self.base} does not respond ({type(fault).__name__}).",
+                "Check the URL, and whether the server runs.",
             ) from fault
+        if answer.is_redirect:  # not followed: the key would go to another address
+            place = answer.headers.get("location", "").partition("/status")[0]
+            raise ClientError(
+                "elsewhere", f"{self.base} redirects to {place}.", f"Give {place} as the URL, and its admin key."
+            )
         try:
             found = answer.json()
         except ValueError:
@@ -75,6 +87,19 @@ class OperatorClient:
         remedy = str(problem.get("remedy") or "Check that the URL is that of a narthex gateway.")
         raise ClientError(str(problem.get("code") or "failed"), detail, remedy)
 
+    def responds(self, path: str, timeout_s: float) -> None:
+        """Ask for `path` within a time; any answer will do. Raises httpx2.HTTPError without one."""
+        self._http.get(path, timeout=timeout_s)
+
+
+def _secret(key: str) -> str:
+    secret = key or os.environ.get("NARTHEX_ADMIN_KEY", "")
+    if not secret:
+        raise ClientError("no_key", "No admin key is given.", KEY_REMEDY)
+    if not secret.isascii() or not secret.isprintable():
+        raise ClientError("bad_key", "The key has characters that headers cannot carry.", KEY_REMEDY)
+    return secret
+
 
 def with_client(url: str, key: str, work: Callable[[OperatorClient], int]) -> int:
     """Run a command's work; wrong arguments exit 2. Ctrl-C is a way to end it."""
@@ -83,7 +108,8 @@ def with_client(url: str, key: str, work: Callable[[OperatorClient], int]) -> in
     except ClientError as error:
         return usage(error)
     try:
-        return work(client)
+        with client:
+            return work(client)
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return EXIT_OK

@@ -136,7 +136,7 @@ def _reporting(url: str, location: str, component: str, every_s: float) -> _Repo
             "Set it to the value that the gateway or status service was started with.",
         )
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-        raise ClientError("bad_url", f"--report: {url[:60]!r} is no URL.", "Give https://host.")
+        raise ClientError("bad_url", f"--report: {url[:60]!r} is not a URL.", "Give https://host.")
     source = (location or socket.gethostname() or "probe")[:100]
     return _Reporting(SampleReporter(url, (token,)), source, component, min(max(1.0, every_s), 86_400.0))
 

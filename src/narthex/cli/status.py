@@ -110,7 +110,7 @@ def export(
                 f"There is no {settings.data_dir / 'status.db'}.",
                 "Give the --data-dir of the gateway or of narthex status serve, or --url.",
             )
-        document = asyncio.run(_fetched(url) if url else _own(settings))
+        document = _fetched(url) if url else asyncio.run(_own(settings))
         logo = branding(settings).logo
         found = exporting.files(
             document, look_of(settings), Logo(*logo) if logo else None, base_url.rstrip("/")
@@ -141,17 +141,17 @@ async def _own(settings: Settings) -> StatusDocument:
         await service.stop()
 
 
-async def _fetched(url: str) -> StatusDocument:
+def _fetched(url: str) -> StatusDocument:
     import msgspec
 
-    from narthex.cli.incident import StatusClient
+    from narthex.cli.operator_client import OperatorClient
     from narthex.status.document import StatusDocument
 
-    async with StatusClient(url) as client:
-        raw = await client.get("/status.json")
+    with OperatorClient(url, None) as client:
+        found = client.get("/status.json")
     try:
-        return msgspec.json.decode(raw, type=StatusDocument)
-    except msgspec.MsgspecError as fault:
+        return msgspec.convert(found, StatusDocument)
+    except msgspec.ValidationError as fault:
         raise ClientError(
-            "bad_document", f"{url}/status.json is no status document ({fault}).", "Check the URL."
+            "bad_document", f"{url}/status.json is not a status document ({fault}).", "Check the URL."
         ) from fault

@@ -19,6 +19,7 @@ from narthex.adapters.edge.rules import HeadRules, head_problem
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.app.connection_context import ConnectionContext
 from narthex.app.handshake import NewReceiver
+from narthex.app.tasks import end_tasks
 from narthex.domain.refusals import Refusal
 from narthex.errors import EXIT_CONFIG, ConfigError
 from narthex.guard.cleaning import without_claims
@@ -167,10 +168,8 @@ class Guard:
         core, self._core = self._core, None
         if core is None:
             return
-        if self._starting is not None:
-            self._starting.cancel()
-            await asyncio.gather(self._starting, return_exceptions=True)
-            self._starting = None
+        await end_tasks(self._starting)
+        self._starting = None
         await core.lifecycle.drain()
         await core.lifecycle.stop()
 
@@ -289,7 +288,7 @@ def _patterns(name: str, patterns: Sequence[str]) -> PathPatterns:
 def _endpoint(paths: Sequence[str], prefix: str, probe: Probe | None) -> str:
     """The path that `/ws/config` names and the probe uses. Raises ConfigError: there is none."""
     if not prefix.startswith("/") or prefix.endswith("/"):
-        raise ConfigError([f"Guard(prefix={prefix!r}): begin it with `/`, and do not end it with one."])
+        raise ConfigError([f"Guard(prefix={prefix!r}): it must begin with `/` and not end with one."])
     plain = [path for path in paths if "{" not in path and "*" not in path]
     if not paths or (probe is not None and not plain):
         raise ConfigError(["Guard(paths=…): name a path; with `probe=`, one without parameters."])

@@ -229,7 +229,7 @@ class GuardRoutes:
         """Drain this process. The server ends it; further processes are drained one by one, by signal."""
         if node not in ("", self._core.node):
             raise ClientError(
-                "unknown_node", "Guards do not know each other.", "Leave `node` out.", number=422
+                "unknown_node", "A guard drains only itself.", "Leave `node` out.", number=422
             )
         asyncio.get_running_loop().call_later(COMMAND_AFTER_S, self._begin_drain)
 

@@ -21,7 +21,7 @@ from narthex.domain.availability import (
     shown_state,
 )
 from narthex.domain.incidents import Incident, impact_on
-from narthex.status.measurements import Latest, local_date, state_of, total
+from narthex.status.measurements import Latest, hour_name, local_date, state_of, total
 
 DAYS: Final = 90
 LATENCY_HOURS: Final = 24
@@ -203,11 +203,7 @@ def _length(name: str, now: float, zone: tzinfo) -> float:
 
 def _latency(latest: Latest | None, hours: Mapping[str, Minutes], now: float) -> Latency:
     first = int(now) // 3_600 - LATENCY_HOURS + 1
-    names = [
-        datetime.fromtimestamp(hour * 3_600, UTC).strftime("%Y-%m-%dT%H:00+00:00")
-        for hour in range(first, first + LATENCY_HOURS)
-    ]
-    found = [hours.get(name, NO_MINUTES) for name in names]
+    found = [hours.get(hour_name(hour), NO_MINUTES) for hour in range(first, first + LATENCY_HOURS)]
     whole = total(found)
     return Latency(
         now=_ms(latest.latency_ms if latest is not None else None),

@@ -183,7 +183,7 @@ def roll_up(
     for hour in (current - 1, current):
         days.add(local_date(hour * HOUR_S, zone))
         for component, minutes in _hour(connection, hour, now, maintenance, components).items():
-            _put(connection, "hour", component, _hour_name(hour), minutes)
+            _put(connection, "hour", component, hour_name(hour), minutes)
     for date in days:
         _roll_up_day(connection, date, zone)
 
@@ -223,7 +223,7 @@ def _roll_up_day(connection: sqlite3.Connection, date: str, zone: tzinfo) -> Non
     sums: defaultdict[str, Minutes] = defaultdict(Minutes)
     # A local day lies within three days of UTC: its own date and its neighbours'.
     noon = datetime.fromisoformat(f"{date}T12:00:00").replace(tzinfo=zone).timestamp()
-    first, last = (_hour_name(int(noon + shift) // HOUR_S) for shift in (-86_400, 86_400))
+    first, last = (hour_name(int(noon + shift) // HOUR_S) for shift in (-86_400, 86_400))
     rows = connection.execute(
         """SELECT component, start, operational, degraded, outage, maintenance,
         latency_ms_sum, latency_count, latency_ms_max FROM periods
@@ -254,7 +254,7 @@ def days(connection: sqlite3.Connection, since: str) -> dict[str, dict[str, Minu
 
 def hours(connection: sqlite3.Connection, since: float) -> dict[str, dict[str, Minutes]]:
     """By component its hours from the moment `since` on, by their start in UTC."""
-    return _periods(connection, "hour", _hour_name(int(since) // HOUR_S))
+    return _periods(connection, "hour", hour_name(int(since) // HOUR_S))
 
 
 def _periods(connection: sqlite3.Connection, resolution: str, since: str) -> dict[str, dict[str, Minutes]]:
@@ -274,7 +274,7 @@ def prune(connection: sqlite3.Connection, now: float) -> None:
     connection.execute("DELETE FROM evidence WHERE minute < ?", (int(now - EVIDENCE_S) // MINUTE_S,))
     connection.execute("DELETE FROM latest WHERE fresh_until < ?", (now - EVIDENCE_S,))
     for resolution, kept_s in (("hour", HOURS_S), ("day", DAYS_S)):
-        oldest = _hour_name(int(now - kept_s) // HOUR_S)
+        oldest = hour_name(int(now - kept_s) // HOUR_S)
         connection.execute(
             "DELETE FROM periods WHERE resolution = ? AND start < ?",
             (resolution, oldest if resolution == "hour" else oldest[:10]),
@@ -300,7 +300,8 @@ def state_of(latest_of: Latest | None) -> ServiceState:
     return measured_state(latest_of.evidence) if latest_of is not None else ServiceState.UNKNOWN
 
 
-def _hour_name(hour: int) -> str:
+def hour_name(hour: int) -> str:
+    """The start of an hour, counted since the epoch, in UTC."""
     return datetime.fromtimestamp(hour * HOUR_S, UTC).strftime("%Y-%m-%dT%H:00+00:00")
 
 

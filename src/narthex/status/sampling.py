@@ -110,7 +110,7 @@ class Counters(Protocol):
         """The values of a counter by its labels, since the process began."""
 
 
-class Sampler:
+class Sampler(BackgroundTask):
     """See the module.
 
     Args:
@@ -134,6 +134,7 @@ class Sampler:
         *,
         interval_s: float = INTERVAL_S,
     ) -> None:
+        super().__init__(self._repeat, "narthex status samples")
         self._health = health
         self._fault = fault
         self._counters = counters
@@ -143,15 +144,6 @@ class Sampler:
         self._logged = ""
         self._interval_s = interval_s
         self._seen: dict[str, dict[tuple[str, ...], float]] = {}
-        self._task = BackgroundTask(self._repeat, "narthex status samples")
-
-    async def start(self) -> None:
-        """Begin."""
-        await self._task.start()
-
-    async def stop(self) -> None:
-        """End."""
-        await self._task.stop()
 
     async def _repeat(self) -> None:
         loop = asyncio.get_running_loop()

@@ -14,15 +14,13 @@ from typing import Final, NamedTuple
 
 from starlette.requests import Request
 
-from narthex.app.attempts import Attempts, PendingAttempts
+from narthex.app.attempts import WRONG_KEYS, WRONG_KEYS_WINDOW_S, Attempts, PendingAttempts
 from narthex.domain.addresses import bucket
 from narthex.domain.identity import ADMIN, Identity
 from narthex.domain.refusals import Refusal, rate_limited
 from narthex.domain.secrets import any_equal
 from narthex.web.fields import bearer
 
-WRONG_KEYS: Final = 10  # as for end-to-end keys: a person does not mistype a key ten times a minute
-WRONG_KEYS_WINDOW_S: Final = 60.0
 
 Authenticate = Callable[[Request], Awaitable[Identity | Refusal]]
 

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from narthex.app.attempts import Attempts
+from narthex.app.attempts import WRONG_KEYS, WRONG_KEYS_WINDOW_S, Attempts
 from narthex.app.provider import Denied, Provider, UserSession
 from narthex.app.revocations import Revocations
 from narthex.domain.addresses import bucket
@@ -35,8 +35,6 @@ from narthex.web.paths import below_root, root_path
 from narthex.web.request_rules import RequestRules
 from narthex.web.sign_in_problems import NO_STORE, denied, problem, refusal
 
-WRONG_KEYS: Final = 10  # per address and minute, as for every other key
-WRONG_KEYS_WINDOW_S: Final = 60.0
 JWKS_MAX_AGE_S: Final = 30  # half of the lead that a new signing key has
 _PUBLIC: Final = {"Cache-Control": f"public, max-age={JWKS_MAX_AGE_S}", "Access-Control-Allow-Origin": "*"}
 

@@ -43,10 +43,10 @@ def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(file_system, "MOUNTS", mounts)
     mounts.write_text(f"40 28 0:50 / {tmp_path.resolve()} rw shared:9 - nfs4 filer:/data rw\n")
     with pytest.raises(ConfigError, match=r"network file system \(nfs4\).*NARTHEX_STORE_URL"):
-        OwnerLock(tmp_path / "log.db").acquire()
+        OwnerLock("broker", tmp_path / "log.db").acquire()
     assert not (tmp_path / "log.db.lock").exists()
     mounts.write_text("28 1 254:1 / / rw shared:1 - ext4 /dev/vda1 rw\n")
-    lock = OwnerLock(tmp_path / "log.db")
+    lock = OwnerLock("broker", tmp_path / "log.db")
     lock.acquire()
     lock.release()
 

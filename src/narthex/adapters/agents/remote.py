@@ -129,17 +129,15 @@ class Endpoint:
             found["server.port"] = parts.port
         return parent.child(name, kind="client", attributes=found | dict(attributes or {}))
 
-    def check(self, url: str, *, secret: bool = True) -> Callable[[], Awaitable[None]]:
+    def check(self, url: str) -> Callable[[], Awaitable[None]]:
         """A health check: the endpoint answers anything but 5xx to a GET of `url`."""
 
         async def look() -> None:
-            headers = self._headers if secret else {}
             try:
                 async with (
                     httpx2.AsyncClient(timeout=CHECK_S, trust_env=False) as client,
-                    client.stream(
-                        "GET", url, headers=headers
-                    ) as answer,  # its body may be a stream without end
+                    # Its body may be a stream without end.
+                    client.stream("GET", url, headers=self._headers) as answer,
                 ):
                     status = answer.status_code
             except httpx2.HTTPError as fault:

@@ -104,11 +104,11 @@ def inherit(descriptor: int, *, loopback_only: bool, send_buffer_bytes: int = 0)
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(
-            [f"--fd {descriptor} is no socket ({reason}). Pass a bound socket's number."]
+            [f"--fd {descriptor} is not a socket ({reason}). Pass a bound socket's number."]
         ) from None
     if listener.type != socket.SOCK_STREAM or not name:
         listener.detach()
-        raise ConfigError([f"--fd {descriptor} is no bound stream socket. Pass one."])
+        raise ConfigError([f"--fd {descriptor} is not a bound stream socket. Pass one."])
     if loopback_only and isinstance(name, tuple) and not _is_loopback(name[0]):
         listener.detach()
         problem = (
@@ -138,14 +138,14 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise ConfigError([f"{path} exists and is no socket. Remove it, or give another path."])
+        raise ConfigError([f"{path} exists and is not a socket. Remove it, or give another path."])
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(str(path))
         except (ConnectionRefusedError, FileNotFoundError):
             path.unlink(missing_ok=True)
             return
-    raise ConfigError([f"A server listens on {path} already. Stop it, or give another path."])
+    raise ConfigError([f"A server already listens on {path}. Stop it, or give another path."])
 
 
 def _is_loopback(host: str) -> bool:

@@ -26,6 +26,7 @@ from narthex.adapters.edge.head_stage import ProtocolFactory
 from narthex.adapters.edge.listeners import url_of_listener
 from narthex.adapters.edge.upstream.relay import Relay
 from narthex.adapters.edge.websocket import WebSocket
+from narthex.app.tasks import end_tasks
 from narthex.domain.refusals import Refusal
 
 if TYPE_CHECKING:
@@ -182,8 +183,7 @@ class EdgeServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the listener and the remaining connections, within the grace."""
         if self._drain_task is not None and not self._drain_task.done():
-            self._drain_task.cancel()
-            await asyncio.gather(self._drain_task, return_exceptions=True)
+            await end_tasks(self._drain_task)
         for server in self.servers:
             server.close()
         await self._close_sockets()

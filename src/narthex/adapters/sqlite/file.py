@@ -37,19 +37,30 @@ class OwnerLock:
     """A claim on a data file, for as long as this process lives. `flock`: a crash releases it.
 
     Args:
+        dependency: of errors, `broker` or `store`.
         path: the data file.
         shared: whether other processes with a shared claim may use the file too; else none may.
     """
 
-    def __init__(self, path: Path, *, shared: bool = False) -> None:
+    def __init__(self, dependency: str, path: Path, *, shared: bool = False) -> None:
+        self._dependency = dependency
         self.path = path.with_name(path.name + ".lock")
         self._mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock. Raises ConfigError: another process holds it, or it is on a network file system."""
-        require_local(self.path)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """Take the lock.
+
+        Raises:
+            ConfigError: another process holds it, or it is on a network file system.
+            DependencyError: its file cannot be opened.
+        """
+        try:
+            require_local(self.path)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            detail = f"Cannot open {self.path}: {error.strerror}."
+            raise DependencyError(self._dependency, detail, _REMEDIES["CANTOPEN"]) from error
         try:
             fcntl.flock(descriptor, self._mode | fcntl.LOCK_NB)
         except OSError as error:
@@ -67,6 +78,18 @@ class OwnerLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def require_same_file(dependency: str, path: Path, inode: int, writes: str) -> None:
+    """Raises DependencyError: the file at `path` is not the open one of this inode. `writes` are lost with that one."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_ino == inode:
+            return
+    raise DependencyError(
+        dependency,
+        f"{path.name} was removed or replaced while it was open.",
+        f"Restart the process; {writes} made since then are lost with the old file.",
+    )
 
 
 def make_private(path: Path) -> None:

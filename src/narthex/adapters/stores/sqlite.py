@@ -17,13 +17,20 @@ from typing import Any, Final, TypeVar
 from narthex.adapters.machine import steady_time
 from narthex.adapters.sqlite.batching import BatchThread, Job, resolve_all
 from narthex.adapters.sqlite.checkpoint import Checkpointer
-from narthex.adapters.sqlite.file import OwnerLock, Synchronous, claim_format, connect, dependency_error
+from narthex.adapters.sqlite.file import (
+    OwnerLock,
+    Synchronous,
+    claim_format,
+    connect,
+    dependency_error,
+    require_same_file,
+)
 from narthex.adapters.stores.sql.dialect import SQLITE
 from narthex.adapters.stores.sql.operation import Operation
 from narthex.adapters.stores.sql.runs import release
 from narthex.adapters.stores.sql.schema import migrate
 from narthex.adapters.stores.sql.store import SqlStore
-from narthex.errors import Bug, DependencyError
+from narthex.errors import Bug
 
 T = TypeVar("T")
 
@@ -68,7 +75,7 @@ class SqliteStore(SqlStore):
         self._shared = shared
         self.durability = _DURABILITY[synchronous]
         self._synchronous: Synchronous = synchronous
-        self._lock = OwnerLock(path, shared=shared)
+        self._lock = OwnerLock("store", path, shared=shared)
         self._checkpointer: Checkpointer | None = None
         self._engine = SqliteEngine(path, synchronous, timeout_s, max_waiting)
         super().__init__(self._engine, SQLITE)
@@ -83,14 +90,7 @@ class SqliteStore(SqlStore):
         if self._beside:
             await self._engine.start()
             return
-        try:
-            self._lock.acquire()
-        except OSError as error:
-            raise DependencyError(
-                "store",
-                f"Cannot open {self._lock.path}: {error.strerror}.",
-                "Create the data directory and make it writable for this user.",
-            ) from error
+        self._lock.acquire()
         try:
             await self._engine.start()
             if not self._shared:  # this process owns the file: every lease in it is of an ended process
@@ -115,14 +115,7 @@ class SqliteStore(SqlStore):
     async def ping(self) -> None:
         """See the port; also detects that the file was replaced while it was open."""
         await self._write_and_read(self._engine, self.path.name, "Check the disk.")
-        with contextlib.suppress(OSError):
-            if self.path.stat().st_ino == self._engine.inode:
-                return
-        raise DependencyError(
-            "store",
-            f"{self.path.name} was removed or replaced while it was open.",
-            "Restart the process; writes made since then are lost with the old file.",
-        )
+        require_same_file("store", self.path, self._engine.inode, "writes")
 
 
 class _Task(Job):

@@ -20,6 +20,7 @@ from narthex.adapters.tokens.compact import Compact
 from narthex.adapters.tokens.fetching import DocumentFault, Fetcher
 from narthex.adapters.tokens.keys import KeyTable, UnusableKey, keys_from_jwks
 from narthex.adapters.tokens.verification import BAD_SIGNATURE, IssuerRules, verify_token
+from narthex.app.tasks import end_tasks
 from narthex.domain.verdict import Rejected, Unavailable, Verdict
 from narthex.errors import Bug, DependencyError, NarthexError
 from narthex.ports.breaker import Breakers
@@ -197,11 +198,7 @@ class JwksKeys:
 
     async def stop(self) -> None:
         """End the refreshing."""
-        for task in (self._background, self._flight):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, NarthexError):
-                    await task
+        await end_tasks(self._background, self._flight)
         self._background = self._flight = None
 
     async def _keep_fresh(self) -> None:

@@ -8,7 +8,6 @@ meets a token whose key it cannot know, and an old one stays published until its
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import math
 import secrets
@@ -23,6 +22,7 @@ from narthex.adapters.tokens.claims import LEEWAY_S, ClaimRules
 from narthex.adapters.tokens.compact import Compact, take_apart
 from narthex.adapters.tokens.keys import KeyTable, UnusableKey, VerificationKey, key_from_jwk, sign_compact
 from narthex.adapters.tokens.verification import IssuerRules, verify_token
+from narthex.app.tasks import end_tasks
 from narthex.domain.identity import Identity
 from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
 from narthex.errors import ConfigError, DependencyError
@@ -289,11 +289,7 @@ class KeyRing:
 
     async def stop(self) -> None:
         """End the reading."""
-        for task in (self._poll, self._reload):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, DependencyError, ConfigError):
-                    await task
+        await end_tasks(self._poll, self._reload)
         self._poll = self._reload = None
 
     # -- the store -----------------------------------------------------------------------------------------

@@ -217,7 +217,7 @@ class AguiRequests:
                 raise ClientError(
                     "interrupt_not_found",
                     "The thread has no question with this id.",
-                    "Look again.",
+                    "Read the thread again for its open questions.",
                     number=404,
                 )
             answered = await self._engine.requests.resume(
@@ -255,4 +255,4 @@ class AguiRequests:
 
 
 def _run_not_found() -> ClientError:
-    return ClientError("run_not_found", "No such run is visible to you.", "Look again.", number=404)
+    return ClientError("run_not_found", "No such run is visible to you.", "Check the id of the run.", number=404)

@@ -20,6 +20,7 @@ import structlog
 
 from narthex.app.connection import Connection
 from narthex.app.fleet.taps import Tap, TappedSocket
+from narthex.app.tasks import end_tasks
 from narthex.domain.ids import user_key
 from narthex.errors import ClientError, NarthexError
 from narthex.ports.broker import Control, ControlBus
@@ -214,9 +215,7 @@ class Tracing:
             self._end(running)
             await self._record_end(running)
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await end_tasks(task)
 
     async def _run(self) -> None:
         while any(not running.ended or not running.recorded for running in self._running.values()):

@@ -20,6 +20,7 @@ from narthex.app.runs.closing import close_cancelled
 from narthex.app.runs.journal import BrokerGone
 from narthex.app.runs.local_runs import LocalRuns
 from narthex.app.runs.observed import ObservedLeases
+from narthex.app.tasks import end_tasks
 from narthex.errors import DependencyError, NarthexError
 from narthex.ports.broker import Control
 
@@ -103,9 +104,7 @@ class RunLoops:
 
     async def stop(self) -> None:
         """End all loops."""
-        for task in self._tasks.values():
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await end_tasks(*self._tasks.values())
         self._tasks = {}
 
     async def _forever(

@@ -104,7 +104,7 @@ class OperatorApi:
         name = request.query_params.get("range", "1h")
         if name not in RANGES:
             raise ClientError(
-                "bad_params", f"`range` is one of {', '.join(RANGES)}.", "Choose one.", number=422
+                "bad_params", "`range` is unknown.", f"Choose from {', '.join(RANGES)}.", number=422
             )
         body = await self._history.read(name)
         headers = {"Cache-Control": "no-store", "Vary": "Accept-Encoding"}
@@ -191,7 +191,7 @@ def _number(text: str, name: str) -> float:
     except ValueError:
         found = math.nan
     if not math.isfinite(found):
-        raise ClientError("bad_params", f"`{name}` is a number.", "Give one.", number=422)
+        raise ClientError("bad_params", f"`{name}` is not a number.", "Give a number.", number=422)
     return found
 
 

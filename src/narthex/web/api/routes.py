@@ -111,7 +111,7 @@ class ServerApi:
     async def _publish(self, _: Operator, body: bodies.Publish) -> object:
         if parse_channel(body.channel) is None:
             raise ClientError(
-                "unknown_channel", "Channels are thread:<id> and user:<id>.", "Use one.", number=422
+                "unknown_channel", "There is no such channel.", "Use thread:<id> or user:<id>.", number=422
             )
         data = encode_json(body.data)
         if json_depth_exceeds(data, MAX_EVENT_DEPTH):
@@ -231,7 +231,7 @@ class ServerApi:
         except ValueError as fault:
             raise ClientError(
                 "bad_params",
-                "`before` and `limit` are numbers.",
+                "`before` or `limit` is not a number.",
                 f"Give `before` in {MOMENT_RULE}.",
                 number=422,
             ) from fault
@@ -247,7 +247,7 @@ class ServerApi:
         """The whole thread as JSON or Markdown, as a download."""
         form = request.query_params.get("format", "json")
         if form not in ("json", "md"):
-            raise ClientError("bad_params", "`format` is json or md.", "Choose one.", number=422)
+            raise ClientError("bad_params", "`format` is unknown.", "Choose json or md.", number=422)
         slot = self._exports.take(identity)
         try:
             view, pages, ended = await self._chat.export(identity, request.path_params["thread_id"])

@@ -8,7 +8,6 @@ which failures an acknowledged publication survives.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
@@ -23,7 +22,7 @@ from narthex.adapters.brokers.sqlite.writer import Append, LogChange, LogWriter,
 from narthex.adapters.machine import steady_time
 from narthex.adapters.sqlite.batching import MAX_PENDING, BatchThread, resolve
 from narthex.adapters.sqlite.checkpoint import Checkpointer
-from narthex.adapters.sqlite.file import OwnerLock, Synchronous
+from narthex.adapters.sqlite.file import OwnerLock, Synchronous, require_same_file
 from narthex.errors import DependencyError, NarthexError
 from narthex.ports.broker import (
     BrokerHandler,
@@ -77,7 +76,7 @@ class SqliteBroker:
     ) -> None:
         self.path = path
         self.durability = _DURABILITY[synchronous]
-        self._lock = OwnerLock(path)
+        self._lock = OwnerLock("broker", path)
         self._checkpointer: Checkpointer | None = None
         self._synchronous: Synchronous = synchronous
         self._work = LogWriter(
@@ -122,14 +121,7 @@ class SqliteBroker:
     async def start(self, handler: BrokerHandler, node: str) -> None:
         """Lock the file and start. Raises ConfigError (held, foreign or newer file) or DependencyError."""
         self._handler, self._node = handler, node
-        try:
-            self._lock.acquire()
-        except OSError as error:
-            raise DependencyError(
-                "broker",
-                f"Cannot open {self._lock.path}: {error.strerror}.",
-                "Create the data directory and make it writable for this user.",
-            ) from error
+        self._lock.acquire()
         try:
             await self._writer.start()
             await self._reader.start()
@@ -245,14 +237,7 @@ class SqliteBroker:
         if [found.offset for found in page.publications] != [published.offset]:
             raise DependencyError("broker", "log.db did not return the appended row.", "Check the disk.")
         await self.trim(PING_CHANNEL, Position(published.offset, published.epoch))
-        with contextlib.suppress(OSError):
-            if self.path.stat().st_ino == self._inode:
-                return
-        raise DependencyError(
-            "broker",
-            f"{self.path.name} was removed or replaced while it was open.",
-            "Restart the process; publications made since then are lost with the old file.",
-        )
+        require_same_file("broker", self.path, self._inode, "publications")
 
     async def _change(self, apply: Callable[[Log], Callable[[], None] | None]) -> None:
         await self._writer.ask(LogChange, apply)
