@@ -1,7 +1,7 @@
 """Reads when the TLS certificate of a connection's peer ends.
 
 Not here: verifying it, which the libraries do at the handshake. Rule: without TLS, where a library hides its transport,
-and for a certificate that OpenSSL took and the parser refuses, the answer is 0.0, and no one is warned.
+and for a certificate that OpenSSL took and the parser refuses, the answer is 0.0, and nothing warns the operator.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sends a user's message that an agent shall answer: the one path behind RPC `run.start` and AG-UI over HTTP.
+"""Sends a user's message and starts the run that answers it: the one path behind RPC `run.start` and AG-UI over HTTP.
 
 Not here: the form of the request, the run itself (app/runs). Rule: the steps come in an order that makes a repeat
 after any crash give the same run and no second message: known already? → thread → message → run row.

@@ -1,4 +1,4 @@
-"""Which commands there are: name, where each one is, one line of help. Nothing of a command is imported here.
+"""The table of commands: name, module and one line of help of each. Imports no command.
 
 Not here: running them (`main.py`). Rules: one command, one file; the target is a function or a cyclopts `App`.
 """

@@ -1,4 +1,4 @@
-"""`narthex connections`: who is connected, over all processes; and closing connections.
+"""`narthex connections`: lists the live connections of all processes, and closes connections.
 
 Rules: the gateway records each close as an audit record; `--json` prints what the API answers.
 """

@@ -1,4 +1,4 @@
-"""`narthex doctor URL`: why does the WebSocket not work? And `narthex doctor --explain CODE`.
+"""`narthex doctor URL`: finds out why a WebSocket fails. `narthex doctor --explain CODE` explains a code.
 
 Not here: probing and diagnosing (`narthex.doctor`). Rules: the first line on stdout names the cause; progress goes to
 stderr and only to a terminal; exit 0 when it works (warnings do not count without --strict), 1 when

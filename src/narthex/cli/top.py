@@ -1,4 +1,4 @@
-"""`narthex top URL`: the dashboard's live figures in a terminal: what is wrong, every process, the newest refusals.
+"""`narthex top URL`: the dashboard's live figures in a terminal: problems, every process, the newest refusals.
 
 Rules: figures are those of `/api/v1/operator/fleet`; rates are over the last 10 s; an unknown figure is `-`, never 0.
 """

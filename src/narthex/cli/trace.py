@@ -1,4 +1,4 @@
-"""`narthex trace URL`: what one user sends and receives, live, until the time is over or Ctrl-C.
+"""`narthex trace URL`: shows the messages of one user, live, until the time is over or Ctrl-C.
 
 Rules: texts are masked unless `--payloads`, which the gateway's setting must allow; start and end are audit records.
 """

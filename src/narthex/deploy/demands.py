@@ -1,4 +1,4 @@
-"""What settings demand of a platform, as one value: grace, time-outs, sockets, memory, open files, instances.
+"""The demands of settings on a platform, as one value: grace, time-outs, sockets, memory, open files, instances.
 
 Not here: the form that a platform gives to it (`rendering`), whether a manifest meets it (`rules`). Rules: everything
 is derived from `Settings`, so that two manifests of one deployment cannot disagree; figures of memory are those of

@@ -1,4 +1,4 @@
-"""The settings that a workload's own variables and command line come to.
+"""Computes a workload's settings from its own variables and command line.
 
 Not here: reading the manifest (`readers`). Rules: no secret is read and no connection is made; a variable from a secret
 gets a stand-in of the right form; a problem of the settings is a finding at the variable that it names.

@@ -1,4 +1,4 @@
-"""Writes manifests from the templates in `templates/`, filled with what the settings demand.
+"""Writes manifests: fills the templates in `templates/` with the demands of the settings.
 
 Not here: the demands themselves (`demands`). Rules: a secret's value is never written, only its name; every number
 comes from `Demands`, so that the manifests of one deployment agree; `deploy/` in the repository is the output for the

@@ -1,4 +1,4 @@
-"""What a client sends to an agent beside the message: AG-UI's state, tools, context and forwarded properties.
+"""The input that a client gives an agent beside the message: AG-UI's state, tools, context and forwarded properties.
 
 Not here: reading it from a request (`web/agui`, `app/rpc`), storing it (`ports/runs.py`). Rules: the gateway does not
 interpret these values, except the member `narthex` of `forwardedProps`, which holds the client's wishes to the gateway

@@ -1,4 +1,4 @@
-"""Whether an answer fits the schema that an agent asked with: a checked part of JSON Schema 2020-12.
+"""Checks an answer against the schema of an agent's question: a checked part of JSON Schema 2020-12.
 
 Checked keywords: type (one or a list), properties, required, additionalProperties (true or false), items,
 enum, const, minimum, maximum, exclusiveMinimum, exclusiveMaximum, minLength, maxLength, minItems, maxItems,

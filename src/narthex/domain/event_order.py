@@ -1,4 +1,4 @@
-"""Which order of events is legal in a run: a state machine per message, reasoning, tool call and step.
+"""Checks the order of events in a run: a state machine per message, reasoning, tool call and step.
 
 The transitions are the literal table `TABLE`, the run's own life is `RUN_TABLE`; nothing else decides.
 

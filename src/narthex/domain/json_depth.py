@@ -1,4 +1,4 @@
-"""How deep JSON nests, without parsing it. Parsers fail where the stack happens to end, which depends on the caller."""
+"""Measures how deep JSON nests, without parsing it. A parser fails where the stack ends, which depends on the caller."""
 
 from __future__ import annotations
 

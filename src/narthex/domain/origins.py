@@ -1,4 +1,4 @@
-"""Which pages may connect (`Origin`) and under which names we are reached (`Host`).
+"""Decides which pages may connect (`Origin`) and under which names clients may reach this server (`Host`).
 
 Not here: who the client is (`addresses`), what a missing `Origin` means for the cookie (`admission`). Rules:
 same-origin pages may always connect, which is safe because `Host` is checked too (an attacker's name that

@@ -1,4 +1,4 @@
-"""What each code of an error of a command or a route means: title and remedy, for `/problems/<code>`.
+"""The codes of errors of commands and routes, each with a title and a remedy, for `/problems/<code>`.
 
 Not here: the refusals of admission (`refusals`), the sentence of the one case, which its error has. Rules: every code
 that a client can be answered is a row here or in `refusals.TABLE` (a test walks the sources).

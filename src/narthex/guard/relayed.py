@@ -1,4 +1,4 @@
-"""Admitted sockets of the guard process: the receiver of a relay, and what the server behind sees of its request.
+"""Admitted sockets of the guard process: the receiver of a relay, and the parts of a request that reach its upstream.
 
 Not here: relaying (`adapters/edge/upstream`), composing (`process`). Rules: a socket is registered as soon as it is
 admitted, before its upstream is asked, so that a revocation meanwhile ends it; its slot is released when it has ended.

@@ -1,4 +1,4 @@
-"""Serves `/problems/<code>`: what the `type` of a problem leads to, for people, and as JSON where it is asked for.
+"""Serves `/problems/<code>`: the page to which a problem's `type` leads, also as JSON on request.
 
 Not here: the codes (`domain.refusals`, `domain.problem_table`). Rules: pages are static and the same for every user;
 nothing of a request stands on them.

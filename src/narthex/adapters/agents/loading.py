@@ -1,4 +1,4 @@
-"""From an agent's spec, as settings have it, to the agent. Which specs are configured is wiring's.
+"""Loads an agent by its spec, as the settings name it. Not here: the configured specs (`wiring/agents`).
 
     module:function             Python async generator (`python`)
     module:agent                Pydantic AI agent (`pydantic_ai`)

@@ -1,4 +1,4 @@
-"""The kind of file system that holds a path, and whether SQLite may live there.
+"""Finds the kind of file system that holds a path, and refuses those on which SQLite is not safe.
 
 Rules: SQLite's write-ahead log is memory shared by the processes of one machine, and a network file system keeps
 neither that nor its locks; an unknown file system is taken for a local disk.

@@ -1,4 +1,4 @@
-"""The list of connections over all processes: who is connected where, since when, with what, and how far behind.
+"""Lists the connections of all processes, each with its user, process, start, client and lag.
 
 Not here: asking the processes (`questions`), closing connections (`app/connection_controls`). Rules: newest first, in
 pages of at most `MAX_PAGE`; an entry has the class of the address, not the address; of a long list of subscriptions

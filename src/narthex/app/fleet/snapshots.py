@@ -1,4 +1,4 @@
-"""A snapshot: what one process knows about itself at one moment, small enough to be sent every second.
+"""A snapshot: the state of one process at one moment, as it sees itself, small enough to be sent every second.
 
 Not here: sending (`publishing`), the view of all processes (`view`). Rules: no user, no address and no secret is in a
 snapshot; the figures are those of `SHOWN`; walking the connections costs at most `WALK_SHARE` of a core.

@@ -1,4 +1,4 @@
-"""Smoke: does the gateway answer, admit the right users and no others, and answer one question completely?
+"""Smoke: the gateway answers, admits the right users and no others, and answers one question completely.
 
 The only group that runs in production, so: one user, one thread of their own, deleted at the end. The four negatives
 are part of every run, whatever the selection.
