@@ -204,14 +204,14 @@ def stale() -> list[str]:
 @cache
 def pages() -> dict[str, Callable[[], str]]:
     """`PAGES`, and the manifests in deploy/ with the defaults of a deployment."""
-    from narthex.deploy.rendering import PLATFORMS, Target, render
+    from narthex.deploy.rendering import PLATFORMS, DeploymentTarget, render
     from narthex.settings import load
 
     settings = load({}, {}, Path(os.devnull))
     return PAGES | {
         f"deploy/{platform}/{path}": partial(str, text)
         for platform in PLATFORMS
-        for path, text in render(platform, settings, Target()).items()
+        for path, text in render(platform, settings, DeploymentTarget()).items()
     }
 
 

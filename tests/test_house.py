@@ -13,6 +13,7 @@ import sys
 import tokenize
 import tomllib
 from pathlib import Path
+from typing import Final
 
 import pytest
 from packaging.requirements import Requirement
@@ -127,6 +128,31 @@ def test_every_link_in_the_docs_leads_somewhere() -> None:
     for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{target} in {page.relative_to(ROOT)}"
+
+
+SHARED: Final = {
+    *(
+        "Run",
+        "Interrupt",
+        "Invitation",
+        "LinkedThread",
+        "Question",
+        "ThreadLink",
+        "Threads",
+    ),  # both sides of a port
+    *("Disconnect", "Results"),  # a body that is named as its route
+}
+
+
+def test_a_class_has_a_name_of_its_own() -> None:
+    """One name, one thing (docs/decisions/0016-standard-names.md)."""
+    places: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
+    twice = {name: found for name, found in places.items() if len(found) > 1 and name not in SHARED}
+    assert twice == {}
 
 
 def test_every_folder_of_tests_is_a_package() -> None:

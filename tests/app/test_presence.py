@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from narthex.app.presence import Presence
+from narthex.app.presence import LocalPresence
 from narthex.domain.identity import Identity
 from narthex.errors import DependencyError
 from tests.app.runs.fakes import FakeMeter
@@ -46,10 +46,10 @@ def place(*names: str) -> Any:
     return Place(*names)
 
 
-def presence(broker: Any, meter: FakeMeter | None = None) -> Presence:
+def presence(broker: Any, meter: FakeMeter | None = None) -> LocalPresence:
     """Without background tasks."""
     absent: Any = None
-    return Presence(broker, absent, meter or FakeMeter())
+    return LocalPresence(broker, absent, meter or FakeMeter())
 
 
 async def test_a_client_that_left_meanwhile_is_taken_out_of_presence_again() -> None:

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import pytest
 
-from narthex.deploy.rendering import Target, render
+from narthex.deploy.rendering import DeploymentTarget, render
 from narthex.e2e.children import clean_environment, free_port
 from tests.acceptance.fleet import Fleet, fleet
 from tests.acceptance.program import Program
@@ -175,7 +175,7 @@ class Proxy:
     def __init__(self, folder: Path, ports: dict[str, int], users: int) -> None:
         self.port = free_port()
         self._socket = folder / "haproxy.sock"
-        text = render("haproxy", settings_from(), Target())["haproxy.cfg"]
+        text = render("haproxy", settings_from(), DeploymentTarget())["haproxy.cfg"]
         text = text.replace("bind :80", f"bind 127.0.0.1:{self.port}")
         text = re.sub(
             r"maxconn \d+", f"maxconn {3 * users + 200}\n    stats socket {self._socket} level admin", text

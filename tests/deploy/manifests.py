@@ -8,7 +8,7 @@ from pathlib import Path
 
 from narthex.deploy.checking import Verdict, check_files
 from narthex.deploy.demands import demands_of
-from narthex.deploy.rendering import Target, render
+from narthex.deploy.rendering import DeploymentTarget, render
 from narthex.settings import Settings, load
 
 NO_FILE = Path(os.devnull)
@@ -20,11 +20,14 @@ def settings_from(environ: Mapping[str, str] | None = None) -> Settings:
 
 
 def written(
-    folder: Path, platform: str, environ: Mapping[str, str] | None = None, target: Target | None = None
+    folder: Path,
+    platform: str,
+    environ: Mapping[str, str] | None = None,
+    target: DeploymentTarget | None = None,
 ) -> dict[str, Path]:
     """The files of a platform, written below `folder`."""
     found: dict[str, Path] = {}
-    for name, text in render(platform, settings_from(environ), target or Target()).items():
+    for name, text in render(platform, settings_from(environ), target or DeploymentTarget()).items():
         path = found[name] = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

@@ -19,7 +19,7 @@ import yaml
 from google.cloud import compute_v1, run_v2
 from google.protobuf.json_format import ParseError
 
-from narthex.deploy.rendering import Target
+from narthex.deploy.rendering import DeploymentTarget
 from narthex.e2e.children import free_port
 from tests.deploy.google_schemas import (
     RESOURCES,
@@ -194,7 +194,7 @@ def test_terraform_has_its_own_format() -> None:
 
 def test_kubernetes_takes_every_object(tmp_path: Path) -> None:
     """Against the schemas of a release, strictly; also those of one instance. ServiceMonitor is the operator's."""
-    single = written(tmp_path, "kubernetes", target=Target(max_instances=1))
+    single = written(tmp_path, "kubernetes", target=DeploymentTarget(max_instances=1))
     kinds = []
     for path in [*sorted((DEPLOY / "kubernetes").glob("*.yaml")), *single.values()]:
         for document in documents(path.read_text()):
@@ -256,7 +256,7 @@ def test_the_chart_and_the_manifests_are_one_deployment() -> None:
 def test_systemd_takes_the_units(tmp_path: Path) -> None:
     """`systemd-analyze verify`, with the program where the unit looks for it."""
     analyze = program("systemd-analyze", "apt-get install systemd")
-    files = written(tmp_path, "systemd", target=Target(program="/bin/true"))
+    files = written(tmp_path, "systemd", target=DeploymentTarget(program="/bin/true"))
     assert checked(analyze, "verify", *files.values()) == ""
 
 

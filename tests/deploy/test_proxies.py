@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from narthex.deploy.rendering import Target
+from narthex.deploy.rendering import DeploymentTarget
 from narthex.e2e.children import free_port
 from tests.acceptance.program import running
 from tests.deploy.manifests import written
@@ -28,7 +28,9 @@ PROXIES = ("nginx", "haproxy", "caddy", "envoy", "traefik")
 async def proxy(kind: str, folder: Path, upstream: int) -> AsyncIterator[int]:
     """The proxy with the rendered configuration; only its port is another, and its files are in `folder`."""
     port = free_port()
-    files = written(folder, kind, target=Target(upstream=f"127.0.0.1:{upstream}", domain="localhost"))
+    files = written(
+        folder, kind, target=DeploymentTarget(upstream=f"127.0.0.1:{upstream}", domain="localhost")
+    )
     if kind == "nginx":
         path = files["narthex.conf"]
         path.write_text(path.read_text().replace("listen 80;", f"listen 127.0.0.1:{port};"))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from narthex.cli.deploy import Platform
 from narthex.deploy.demands import demands_of, fargate_size
-from narthex.deploy.rendering import PLATFORMS, Target, fill, render
+from narthex.deploy.rendering import PLATFORMS, DeploymentTarget, fill, render
 from narthex.domain.descriptors import capacity
 from narthex.domain.limits import Limits
 from narthex.errors import Bug, ConfigError
@@ -61,7 +61,7 @@ def test_any_settings_give_manifests_that_agree(
         "NARTHEX_WORKERS": str(workers),
     }
     for platform in CHECKED:
-        files = written(tmp_path / platform, platform, environ, Target(max_instances=most))
+        files = written(tmp_path / platform, platform, environ, DeploymentTarget(max_instances=most))
         errors = [
             finding
             for finding in verdict(platform, *files.values(), environ=environ).findings
@@ -79,7 +79,7 @@ def test_no_secret_is_written(platform: str) -> None:
         "NARTHEX_STORE_URL": "postgresql://ada:canary-store@db/narthex",
         "NARTHEX_BROKER_URL": "nats://ada:canary-broker@nats:4222",
     }
-    text = "".join(render(platform, settings_from(secrets), Target()).values())
+    text = "".join(render(platform, settings_from(secrets), DeploymentTarget()).values())
     assert "canary" not in text
 
 
@@ -92,7 +92,7 @@ def test_settings_that_are_not_the_default_become_variables() -> None:
         "NARTHEX_RUN_AGENTS": "1",
         "NARTHEX_OIDC_CLIENT_SECRET": "x" * 40,
     }
-    text = render("compose", settings_from(environ), Target())["compose.yaml"]
+    text = render("compose", settings_from(environ), DeploymentTarget())["compose.yaml"]
     assert 'NARTHEX_OIDC_ISSUER: "https://id.example.com"' in text
     assert 'NARTHEX_JWT_AUDIENCE: "chat,api"' in text
     assert 'NARTHEX_COMMANDS_PER_S: "30"' in text
@@ -104,15 +104,17 @@ def test_a_root_path_is_refused_where_the_files_have_no_place_for_it() -> None:
     rooted = settings_from({"NARTHEX_ROOT_PATH": "/chat"})
     behind_another = {"cloud-run", "compose", "systemd"}
     for platform in behind_another:
-        assert "NARTHEX_ROOT_PATH" in str(render(platform, rooted, Target(domain="chat.example.com")))
+        assert "NARTHEX_ROOT_PATH" in str(
+            render(platform, rooted, DeploymentTarget(domain="chat.example.com"))
+        )
     for platform in {*PLATFORMS} - behind_another:
         with pytest.raises(ConfigError, match="NARTHEX_ROOT_PATH"):
-            render(platform, rooted, Target(domain="chat.example.com"))
+            render(platform, rooted, DeploymentTarget(domain="chat.example.com"))
 
 
 def test_one_instance_keeps_the_embedded_engines() -> None:
     """With --max-instances 1 nothing asks for shared engines, and no update runs two processes on the files."""
-    files = render("kubernetes", settings_from(), Target(max_instances=1))
+    files = render("kubernetes", settings_from(), DeploymentTarget(max_instances=1))
     assert "type: Recreate" in files["deployment.yaml"]
     assert "NARTHEX_STORE_URL" not in files["deployment.yaml"]
     assert "volume.yaml" in files
@@ -126,19 +128,19 @@ def test_one_instance_keeps_the_embedded_engines() -> None:
 def test_a_deploy_leaves_the_autoscalers_number_alone(platform: str, file: str, member: str) -> None:
     """A number in the file would be set again at each deploy: half of the sockets lost at the busiest hour."""
 
-    def lines(target: Target) -> list[str]:
+    def lines(target: DeploymentTarget) -> list[str]:
         text = render(platform, settings_from(), target)[file]
         return [line.strip() for line in text.splitlines() if line.strip().startswith(member)]
 
-    assert lines(Target(max_instances=10)) == []
-    assert lines(Target(max_instances=1)) == [f"{member} 1"]
+    assert lines(DeploymentTarget(max_instances=10)) == []
+    assert lines(DeploymentTarget(max_instances=1)) == [f"{member} 1"]
 
 
 @pytest.mark.parametrize(("ping", "pong", "idle"), [(25, 10, "60"), (55, 10, "65"), (55, 50, "105")])
 def test_the_gateway_keeps_idle_connections_longer_than_aws_does(ping: int, pong: int, idle: str) -> None:
     """Else the load balancer sends a request on a connection that the gateway is closing, and answers 502."""
     settings = settings_from({"NARTHEX_PING_INTERVAL_S": str(ping), "NARTHEX_PONG_TIMEOUT_S": str(pong)})
-    text = render("aws", settings, Target())["service.yaml"]
+    text = render("aws", settings, DeploymentTarget())["service.yaml"]
     assert re.findall(r'idle_timeout\.timeout_seconds, Value: "(\d+)"', text) == [idle]
     edge = edge_limits(settings, capacity(settings.limits(), 100_000))
     assert demands_of(settings).idle_s <= int(idle) < edge.keep_alive_s
@@ -154,13 +156,13 @@ def test_the_gateway_keeps_idle_connections_longer_than_aws_does(ping: int, pong
 )
 def test_a_proxy_closes_idle_connections_first(platform: str, file: str, member: str) -> None:
     """Where its default is longer than the gateway's time (1 h, 2 min, 90 s)."""
-    assert member in render(platform, settings_from(), Target())[file]
+    assert member in render(platform, settings_from(), DeploymentTarget())[file]
     assert Limits().keep_alive_s > 60
 
 
 def test_the_load_balancer_of_aws_waits_for_a_drain() -> None:
     """Sockets that are left after the delay are cut without a close frame; a task that refuses attracts no others."""
-    text = render("aws", settings_from({"NARTHEX_DRAIN_GRACE_S": "90"}), Target())["service.yaml"]
+    text = render("aws", settings_from({"NARTHEX_DRAIN_GRACE_S": "90"}), DeploymentTarget())["service.yaml"]
     assert '{Key: deregistration_delay.timeout_seconds, Value: "95"}' in text
     assert "{Key: load_balancing.algorithm.type, Value: round_robin}" in text
 
@@ -177,7 +179,7 @@ def test_a_task_of_fargate_is_healthy_once_it_was_ready(tmp_path: Path) -> None:
         def log_message(self, *_: object) -> None:
             """Quiet."""
 
-    text = render("aws", settings_from(), Target())["service.yaml"]
+    text = render("aws", settings_from(), DeploymentTarget())["service.yaml"]
     found = re.search(r"- -c\n( +)- \|\n((?:\1  .*\n)+)", text)
     assert found is not None
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as server:
@@ -215,7 +217,7 @@ def test_a_task_that_fargate_does_not_sell_is_refused(workers: int, mib: int) ->
     """Not written with fewer processors than there are processes; other platforms are not asked."""
     with pytest.raises(ConfigError, match=r"fit into no task of Fargate.*Lower NARTHEX_WORKERS"):
         fargate_size(workers, mib)
-    assert render("kubernetes", settings_from({"NARTHEX_WORKERS": "17"}), Target())
+    assert render("kubernetes", settings_from({"NARTHEX_WORKERS": "17"}), DeploymentTarget())
 
 
 def test_a_mark_without_a_value_is_a_bug() -> None:
@@ -234,6 +236,6 @@ def test_a_block_keeps_the_indentation_of_its_mark() -> None:
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_every_mark_is_filled(platform: str) -> None:
     """No `@{…}` is left, and no line ends in white space."""
-    for name, text in render(platform, settings_from(), Target()).items():
+    for name, text in render(platform, settings_from(), DeploymentTarget()).items():
         assert not re.search(r"@\{", text), name
         assert not re.search(r"[ \t]$", text, re.MULTILINE), name

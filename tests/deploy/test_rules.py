@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from narthex.deploy.rendering import Target
+from narthex.deploy.rendering import DeploymentTarget
 from narthex.errors import ClientError, ConfigError
 from tests.deploy.manifests import verdict, written
 
@@ -282,7 +282,7 @@ def test_the_autoscaler_of_another_service_of_the_stack_resets_nothing(tmp_path:
 
 def test_one_instance_on_cloud_run_keeps_nothing(tmp_path: Path) -> None:
     """Cloud Run's files are memory: one instance with SQLite is allowed, and warned about."""
-    files = written(tmp_path, "cloud-run", target=Target(max_instances=1))
+    files = written(tmp_path, "cloud-run", target=DeploymentTarget(max_instances=1))
     (finding,) = verdict("cloud-run", *files.values()).findings
     assert (finding.code, finding.severity) == ("embedded_engines", "warning")
 
@@ -345,7 +345,7 @@ def test_a_setting_that_is_wrong_stays_an_error_beside_known_ones(tmp_path: Path
 
 def test_one_instance_on_fargate_keeps_nothing(tmp_path: Path) -> None:
     """An update that ends the old task first loses its files as one that overlaps does."""
-    files = written(tmp_path, "aws", target=Target(max_instances=1))
+    files = written(tmp_path, "aws", target=DeploymentTarget(max_instances=1))
     assert "MaximumPercent: 100" in files["service.yaml"].read_text()
     (finding,) = verdict("aws", *files.values()).findings
     assert (finding.code, finding.severity) == ("embedded_engines", "warning")

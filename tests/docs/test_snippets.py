@@ -82,7 +82,7 @@ def inline_commands() -> list[tuple[str, str]]:
 
 
 def test_every_command_within_a_sentence_exists() -> None:
-    """Its options and the number of its words are right; values may be placeholders, and required ones may be missing."""
+    """Its options and the number of its words are right; values may be placeholders or missing."""
     found = inline_commands()
     assert len(found) > 50
     wrong: list[str] = []

@@ -12,32 +12,32 @@ import msgspec
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.domain.availability import JOURNEYS, Minutes
 from narthex.domain.incidents import Incident, IncidentUpdate
-from narthex.domain.webhooks import Receiver
+from narthex.domain.webhooks import WebhookReceiver
 from narthex.status import records
 from narthex.status.database import StatusDatabase
-from narthex.status.document import Component
-from narthex.status.service import Page, StatusService
+from narthex.status.document import StatusComponent
+from narthex.status.service import StatusPage, StatusService
 from narthex.status.words import LANGUAGES
 
-COMPONENTS = tuple(Component(key, LANGUAGES["en"].journeys[key]) for key in JOURNEYS)
+COMPONENTS = tuple(StatusComponent(key, LANGUAGES["en"].journeys[key]) for key in JOURNEYS)
 DAY_S = 86_400.0
 
 
 def service(
     directory: Path,
     *,
-    components: Sequence[Component] = COMPONENTS,
-    receivers: Sequence[Receiver] = (),
+    components: Sequence[StatusComponent] = COMPONENTS,
+    receivers: Sequence[WebhookReceiver] = (),
     now: object = None,
 ) -> StatusService:
     """A service over a file of its own, in UTC."""
     clock = {"now": now} if now is not None else {}
-    page = Page("Acme Chat", components, UTC, "UTC")
+    page = StatusPage("Acme Chat", components, UTC, "UTC")
     return StatusService(directory / "status.db", page, receivers, get_logger("test"), **clock)  # type: ignore[arg-type]
 
 
 async def fill(
-    path: Path, now: float, components: Sequence[Component] = COMPONENTS, *, incidents: bool = True
+    path: Path, now: float, components: Sequence[StatusComponent] = COMPONENTS, *, incidents: bool = True
 ) -> None:
     """Write 90 days: most are good, the last three weeks hold an outage, a bad day, maintenance and a gap."""
     database = StatusDatabase(path)
@@ -48,7 +48,7 @@ async def fill(
 
 
 def _fill(
-    connection: sqlite3.Connection, now: float, components: Sequence[Component], *, incidents: bool
+    connection: sqlite3.Connection, now: float, components: Sequence[StatusComponent], *, incidents: bool
 ) -> None:
     today = datetime.fromtimestamp(now, UTC)
     for number, component in enumerate(components):

@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from narthex.domain.availability import Evidence, Minutes, ServiceState
-from narthex.status.document import Component, ComponentStatus, Readings, build
-from narthex.status.measurements import Latest
+from narthex.status.document import ComponentStatus, Readings, StatusComponent, build
+from narthex.status.measurements import Newest
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -18,9 +18,9 @@ def component(
     now: datetime, days: dict[str, Minutes], *, zone: tzinfo = UTC, hours: dict[str, Minutes] | None = None
 ) -> ComponentStatus:
     """One component of a page at `now`."""
-    latest = {"connect": Latest((Evidence("probe", "eu", good=1),), now.timestamp(), 5.0)}
+    latest = {"connect": Newest((Evidence("probe", "eu", good=1),), now.timestamp(), 5.0)}
     readings = Readings(latest, {"connect": days}, {"connect": hours or {}}, {}, [])
-    document = build("x", [Component("connect", "Connect")], readings, now.timestamp(), zone, str(zone))
+    document = build("x", [StatusComponent("connect", "Connect")], readings, now.timestamp(), zone, str(zone))
     return document.components[0]
 
 

@@ -18,7 +18,7 @@ import pytest
 from narthex.domain.availability import JOURNEYS, MAX_COMPONENTS, ServiceState
 from narthex.domain.incidents import IncidentUpdate
 from narthex.status.badge import badge, icon
-from narthex.status.document import Component, StatusDocument
+from narthex.status.document import StatusComponent, StatusDocument
 from narthex.status.feed import feed
 from narthex.status.page import SCRIPT, SERVED, STYLE, Look, incident_page, status_page
 from narthex.status.service import OpenIncident, StatusService
@@ -176,7 +176,7 @@ def test_badges_are_images_with_a_text(state: ServiceState) -> None:
 async def test_ninety_days_of_a_full_page_are_drawn_in_a_second(tmp_path: Path) -> None:
     """With as many components as a page may have, and 80 incidents: reading and drawing together."""
     names = [*JOURNEYS, *(f"c{number}" for number in range(MAX_COMPONENTS - len(JOURNEYS)))]
-    components = [Component(name, name) for name in names]
+    components = [StatusComponent(name, name) for name in names]
     await fill(tmp_path / "status.db", time.time(), components)
     found = service(tmp_path, components=components)
     for number in range(80):

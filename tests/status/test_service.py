@@ -15,7 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from narthex.domain.availability import ServiceState
-from narthex.domain.webhooks import Receiver
+from narthex.domain.webhooks import WebhookReceiver
 from narthex.errors import ClientError, DependencyError
 from narthex.status.measurements import Sample
 from narthex.status.records import Change
@@ -30,7 +30,7 @@ from tests.status.filled import service
 from tests.timing import within
 
 NOW = 1_796_000_010.0
-HOOK = Receiver("http://127.0.0.1:9/hook", (b"k" * 24,))
+HOOK = WebhookReceiver("http://127.0.0.1:9/hook", (b"k" * 24,))
 
 
 class Clock:
@@ -136,7 +136,7 @@ async def test_a_receiver_that_hangs_holds_up_nothing(tmp_path: Path, clock: Clo
 
     server = await asyncio.start_server(hang, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-    page = service(tmp_path, receivers=[Receiver(url, HOOK.secrets)], now=clock)
+    page = service(tmp_path, receivers=[WebhookReceiver(url, HOOK.secrets)], now=clock)
     async with server:
         await page.open(OpenIncident(title="t", text="x"), "ada")
         body = ScheduleMaintenance(title="m", text="x", starts_at=NOW + 60, ends_at=NOW + 120)

@@ -16,7 +16,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from structlog.testing import capture_logs
 
 from narthex.adapters.telemetry.logging import get_logger
-from narthex.domain.webhooks import Receiver
+from narthex.domain.webhooks import WebhookReceiver
 from narthex.status import records
 from narthex.status.database import StatusDatabase
 from narthex.status.webhooks import WebhookSender
@@ -69,7 +69,7 @@ async def receiving(*statuses: str) -> AsyncIterator[Hooks]:
 
 @contextlib.asynccontextmanager
 async def sending(
-    directory: Path, receivers: list[Receiver], now: Callable[[], float] = lambda: NOW
+    directory: Path, receivers: list[WebhookReceiver], now: Callable[[], float] = lambda: NOW
 ) -> AsyncIterator[tuple[StatusDatabase, WebhookSender]]:
     """A queue and its sender, with the retries of the real one."""
     database = StatusDatabase(directory / "status.db")
@@ -97,7 +97,7 @@ async def test_a_receiver_verifies_an_event_with_the_official_library(tmp_path: 
     event = {"type": "incident.opened", "data": {"title": "Störung <b>"}}
     async with (
         receiving("204 No Content") as hooks,
-        sending(tmp_path, [Receiver(hooks.url, KEYS)], time.time) as (database, sender),
+        sending(tmp_path, [WebhookReceiver(hooks.url, KEYS)], time.time) as (database, sender),
     ):
         await queued(database, sender, event)
         assert await sender.send_due() == 1
@@ -119,7 +119,11 @@ async def test_a_receiver_that_is_away_gets_the_same_message_later(tmp_path: Pat
     async with (
         receiving("503 Service Unavailable", "200 OK") as slow,
         receiving("200 OK") as good,
-        sending(tmp_path, [Receiver(slow.url, KEYS[:1]), Receiver(good.url, KEYS[:1])], lambda: clock[0]) as (
+        sending(
+            tmp_path,
+            [WebhookReceiver(slow.url, KEYS[:1]), WebhookReceiver(good.url, KEYS[:1])],
+            lambda: clock[0],
+        ) as (
             database,
             sender,
         ),
@@ -146,7 +150,7 @@ async def test_it_gives_up_after_three_days(tmp_path: Path) -> None:
     clock = [NOW]
     async with (
         receiving("500 Oops") as hooks,
-        sending(tmp_path, [Receiver(hooks.url, KEYS[:1])], lambda: clock[0]) as (database, sender),
+        sending(tmp_path, [WebhookReceiver(hooks.url, KEYS[:1])], lambda: clock[0]) as (database, sender),
     ):
         await queued(database, sender, {"type": "x"})
         for _ in range(12):
@@ -161,7 +165,7 @@ async def test_a_redirect_is_not_followed(tmp_path: Path) -> None:
     async with (
         receiving("200 OK") as target,
         receiving(f"307 T\r\nLocation: {target.url}") as hooks,
-        sending(tmp_path, [Receiver(hooks.url, KEYS[:1])]) as (database, sender),
+        sending(tmp_path, [WebhookReceiver(hooks.url, KEYS[:1])]) as (database, sender),
     ):
         await queued(database, sender, {"type": "x"})
         await sender.send_due()
@@ -172,9 +176,12 @@ async def test_a_redirect_is_not_followed(tmp_path: Path) -> None:
 async def test_a_receiver_that_is_gone_from_the_settings_gets_nothing(tmp_path: Path) -> None:
     """Its queued events are dropped."""
     async with receiving("200 OK") as hooks:
-        async with sending(tmp_path, [Receiver(hooks.url, KEYS[:1])]) as (database, sender):
+        async with sending(tmp_path, [WebhookReceiver(hooks.url, KEYS[:1])]) as (database, sender):
             await queued(database, sender, {"type": "x"})
-        async with sending(tmp_path, [Receiver("http://127.0.0.1:9/", KEYS[:1])]) as (database, sender):
+        async with sending(tmp_path, [WebhookReceiver("http://127.0.0.1:9/", KEYS[:1])]) as (
+            database,
+            sender,
+        ):
             await sender.send_due()
             assert await counts(database) == {"failed": 1}
         assert hooks.got == []
@@ -183,7 +190,7 @@ async def test_a_receiver_that_is_gone_from_the_settings_gets_nothing(tmp_path: 
 async def test_two_processes_send_an_event_once(tmp_path: Path) -> None:
     """The workers of one gateway share the queue."""
     async with receiving("200 OK") as hooks:
-        receivers = [Receiver(hooks.url, KEYS[:1])]
+        receivers = [WebhookReceiver(hooks.url, KEYS[:1])]
         async with (
             sending(tmp_path, receivers) as (database, one),
             sending(tmp_path, receivers) as (_, other),

@@ -16,7 +16,9 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
-WRONG_KEYS: Final = 10  # per address and window, for each kind of key: no person mistypes one ten times a minute
+WRONG_KEYS: Final = (
+    10  # per address and window, for each kind of key: no person mistypes one ten times a minute
+)
 WRONG_KEYS_WINDOW_S: Final = 60.0
 PATIENCE_S: Final = 5.0  # an issuer answers within 2 s, or is down
 MAX_ENTRIES: Final = (

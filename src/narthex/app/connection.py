@@ -26,7 +26,7 @@ from narthex.app.hub import Hub
 from narthex.app.hub.channel import Channel
 from narthex.app.hub.delivery import Delivery
 from narthex.app.pacing import Pacing
-from narthex.app.presence import Presence, Subscription
+from narthex.app.presence import LocalPresence, Subscription
 from narthex.app.registry import ConnectionRegistry
 from narthex.app.tasks import Tasks
 from narthex.app.timers import TimerWheel
@@ -85,7 +85,7 @@ class ConnectionRuntime(msgspec.Struct, frozen=True, kw_only=True):
     timers: TimerWheel
     tasks: Tasks
     hub: Hub
-    presence: Presence
+    presence: LocalPresence
     registry: ConnectionRegistry[Connection]
     meter: Meter
     traffic: Traffic

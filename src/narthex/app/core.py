@@ -44,7 +44,7 @@ from narthex.app.membership_audit import MembershipAudit
 from narthex.app.memberships import MembershipService
 from narthex.app.notices import Notices
 from narthex.app.pacing import Pacing
-from narthex.app.presence import Presence
+from narthex.app.presence import LocalPresence
 from narthex.app.quotas import Quotas
 from narthex.app.registry import ConnectionRegistry
 from narthex.app.retention import EVERY_S, Retention
@@ -222,7 +222,7 @@ class NodeCore:
             watchers={} if deliveries is None else deliveries.watchers,
         )
         self.staleness = StalenessCheck(self.hub, broker, self.controls.behind)
-        self.presence = Presence(broker, self.tasks, meter)
+        self.presence = LocalPresence(broker, self.tasks, meter)
         self.subscriptions = Subscriptions(
             hub=self.hub,
             broker=broker,

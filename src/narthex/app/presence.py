@@ -49,7 +49,7 @@ def _belongs(connection: Peer, key: str) -> bool:
     return split_key(key)[1] in connection.subscriptions
 
 
-class Presence:
+class LocalPresence:
     """See the module.
 
     Args:

@@ -95,7 +95,9 @@ class StalenessCheck(BackgroundTask):
                 ends = await self._broker.behind(known)
         except TimeoutError as fault:
             raise DependencyError(
-                "broker", f"The broker did not compare positions within {ASK_S:g} s.", "The node repeats the comparison."
+                "broker",
+                f"The broker did not compare positions within {ASK_S:g} s.",
+                "The node repeats the comparison.",
             ) from fault
         if ends:
             await asyncio.sleep(self._grace_s)

@@ -53,7 +53,9 @@ def load(path: Path) -> BenchReport:
         return msgspec.json.decode(path.read_bytes(), type=BenchReport)
     except (OSError, msgspec.DecodeError) as fault:
         raise ClientError(
-            "bad_baseline", f"{path} is not a saved benchmark: {fault}.", "Make one with narthex bench --save FILE."
+            "bad_baseline",
+            f"{path} is not a saved benchmark: {fault}.",
+            "Make one with narthex bench --save FILE.",
         ) from fault
 
 

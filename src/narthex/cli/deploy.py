@@ -87,7 +87,7 @@ def render(
         "upstream": upstream or (f"127.0.0.1:{settings.port}" if settings.port else ""),
         "program": program,
     }
-    target = rendering.Target(
+    target = rendering.DeploymentTarget(
         name=name,
         min_instances=max(0, min_instances),
         max_instances=max(1, max_instances),
@@ -104,7 +104,7 @@ def render(
             return usage(error)
     for note in _notes(
         settings.issuers or settings.users or settings.plans,
-        target.image == rendering.Target().image,
+        target.image == rendering.DeploymentTarget().image,
         platform in ("cloud-run", "terraform") and target.max_instances > 1 and not (network or subnet),
     ):
         print(f"note: {note}", file=sys.stderr)

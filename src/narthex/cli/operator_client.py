@@ -72,7 +72,9 @@ class OperatorClient:
         if answer.is_redirect:  # not followed: the key would go to another address
             place = answer.headers.get("location", "").partition("/status")[0]
             raise ClientError(
-                "elsewhere", f"{self.base} redirects to {place}.", f"Give {place} as the URL, and its admin key."
+                "elsewhere",
+                f"{self.base} redirects to {place}.",
+                f"Give {place} as the URL, and its admin key.",
             )
         try:
             found = answer.json()

@@ -264,12 +264,12 @@ async def _report(settings: Settings, text: str, *, guard: bool) -> dict[str, An
         await tokens.fetcher.stop()
         revocations = Revocations(store.credentials, None)
         await revocations.reload()
-        return _judged(take_apart(text), verdict, revocations, now)
+        return _verified(take_apart(text), verdict, revocations, now)
 
     return await with_store(settings, work, guard=guard)
 
 
-def _judged(
+def _verified(
     parts: Compact | Rejected, verdict: Verdict, revocations: Revocations, now: float
 ) -> dict[str, Any]:
     report: dict[str, Any] = {"admitted": False, "verdict": "rejected", "code": "", "why": ""}

@@ -1,6 +1,6 @@
 """Checks manifests: reads each file, derives what its own settings demand, and collects the findings.
 
-Not here: formats (`readers`), rules (`rules`), the command (`narthex.cli.check`). Rules: a workload is judged by the
+Not here: formats (`readers`), rules (`rules`), the command (`narthex.cli.check`). Rules: a workload is checked by the
 settings that its own variables come to, a hop by those of a workload beside it, else by the caller's; nothing is
 started or asked.
 """
@@ -15,9 +15,9 @@ import msgspec
 
 from narthex.deploy.demands import Demands, demands_of
 from narthex.deploy.environment import settings_of, unknown_variables
-from narthex.deploy.facts import Finding, Manifest
+from narthex.deploy.facts import Manifest, ManifestFinding
 from narthex.deploy.readers import READERS
-from narthex.deploy.rules import judge_agreement, judge_hop, judge_workload
+from narthex.deploy.rules import check_agreement, check_hop, check_workload
 from narthex.errors import ClientError, ConfigError, DependencyError
 from narthex.extras import program_path
 
@@ -46,7 +46,7 @@ class Verdict(NamedTuple):
 
     workloads: int
     hops: int
-    findings: list[Finding]
+    findings: list[ManifestFinding]
 
     @property
     def ok(self) -> bool:
@@ -79,27 +79,27 @@ def check_files(platform: str, paths: Sequence[Path], settings: Demands, config:
             f"No part of {names} is a manifest of {platform}.",
             "Name the files, or another --platform.",
         )
-    findings: list[Finding] = []
+    findings: list[ManifestFinding] = []
     demands, unknown = settings, False
     for workload in found.workloads:
         own = settings_of(workload, config)
-        findings += judge_workload(workload)
+        findings += check_workload(workload)
         if isinstance(own, list):
             findings += own
             continue
         unknown = not MEASURES.isdisjoint(unknown_variables(workload))
-        findings += _as_known(judge_agreement(workload, own), unknown)
+        findings += _as_known(check_agreement(workload, own), unknown)
         demands = demands_of(own)
         if workload.platform == "cloud-run":
             demands = msgspec.structs.replace(demands, socket_life_s=own.socket_life_s())
     for hop in found.hops:
-        findings += _as_known(judge_hop(hop, demands), unknown)
+        findings += _as_known(check_hop(hop, demands), unknown)
     order = {str(path): number for number, path in enumerate(paths)}
     findings.sort(key=lambda one: (order.get(one.place.file, len(order)), one.place.file, one.place.line))
     return Verdict(len(found.workloads), len(found.hops), list(dict.fromkeys(findings)))
 
 
-def _as_known(findings: Iterable[Finding], unknown: bool) -> Iterator[Finding]:
+def _as_known(findings: Iterable[ManifestFinding], unknown: bool) -> Iterator[ManifestFinding]:
     """The findings; a disagreement with a setting of unknown value may be none, and is a warning."""
     for finding in findings:
         uncertain = unknown and finding.code in DISAGREEMENTS

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from narthex.deploy.facts import Fact, Finding, Place, Workload
+from narthex.deploy.facts import Fact, ManifestFinding, Place, Workload
 from narthex.errors import ConfigError
 from narthex.settings import Settings, load
 from narthex.settings.groups import option_fields
@@ -34,7 +34,7 @@ PLAIN_STAND_INS: Final = {
 """For variables without which serve does not start, where the manifest gives them a value that is not known here."""
 
 
-def settings_of(workload: Workload, config: Path | None) -> Settings | list[Finding]:
+def settings_of(workload: Workload, config: Path | None) -> Settings | list[ManifestFinding]:
     """Load the settings that the workload would start with, or say why it would not start.
 
     Args:
@@ -47,7 +47,7 @@ def settings_of(workload: Workload, config: Path | None) -> Settings | list[Find
     except ConfigError as error:
         unknown = bool(unknown_variables(workload))
         return [
-            Finding(
+            ManifestFinding(
                 "settings",
                 "warning" if unknown else "error",
                 _place(workload, problem),

@@ -153,7 +153,7 @@ class Manifest:
                     workload.autoscaler = scaler.name
 
 
-class Finding(NamedTuple):
+class ManifestFinding(NamedTuple):
     """One disagreement.
 
     Attributes:

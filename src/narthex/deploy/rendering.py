@@ -48,7 +48,7 @@ _MARK: Final = re.compile(r"@\{(\w+)\}")
 _ALONE: Final = re.compile(r"([ \t]*)@\{(\w+)\}[ \t]*")
 
 
-class Target(msgspec.Struct, frozen=True, kw_only=True):
+class DeploymentTarget(msgspec.Struct, frozen=True, kw_only=True):
     """What the settings do not say about a deployment.
 
     Attributes:
@@ -76,7 +76,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     subnet: str = ""
 
 
-def render(platform: str, settings: Settings, target: Target) -> dict[str, str]:
+def render(platform: str, settings: Settings, target: DeploymentTarget) -> dict[str, str]:
     """The files of a platform: path → text.
 
     Args:
@@ -114,7 +114,7 @@ def _files(folder: Traversable, prefix: str = "") -> list[tuple[str, Traversable
     return found
 
 
-def _skipped(platform: str, target: Target) -> frozenset[str]:
+def _skipped(platform: str, target: DeploymentTarget) -> frozenset[str]:
     """Files that one instance has no use for."""
     if target.max_instances > 1:
         return frozenset({"volume.yaml"})
@@ -141,7 +141,7 @@ def _value(values: Mapping[str, str], name: str, path: str) -> str:
         raise Bug("template", f"The template {path} has a mark without a value: {name}.") from error
 
 
-def _values(platform: str, settings: Settings, target: Target) -> dict[str, str]:
+def _values(platform: str, settings: Settings, target: DeploymentTarget) -> dict[str, str]:
     demands = demands_of(settings)
     managed = platform in ("cloud-run", "terraform", "alb")
     if managed:
@@ -216,7 +216,9 @@ def _values(platform: str, settings: Settings, target: Target) -> dict[str, str]
     }
 
 
-def variables_of(platform: str, settings: Settings, target: Target, demands: Demands) -> dict[str, str]:
+def variables_of(
+    platform: str, settings: Settings, target: DeploymentTarget, demands: Demands
+) -> dict[str, str]:
     """The plain variables of a deployment: what it decides, then the settings that are not the default."""
     remote = settings.environment in ("staging", "production")
     found = {
@@ -249,7 +251,7 @@ def variables_of(platform: str, settings: Settings, target: Target, demands: Dem
     return found
 
 
-def _network(target: Target) -> dict[str, str]:
+def _network(target: DeploymentTarget) -> dict[str, str]:
     """The path to private addresses, such as those of the engines, in both forms of a Cloud Run service."""
     named = {"network": target.network, "subnetwork": target.subnet}
     interface = {name: value for name, value in named.items() if value}
@@ -266,7 +268,7 @@ def _network(target: Target) -> dict[str, str]:
     }
 
 
-def _hosts(platform: str, target: Target) -> str:
+def _hosts(platform: str, target: DeploymentTarget) -> str:
     """The domain, and the hosts at which the pipeline's gate reaches a revision that has no traffic yet."""
     if platform == "cloud-run":
         return f"{target.domain},*---{target.name}-{target.project_number}.{target.region}.run.app"
@@ -281,7 +283,7 @@ def _text(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def secrets_of(platform: str, settings: Settings, target: Target) -> dict[str, str]:
+def secrets_of(platform: str, settings: Settings, target: DeploymentTarget) -> dict[str, str]:
     """The secret variables of a deployment, each with the name of its secret."""
     names = list(ALWAYS_SECRET)
     if platform in ("cloud-run", "terraform", "aws", "kubernetes", "helm") and target.max_instances > 1:
@@ -318,7 +320,7 @@ _VARIABLES: Final[dict[str, Callable[[Mapping[str, str]], str]]] = {
     ),
 }
 
-_SECRETS: Final[dict[str, Callable[[Mapping[str, str], Target], str]]] = {
+_SECRETS: Final[dict[str, Callable[[Mapping[str, str], DeploymentTarget], str]]] = {
     "secrets_knative": lambda found, _: "\n".join(
         f"- name: {name}\n  valueFrom:\n    secretKeyRef:\n      name: {key}\n      key: latest"
         for name, key in found.items()

@@ -1,7 +1,7 @@
 """The rules: where a manifest and the settings disagree, or a platform's trap is still open.
 
 Not here: reading manifests (`readers`), deriving what is needed (`demands`). Rules: a rule yields findings and reads
-nothing but its arguments; a fact that is None is not judged; an error is something that users will meet, a
+nothing but its arguments; a fact that is None is not checked; an error is something that users will meet, a
 warning something that they may.
 """
 
@@ -13,7 +13,7 @@ from typing import Final
 
 from narthex.deploy.demands import LONGEST_REQUEST_S, MOST_CONCURRENT, SOCKET_BYTES, Demands, demands_of
 from narthex.deploy.environment import inline_secrets
-from narthex.deploy.facts import Fact, Finding, Hop, Repeat, Workload
+from narthex.deploy.facts import Fact, Hop, ManifestFinding, Repeat, Workload
 from narthex.deploy.quantities import mebibytes, whole
 from narthex.settings import Settings
 
@@ -23,7 +23,7 @@ TEMPORARY: Final = ("cloud-run", "aws")
 """Platforms whose instances have no disk that outlives them."""
 
 
-def judge_workload(workload: Workload) -> Iterator[Finding]:
+def check_workload(workload: Workload) -> Iterator[ManifestFinding]:
     """Every finding about a workload that needs no settings."""
     yield from _repeats(workload.repeats)
     yield from _cpu(workload)
@@ -34,7 +34,7 @@ def judge_workload(workload: Workload) -> Iterator[Finding]:
     yield from _secrets(workload)
 
 
-def judge_agreement(workload: Workload, settings: Settings) -> Iterator[Finding]:
+def check_agreement(workload: Workload, settings: Settings) -> Iterator[ManifestFinding]:
     """Every finding about a workload whose manifest and settings disagree."""
     demands = demands_of(settings)
     if workload.concurrency is not None:
@@ -48,11 +48,11 @@ def judge_agreement(workload: Workload, settings: Settings) -> Iterator[Finding]
     yield from _addresses(workload, settings)
 
 
-def judge_hop(hop: Hop, demands: Demands) -> Iterator[Finding]:
+def check_hop(hop: Hop, demands: Demands) -> Iterator[ManifestFinding]:
     """Every finding about a proxy or a load balancer."""
     yield from _repeats(hop.repeats)
     if hop.refused is not None:
-        yield Finding(
+        yield ManifestFinding(
             "backend_timeout_refused",
             "error",
             hop.refused.place,
@@ -61,7 +61,7 @@ def judge_hop(hop: Hop, demands: Demands) -> Iterator[Finding]:
             "Remove it; the request time-out of Cloud Run is what ends a socket there.",
         )
     if hop.upgrade is not None and not hop.upgrade.value:
-        yield Finding(
+        yield ManifestFinding(
             "upgrade_not_passed",
             "error",
             hop.upgrade.place,
@@ -70,7 +70,7 @@ def judge_hop(hop: Hop, demands: Demands) -> Iterator[Finding]:
             f"See the rendered configuration: narthex deploy render --platform {_renderable(hop)}.",
         )
     if hop.idle_s is not None and hop.idle_s.value < demands.idle_s:
-        yield Finding(
+        yield ManifestFinding(
             "idle_timeout",
             "error",
             hop.idle_s.place,
@@ -82,7 +82,7 @@ def judge_hop(hop: Hop, demands: Demands) -> Iterator[Finding]:
             else f"Set it to {demands.alb_idle_s} s.",
         )
     if hop.platform == "aws" and hop.idle_s is not None and hop.idle_s.value >= demands.limits.keep_alive_s:
-        yield Finding(
+        yield ManifestFinding(
             "keep_alive",
             "warning",
             hop.idle_s.place,
@@ -93,7 +93,7 @@ def judge_hop(hop: Hop, demands: Demands) -> Iterator[Finding]:
             f"{demands.ping_interval_s:g} s, so that no socket is silent for so long.",
         )
     if hop.removal_s is not None and hop.removal_s.value > max(LONGEST_REMOVAL_S, demands.grace_s):
-        yield Finding(
+        yield ManifestFinding(
             "removal_delay",
             "warning",
             hop.removal_s.place,
@@ -119,7 +119,7 @@ def _seconds(fact: Fact[float]) -> str:
     return said if fact.written else f"{said} (the default)"
 
 
-def _life(code: str, limit: Fact[float], who: str, demands: Demands) -> Finding:
+def _life(code: str, limit: Fact[float], who: str, demands: Demands) -> ManifestFinding:
     age = (
         f"rotates sockets at {demands.socket_life_s:g} s, a busy one up to {demands.longest_socket_s:g} s"
         if demands.socket_life_s
@@ -131,7 +131,7 @@ def _life(code: str, limit: Fact[float], who: str, demands: Demands) -> Finding:
         if limit.value > 120
         else "sockets that live for so short a time are no use"
     )
-    return Finding(
+    return ManifestFinding(
         code,
         "error",
         limit.place,
@@ -141,10 +141,10 @@ def _life(code: str, limit: Fact[float], who: str, demands: Demands) -> Finding:
     )
 
 
-def _repeats(repeats: list[Repeat]) -> Iterator[Finding]:
+def _repeats(repeats: list[Repeat]) -> Iterator[ManifestFinding]:
     for repeat in repeats:
         same = repeat.first.value == repeat.last.value
-        yield Finding(
+        yield ManifestFinding(
             "overridden",
             "warning" if same else "error",
             repeat.last.place,
@@ -159,18 +159,18 @@ def _shown(fact: Fact[str]) -> str:
     return repr(fact.value[:60]) if fact.value else "a value"
 
 
-def _request_timeout(workload: Workload, demands: Demands) -> Iterator[Finding]:
+def _request_timeout(workload: Workload, demands: Demands) -> Iterator[ManifestFinding]:
     limit = workload.request_timeout_s
     if limit is not None and demands.longest_socket_s > limit.value:
         yield _life("request_timeout", limit, "Cloud Run", demands)
 
 
-def _grace(workload: Workload, demands: Demands) -> Iterator[Finding]:
+def _grace(workload: Workload, demands: Demands) -> Iterator[ManifestFinding]:
     grace = workload.grace_s
     needed = workload.prestop_s + demands.drain_s
     if grace is not None and grace.value < needed:
         before = f" after {workload.prestop_s:g} s of preStop" if workload.prestop_s else ""
-        yield Finding(
+        yield ManifestFinding(
             "grace",
             "error",
             grace.place,
@@ -183,13 +183,13 @@ def _grace(workload: Workload, demands: Demands) -> Iterator[Finding]:
         )
 
 
-def _concurrency(workload: Workload, settings: Settings, demands: Demands) -> Iterator[Finding]:
+def _concurrency(workload: Workload, settings: Settings, demands: Demands) -> Iterator[ManifestFinding]:
     limit = workload.concurrency
     if limit is None:
         return
     most = settings.max_connections * demands.workers
     if limit.value > MOST_CONCURRENT:
-        yield Finding(
+        yield ManifestFinding(
             "concurrency",
             "error",
             limit.place,
@@ -198,7 +198,7 @@ def _concurrency(workload: Workload, settings: Settings, demands: Demands) -> It
             f"Set it to {MOST_CONCURRENT}.",
         )
     elif limit.value > most:
-        yield Finding(
+        yield ManifestFinding(
             "concurrency",
             "error",
             limit.place,
@@ -208,7 +208,7 @@ def _concurrency(workload: Workload, settings: Settings, demands: Demands) -> It
             f"Set the concurrency to {most} at most.",
         )
     elif not limit.written:
-        yield Finding(
+        yield ManifestFinding(
             "concurrency",
             "warning",
             limit.place,
@@ -218,12 +218,12 @@ def _concurrency(workload: Workload, settings: Settings, demands: Demands) -> It
         )
 
 
-def _memory(workload: Workload, demands: Demands) -> Iterator[Finding]:
+def _memory(workload: Workload, demands: Demands) -> Iterator[ManifestFinding]:
     limit = workload.memory_bytes
     if limit is None or limit.value >= demands.memory_bytes:
         return
     sockets = max(0, int((limit.value - demands.memory_bytes) / SOCKET_BYTES) + demands.sockets_of_instance)
-    yield Finding(
+    yield ManifestFinding(
         "memory",
         "error",
         limit.place,
@@ -235,10 +235,10 @@ def _memory(workload: Workload, demands: Demands) -> Iterator[Finding]:
     )
 
 
-def _open_files(workload: Workload, demands: Demands) -> Iterator[Finding]:
+def _open_files(workload: Workload, demands: Demands) -> Iterator[ManifestFinding]:
     limit = workload.open_files
     if limit is not None and limit.value < demands.open_files:
-        yield Finding(
+        yield ManifestFinding(
             "open_files",
             "error",
             limit.place,
@@ -249,13 +249,13 @@ def _open_files(workload: Workload, demands: Demands) -> Iterator[Finding]:
         )
 
 
-def _instances(workload: Workload, demands: Demands) -> Iterator[Finding]:
+def _instances(workload: Workload, demands: Demands) -> Iterator[ManifestFinding]:
     most = workload.max_instances
     unknown = "*" in workload.variables and not demands.shared
     if demands.shared or most is None:
         return
     if most.value > 1:
-        yield Finding(
+        yield ManifestFinding(
             "embedded_engines",
             "warning" if unknown else "error",
             most.place,
@@ -267,7 +267,7 @@ def _instances(workload: Workload, demands: Demands) -> Iterator[Finding]:
     elif unknown:
         return
     elif workload.platform in TEMPORARY:
-        yield Finding(
+        yield ManifestFinding(
             "embedded_engines",
             "warning",
             (workload.overlaps or most).place,
@@ -276,7 +276,7 @@ def _instances(workload: Workload, demands: Demands) -> Iterator[Finding]:
             "Set NARTHEX_BROKER_URL and NARTHEX_STORE_URL.",
         )
     elif workload.overlaps is not None and workload.overlaps.value:
-        yield Finding(
+        yield ManifestFinding(
             "embedded_engines",
             "warning",
             workload.overlaps.place,
@@ -286,10 +286,10 @@ def _instances(workload: Workload, demands: Demands) -> Iterator[Finding]:
         )
 
 
-def _cpu(workload: Workload) -> Iterator[Finding]:
+def _cpu(workload: Workload) -> Iterator[ManifestFinding]:
     throttled = workload.cpu_throttled
     if throttled is not None and throttled.value:
-        yield Finding(
+        yield ManifestFinding(
             "cpu_throttled",
             "error",
             throttled.place,
@@ -299,7 +299,7 @@ def _cpu(workload: Workload) -> Iterator[Finding]:
         )
     scaled = workload.scaled_by
     if scaled is not None and scaled.value == "cpu":
-        yield Finding(
+        yield ManifestFinding(
             "scaled_by_cpu",
             "warning",
             scaled.place,
@@ -309,13 +309,13 @@ def _cpu(workload: Workload) -> Iterator[Finding]:
         )
 
 
-def _count(workload: Workload) -> Iterator[Finding]:
+def _count(workload: Workload) -> Iterator[ManifestFinding]:
     count, most = workload.count, workload.max_instances
     if count is None or not workload.autoscaler:
         return
     number = whole(count.value.rpartition(" ")[2])
     if number is None or most is None or number < most.value:  # else the autoscaler has none to add
-        yield Finding(
+        yield ManifestFinding(
             "count_reset",
             "warning",
             count.place,
@@ -332,9 +332,9 @@ def _count(workload: Workload) -> Iterator[Finding]:
         )
 
 
-def _http2(target: Workload | Hop) -> Iterator[Finding]:
+def _http2(target: Workload | Hop) -> Iterator[ManifestFinding]:
     if target.http2 is not None and target.http2.value:
-        yield Finding(
+        yield ManifestFinding(
             "http2_end_to_end",
             "error",
             target.http2.place,
@@ -344,9 +344,9 @@ def _http2(target: Workload | Hop) -> Iterator[Finding]:
         )
 
 
-def _affinity(target: Workload | Hop) -> Iterator[Finding]:
+def _affinity(target: Workload | Hop) -> Iterator[ManifestFinding]:
     if target.affinity is not None and target.affinity.value:
-        yield Finding(
+        yield ManifestFinding(
             "affinity",
             "warning",
             target.affinity.place,
@@ -356,10 +356,10 @@ def _affinity(target: Workload | Hop) -> Iterator[Finding]:
         )
 
 
-def _liveness(workload: Workload) -> Iterator[Finding]:
+def _liveness(workload: Workload) -> Iterator[ManifestFinding]:
     path = workload.liveness
     if path is not None and path.value in NOT_ALIVE:
-        yield Finding(
+        yield ManifestFinding(
             "liveness",
             "error",
             path.place,
@@ -369,9 +369,9 @@ def _liveness(workload: Workload) -> Iterator[Finding]:
         )
 
 
-def _secrets(workload: Workload) -> Iterator[Finding]:
+def _secrets(workload: Workload) -> Iterator[ManifestFinding]:
     for name, fact in inline_secrets(workload):
-        yield Finding(
+        yield ManifestFinding(
             "secret_inline",
             "error",
             fact.place,
@@ -381,12 +381,12 @@ def _secrets(workload: Workload) -> Iterator[Finding]:
         )
 
 
-def _addresses(workload: Workload, settings: Settings) -> Iterator[Finding]:
+def _addresses(workload: Workload, settings: Settings) -> Iterator[ManifestFinding]:
     remote = settings.policy.environment.remote
     trusted = workload.variables.get("NARTHEX_TRUSTED_PROXIES") or workload.variables.get("*")
     unknown = trusted is not None and trusted.value is None
     if workload.behind_proxy and remote and settings.proxies.none and not unknown:
-        yield Finding(
+        yield ManifestFinding(
             "proxies_not_trusted",
             "warning",
             workload.place,

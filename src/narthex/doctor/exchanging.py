@@ -99,7 +99,7 @@ class Line:
         return attempt.path or self.target.resource
 
 
-class Answer:
+class RawAnswer:
     """An answer as it grows; `freeze` makes the observation."""
 
     def __init__(self, attempt: Attempt, address: str, link: RawConnection, secrets: Secrets) -> None:
@@ -145,7 +145,7 @@ async def exchange(
         link = await open_connection(line.target, address, line.timeout_s, line.ca_file)
     except OSError:
         return HttpExchange(attempt=attempt, address=address, end="unreachable", total_ms=elapsed_ms(began))
-    answer = Answer(attempt, address, link, line.secrets)
+    answer = RawAnswer(attempt, address, link, line.secrets)
     key = base64.b64encode(os.urandom(16)).decode()
     try:
         link.writer.write(line.request(attempt, key))
@@ -160,7 +160,7 @@ async def exchange(
     return answer.freeze()
 
 
-async def _read_head(answer: Answer, limit_s: float) -> End:
+async def _read_head(answer: RawAnswer, limit_s: float) -> End:
     try:
         async with asyncio.timeout(limit_s):
             while b"\r\n\r\n" not in answer.raw and b"\n\n" not in answer.raw:
@@ -179,7 +179,7 @@ async def _read_head(answer: Answer, limit_s: float) -> End:
 
 
 async def _read_rest(
-    answer: Answer, key: str, offered: tuple[str, ...], settle_s: float, timeout_s: float
+    answer: RawAnswer, key: str, offered: tuple[str, ...], settle_s: float, timeout_s: float
 ) -> None:
     raw = bytes(answer.raw)
     split = min(at for at in (raw.find(b"\r\n\r\n"), raw.find(b"\n\n")) if at >= 0)
@@ -201,7 +201,7 @@ async def _read_rest(
         await _read_body(answer, head, rest)
 
 
-async def _read_body(answer: Answer, head: heads.Head, rest: bytes) -> None:
+async def _read_body(answer: RawAnswer, head: heads.Head, rest: bytes) -> None:
     length = head.headers.get("content-length", "")
     expected = int(length) if length.isdigit() else None
     start = len(answer.raw) - len(rest)
@@ -226,7 +226,7 @@ async def _read_body(answer: Answer, head: heads.Head, rest: bytes) -> None:
     )  # fmt: skip
 
 
-async def _read_until(answer: Answer, start: int, expected: int | None, wait_s: float) -> bool:
+async def _read_until(answer: RawAnswer, start: int, expected: int | None, wait_s: float) -> bool:
     """Read a body; True when the stream ended."""
     try:
         async with asyncio.timeout(wait_s):
@@ -244,7 +244,7 @@ async def _read_until(answer: Answer, start: int, expected: int | None, wait_s: 
     return False
 
 
-async def _watch_socket(answer: Answer, rest: bytes, settle_s: float, timeout_s: float) -> None:
+async def _watch_socket(answer: RawAnswer, rest: bytes, settle_s: float, timeout_s: float) -> None:
     """Ping once, wait for the pong, watch a little longer for a close, and close as a good client does."""
     socket = LiveSocket(answer.link, rest)
     socket.ping()

@@ -144,7 +144,7 @@ class Admit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Screened(msgspec.Struct, frozen=True, gc=False):
-    """An attempt that `screen` has let pass, under the policy that it was judged by. Nothing else makes one."""
+    """An attempt that `screen` has let pass, under the policy that it was checked by. Nothing else makes one."""
 
     facts: HandshakeFacts
     policy: AdmissionPolicy

@@ -1,4 +1,4 @@
-"""Measures how deep JSON nests, without parsing it. A parser fails where the stack ends, which depends on the caller."""
+"""Measures how deep JSON nests, without parsing it. A parser fails where the stack ends, which its caller decides."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ PREFIX: Final = "whsec_"
 MIN_SECRET, MAX_SECRET = 24, 64  # bytes; the specification's bounds
 
 
-class Receiver(NamedTuple):
+class WebhookReceiver(NamedTuple):
     """A receiver: its address, and its live secrets (two during a rotation)."""
 
     url: str
@@ -35,7 +35,7 @@ def parse_secret(text: str) -> bytes | None:
     return key if MIN_SECRET <= len(key) <= MAX_SECRET else None
 
 
-def parse_receivers(text: str, *, plain: bool) -> tuple[Receiver, ...]:
+def parse_receivers(text: str, *, plain: bool) -> tuple[WebhookReceiver, ...]:
     """The receivers of `url=whsec_…, …`; an address that stands twice has two live secrets.
 
     Args:
@@ -63,7 +63,7 @@ def parse_receivers(text: str, *, plain: bool) -> tuple[Receiver, ...]:
                 f"entry {number} does not begin with a URL of https:// without a user or a fragment"
             )
         found[url] = (*found.get(url, ()), key)
-    return tuple(Receiver(url, keys) for url, keys in found.items())
+    return tuple(WebhookReceiver(url, keys) for url, keys in found.items())
 
 
 def sign(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:

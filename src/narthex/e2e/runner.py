@@ -1,7 +1,7 @@
 """Runs scenarios: selects, orders, bounds, counts, and decides whether a skip is allowed.
 
 Not here: starting or finding the system under test (`session`), rendering results (`reports`). Rules: a scenario runs
-in a task of its own with a `Traffic` of its own; one that exchanged no byte with the server it tests has failed; a
+in a task of its own with a `ScenarioTraffic` of its own; one that exchanged no byte with its server has failed; a
 category whose dependency failed is not run, and its results say so; the negatives are part of every run.
 """
 
@@ -20,7 +20,7 @@ from narthex.e2e.scenario import DEPENDS_ON, Category, Scenario
 from narthex.e2e.skipping import SkipScenario
 from narthex.e2e.skips import allowed
 from narthex.e2e.system_under_test import SystemUnderTest
-from narthex.e2e.traffic import CURRENT, Traffic
+from narthex.e2e.traffic import CURRENT, ScenarioTraffic
 from narthex.errors import ClientError
 
 Progress = Callable[[Scenario, Result | None], None]
@@ -147,9 +147,9 @@ class Runner:
             return self._untried(scenario, f"not run: {self._first_failure} failed (--fail-fast)")
         self._progress(scenario, None)
         began = time.monotonic()
-        traffic = Traffic(f"{zlib.crc32(scenario.name.encode()):08x}")
+        traffic = ScenarioTraffic(f"{zlib.crc32(scenario.name.encode()):08x}")
         # A task of its own: its context, and every reader that it starts, count into its own Traffic.
-        result = await asyncio.create_task(self._judged(scenario, traffic), name=scenario.name)
+        result = await asyncio.create_task(self._executed(scenario, traffic), name=scenario.name)
         result.duration_s = round(time.monotonic() - began, 3)
         result.sent, result.received = traffic.sent, traffic.received
         result.contacted = sorted(traffic.contacted)
@@ -159,7 +159,7 @@ class Runner:
         self._progress(scenario, result)
         return result
 
-    async def _judged(self, scenario: Scenario, traffic: Traffic) -> Result:
+    async def _executed(self, scenario: Scenario, traffic: ScenarioTraffic) -> Result:
         CURRENT.set(traffic)
         try:
             async with asyncio.timeout(scenario.timeout_s):

@@ -17,7 +17,7 @@ class TrackedConnection(Protocol):
         """Cut the connection."""
 
 
-class Traffic:
+class ScenarioTraffic:
     """Counts of one scenario. `contacted` names the peers (scheme, host, port); `connections` those to close.
 
     `label` distinguishes its identities from those of other scenarios, so that parallel scenarios share no limits.
@@ -43,9 +43,9 @@ class Traffic:
             self.contacted.add(peer)
 
 
-CURRENT: Final[ContextVar[Traffic | None]] = ContextVar("narthex_e2e_traffic", default=None)
+CURRENT: Final[ContextVar[ScenarioTraffic | None]] = ContextVar("narthex_e2e_traffic", default=None)
 
 
-def current() -> Traffic:
-    """The `Traffic` of the running scenario; a throw-away one outside of any."""
-    return CURRENT.get() or Traffic()
+def current() -> ScenarioTraffic:
+    """The `ScenarioTraffic` of the running scenario; a throw-away one outside of any."""
+    return CURRENT.get() or ScenarioTraffic()

@@ -228,9 +228,7 @@ class GuardRoutes:
     async def _drain(self, node: str) -> None:
         """Drain this process. The server ends it; further processes are drained one by one, by signal."""
         if node not in ("", self._core.node):
-            raise ClientError(
-                "unknown_node", "A guard drains only itself.", "Leave `node` out.", number=422
-            )
+            raise ClientError("unknown_node", "A guard drains only itself.", "Leave `node` out.", number=422)
         asyncio.get_running_loop().call_later(COMMAND_AFTER_S, self._begin_drain)
 
     async def _logout(self, request: Request) -> Response:

@@ -14,7 +14,7 @@ from narthex.app.connection_context import ConnectionContext
 from narthex.domain.carriers import EXPLAIN
 from narthex.domain.refusals import HTTP_ONLY_CLOSES, Refusal
 from narthex.guard.cleaning import continued_trace, own_subprotocols, without_credentials, without_ticket
-from narthex.guard.users import SCOPE_KEY, User
+from narthex.guard.users import SCOPE_KEY, GuardedUser
 from narthex.ports.edge import RequestHead
 
 Scope = dict[str, Any]
@@ -58,7 +58,7 @@ def application_scope(scope: Scope, context: ConnectionContext, socket: object) 
     own["headers"] = continued_trace(without_credentials(scope["headers"], offered), context.span)
     own["query_string"] = without_ticket(scope.get("query_string", b""))
     own["subprotocols"] = offered
-    own["user"] = own["auth"] = User(context)
+    own["user"] = own["auth"] = GuardedUser(context)
     own[SCOPE_KEY] = socket
     return own
 

@@ -20,7 +20,7 @@ SCOPE_KEY: Final = "narthex"
 """The scope's member that holds the guard's socket."""
 
 
-class User:
+class GuardedUser:
     """`scope["user"]` and `scope["auth"]`: the attributes that Channels, Django and Starlette read.
 
     Attributes:
@@ -84,7 +84,7 @@ class User:
         return self._identity.subject
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, User) and self._identity.user == other._identity.user
+        return isinstance(other, GuardedUser) and self._identity.user == other._identity.user
 
     def __hash__(self) -> int:
         return hash(self._identity.user)

@@ -51,7 +51,7 @@ class Field(NamedTuple):
     kind: int = 0
 
 
-class Message:
+class MessageSchema:
     """A message type: its fields, and the Struct that a decoded one becomes.
 
     Args:
@@ -260,7 +260,7 @@ def binary(name: str) -> Field:
     )
 
 
-def message(name: str, kind: Message) -> Field:
+def message(name: str, kind: MessageSchema) -> Field:
     """A sub-message."""
 
     def write(parts: list[bytes], tag: bytes, value: Any) -> None:
@@ -270,7 +270,7 @@ def message(name: str, kind: Message) -> Field:
     return Field(name, _SIZED, kind.decode, write, _MERGED)
 
 
-def messages(name: str, kind: Message) -> Field:
+def messages(name: str, kind: MessageSchema) -> Field:
     """`repeated` sub-messages; only encoded."""
 
     def write(parts: list[bytes], tag: bytes, values: Any) -> None:
@@ -280,10 +280,10 @@ def messages(name: str, kind: Message) -> Field:
     return Field(name, _SIZED, kind.decode, write)
 
 
-def mapping(name: str, kind: Message | None = None) -> Field:
+def mapping(name: str, kind: MessageSchema | None = None) -> Field:
     """`map<string, …>` of sub-messages, or of strings where there is no `kind`."""
     value = text("value") if kind is None else message("value", kind)
-    entry = Message({1: text("key"), 2: value}, _TextEntry if kind is None else _Entry)
+    entry = MessageSchema({1: text("key"), 2: value}, _TextEntry if kind is None else _Entry)
 
     def read(chunk: bytes) -> tuple[str, Any]:
         found = entry.decode(chunk)

@@ -32,7 +32,7 @@ from narthex.protocol.commands import (
     checked_json,
 )
 from narthex.protocol.protobuf import (
-    Message,
+    MessageSchema,
     WireFault,
     binary,
     boolean,
@@ -59,7 +59,7 @@ PING: Final = b"\x00"
 
 # -- what clients send ------------------------------------------------------------------------------------------------
 
-_SUBSCRIBE: Final = Message(
+_SUBSCRIBE: Final = MessageSchema(
     {
         1: text("channel"),
         2: text("token"),
@@ -74,7 +74,7 @@ _SUBSCRIBE: Final = Message(
     },
     SubscribeRequest,
 )
-_CONNECT: Final = Message(
+_CONNECT: Final = MessageSchema(
     {
         1: text("token"),
         2: json("data"),
@@ -85,33 +85,35 @@ _CONNECT: Final = Message(
     },
     ConnectRequest,
 )
-_CHANNEL: Final = Message({1: text("channel")}, ChannelRequest)
-_COMMAND: Final = Message(
+_CHANNEL: Final = MessageSchema({1: text("channel")}, ChannelRequest)
+_COMMAND: Final = MessageSchema(
     {
         1: number("id", 32),
         4: message("connect", _CONNECT),
         5: message("subscribe", _SUBSCRIBE),
         6: message("unsubscribe", _CHANNEL),
-        7: message("publish", Message({1: text("channel"), 2: json("data")}, PublishRequest)),
+        7: message("publish", MessageSchema({1: text("channel"), 2: json("data")}, PublishRequest)),
         8: message("presence", _CHANNEL),
         9: message("presence_stats", _CHANNEL),
         10: message(
             "history",
-            Message(
+            MessageSchema(
                 {
                     1: text("channel"),
                     7: signed("limit"),
-                    8: message("since", Message({1: number("offset"), 2: text("epoch")}, RequestedPosition)),
+                    8: message(
+                        "since", MessageSchema({1: number("offset"), 2: text("epoch")}, RequestedPosition)
+                    ),
                     9: boolean("reverse"),
                 },
                 HistoryRequest,
             ),
         ),
-        11: message("ping", Message({}, PingRequest)),
-        12: message("send", Message({1: json("data")}, SendRequest)),
-        13: message("rpc", Message({1: json("data"), 2: text("method")}, RpcRequest)),
-        14: message("refresh", Message({1: text("token")}, RefreshRequest)),
-        15: message("sub_refresh", Message({1: text("channel"), 2: text("token")}, SubRefreshRequest)),
+        11: message("ping", MessageSchema({}, PingRequest)),
+        12: message("send", MessageSchema({1: json("data")}, SendRequest)),
+        13: message("rpc", MessageSchema({1: json("data"), 2: text("method")}, RpcRequest)),
+        14: message("refresh", MessageSchema({1: text("token")}, RefreshRequest)),
+        15: message("sub_refresh", MessageSchema({1: text("channel"), 2: text("token")}, SubRefreshRequest)),
     },
     Command,
 )
@@ -125,15 +127,15 @@ class EmulationRequest(msgspec.Struct, frozen=True):
     data: bytes = b""
 
 
-_EMULATION: Final = Message({1: text("node"), 2: text("session"), 3: binary("data")}, EmulationRequest)
+_EMULATION: Final = MessageSchema({1: text("node"), 2: text("session"), 3: binary("data")}, EmulationRequest)
 
 # -- what the server sends --------------------------------------------------------------------------------------------
 
-_INFO: Final = Message({1: text("user"), 2: text("client"), 3: json("conn_info")})
-_PUBLICATION: Final = Message(
+_INFO: Final = MessageSchema({1: text("user"), 2: text("client"), 3: json("conn_info")})
+_PUBLICATION: Final = MessageSchema(
     {4: json("data"), 5: message("info", _INFO), 6: number("offset"), 7: mapping("tags"), 8: boolean("delta")}
 )
-_SUBSCRIBED: Final = Message(
+_SUBSCRIBED: Final = MessageSchema(
     {
         1: boolean("expires"),
         2: number("ttl"),
@@ -147,7 +149,7 @@ _SUBSCRIBED: Final = Message(
         13: boolean("delta"),
     }
 )
-_CONNECTED: Final = Message(
+_CONNECTED: Final = MessageSchema(
     {
         1: text("client"),
         2: text("version"),
@@ -161,40 +163,42 @@ _CONNECTED: Final = Message(
         11: number("time"),
     }
 )
-_EMPTY: Final = Message({})
+_EMPTY: Final = MessageSchema({})
 _REPLIES: Final = {
     "connect": (5, _CONNECTED),
     "subscribe": (6, _SUBSCRIBED),
     "unsubscribe": (7, _EMPTY),
     "publish": (8, _EMPTY),
-    "presence": (9, Message({1: mapping("presence", _INFO)})),
-    "presence_stats": (10, Message({1: number("num_clients"), 2: number("num_users")})),
+    "presence": (9, MessageSchema({1: mapping("presence", _INFO)})),
+    "presence_stats": (10, MessageSchema({1: number("num_clients"), 2: number("num_users")})),
     "history": (
         11,
-        Message({1: messages("publications", _PUBLICATION), 2: text("epoch"), 3: number("offset")}),
+        MessageSchema({1: messages("publications", _PUBLICATION), 2: text("epoch"), 3: number("offset")}),
     ),
     "ping": (12, _EMPTY),
-    "rpc": (13, Message({1: json("data")})),
+    "rpc": (13, MessageSchema({1: json("data")})),
     "refresh": (
         14,
-        Message({1: text("client"), 2: text("version"), 3: boolean("expires"), 4: number("ttl")}),
+        MessageSchema({1: text("client"), 2: text("version"), 3: boolean("expires"), 4: number("ttl")}),
     ),
-    "sub_refresh": (15, Message({1: boolean("expires"), 2: number("ttl")})),
+    "sub_refresh": (15, MessageSchema({1: boolean("expires"), 2: number("ttl")})),
 }
-_ERROR: Final = Message({1: number("code"), 2: text("message"), 3: boolean("temporary")})
-_PRESENT: Final = Message({1: message("info", _INFO)})
+_ERROR: Final = MessageSchema({1: number("code"), 2: text("message"), 3: boolean("temporary")})
+_PRESENT: Final = MessageSchema({1: message("info", _INFO)})
 _PUSHES: Final = {
     "pub": (4, _PUBLICATION),
     "join": (5, _PRESENT),
     "leave": (6, _PRESENT),
-    "unsubscribe": (7, Message({2: number("code"), 3: text("reason")})),
-    "message": (8, Message({1: json("data")})),
+    "unsubscribe": (7, MessageSchema({2: number("code"), 3: text("reason")})),
+    "message": (8, MessageSchema({1: json("data")})),
     "subscribe": (
         9,
-        Message({1: boolean("recoverable"), 4: text("epoch"), 5: number("offset"), 6: boolean("positioned")}),
+        MessageSchema(
+            {1: boolean("recoverable"), 4: text("epoch"), 5: number("offset"), 6: boolean("positioned")}
+        ),
     ),
-    "disconnect": (11, Message({1: number("code"), 2: text("reason"), 3: boolean("reconnect")})),
-    "refresh": (12, Message({1: boolean("expires"), 2: number("ttl")})),
+    "disconnect": (11, MessageSchema({1: number("code"), 2: text("reason"), 3: boolean("reconnect")})),
+    "refresh": (12, MessageSchema({1: boolean("expires"), 2: number("ttl")})),
 }
 
 
@@ -207,7 +211,7 @@ _CHANNEL_NAME: Final = _tag(2)
 _PUBLISHED: Final = _tag(4)
 _DATA: Final = _tag(4)
 _OFFSET: Final = varint(6 << 3)
-_REST: Final = Message({5: message("info", _INFO), 7: mapping("tags"), 8: boolean("delta")})
+_REST: Final = MessageSchema({5: message("info", _INFO), 7: mapping("tags"), 8: boolean("delta")})
 
 
 def is_protobuf(content_type: str | None) -> bool:

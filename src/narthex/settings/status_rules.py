@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from narthex.domain.availability import JOURNEYS, MAX_COMPONENTS
-from narthex.domain.webhooks import BadReceiver, Receiver, parse_receivers
+from narthex.domain.webhooks import BadReceiver, WebhookReceiver, parse_receivers
 from narthex.settings.model import Settings
 
 MAX_LOGO_BYTES: Final = 256 * 1024
@@ -41,7 +41,7 @@ class Branding(NamedTuple):
     names: dict[str, str]
     zone: tzinfo
     logo: tuple[bytes, str] | None
-    receivers: tuple[Receiver, ...]
+    receivers: tuple[WebhookReceiver, ...]
 
 
 def branding(settings: Settings) -> Branding:

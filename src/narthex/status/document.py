@@ -13,21 +13,15 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from narthex.domain.availability import (
-    NO_MINUTES,
-    Minutes,
-    ServiceState,
-    overall,
-    shown_state,
-)
+from narthex.domain.availability import NO_MINUTES, Minutes, ServiceState, overall, shown_state
 from narthex.domain.incidents import Incident, impact_on
-from narthex.status.measurements import Latest, hour_name, local_date, state_of, total
+from narthex.status.measurements import Newest, hour_name, local_date, state_of, total
 
 DAYS: Final = 90
 LATENCY_HOURS: Final = 24
 
 
-class Component(NamedTuple):
+class StatusComponent(NamedTuple):
     """A component of the page: a journey, or one that the operator named."""
 
     component_id: str
@@ -109,7 +103,7 @@ class StatusDocument(msgspec.Struct, frozen=True, kw_only=True):
 class Readings(NamedTuple):
     """What the database says; see `measurements` and `records`."""
 
-    latest: Mapping[str, Latest]
+    latest: Mapping[str, Newest]
     days: Mapping[str, Mapping[str, Minutes]]
     hours: Mapping[str, Mapping[str, Minutes]]
     since: Mapping[str, tuple[ServiceState, float]]
@@ -122,7 +116,10 @@ def moment(at: float) -> str:
 
 
 def states_now(
-    components: Sequence[Component], latest: Mapping[str, Latest], incidents: Sequence[Incident], now: float
+    components: Sequence[StatusComponent],
+    latest: Mapping[str, Newest],
+    incidents: Sequence[Incident],
+    now: float,
 ) -> dict[str, ServiceState]:
     """By component the state that a visitor sees."""
     return {
@@ -136,7 +133,12 @@ def states_now(
 
 
 def build(
-    name: str, components: Sequence[Component], readings: Readings, now: float, zone: tzinfo, zone_name: str
+    name: str,
+    components: Sequence[StatusComponent],
+    readings: Readings,
+    now: float,
+    zone: tzinfo,
+    zone_name: str,
 ) -> StatusDocument:
     """The document of the moment `now`."""
     shown = states_now(components, readings.latest, readings.incidents, now)
@@ -153,7 +155,7 @@ def build(
 
 
 def _component(
-    component: Component, state: ServiceState, readings: Readings, now: float, zone: tzinfo
+    component: StatusComponent, state: ServiceState, readings: Readings, now: float, zone: tzinfo
 ) -> ComponentStatus:
     key = component.component_id
     latest = readings.latest.get(key)
@@ -201,7 +203,7 @@ def _length(name: str, now: float, zone: tzinfo) -> float:
     return max(0.0, min(end, now // 60 * 60) - start) / 60
 
 
-def _latency(latest: Latest | None, hours: Mapping[str, Minutes], now: float) -> Latency:
+def _latency(latest: Newest | None, hours: Mapping[str, Minutes], now: float) -> Latency:
     first = int(now) // 3_600 - LATENCY_HOURS + 1
     found = [hours.get(hour_name(hour), NO_MINUTES) for hour in range(first, first + LATENCY_HOURS)]
     whole = total(found)

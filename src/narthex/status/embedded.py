@@ -15,18 +15,18 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from narthex.app.lifecycle import Component as Part
+from narthex.app.lifecycle import Component
 from narthex.domain.availability import JOURNEYS
 from narthex.ports.store import AuditRecord
 from narthex.settings import Settings
 from narthex.settings.status_rules import branding
-from narthex.status.document import Component
+from narthex.status.document import StatusComponent
 from narthex.status.page import SERVED, Look
 from narthex.status.records import Change
 from narthex.status.reporting import SampleReporter
 from narthex.status.routes import Logo, StatusRoutes
 from narthex.status.sampling import Counters, HealthReport, Record, Sampler
-from narthex.status.service import Audit, Page, StatusService
+from narthex.status.service import Audit, StatusPage, StatusService
 from narthex.status.words import LANGUAGES
 from narthex.web.access import Access
 from narthex.web.paths import route_path
@@ -46,9 +46,9 @@ def make_service(settings: Settings, log: Any, audit: Audit | None = None) -> St
     found = branding(settings)
     names = LANGUAGES[settings.status_language].journeys | found.names
     order = [*JOURNEYS, *(key for key in found.names if key not in JOURNEYS)]
-    page = Page(
+    page = StatusPage(
         settings.status_name,
-        [Component(key, names[key]) for key in order],
+        [StatusComponent(key, names[key]) for key in order],
         found.zone,
         settings.status_timezone,
     )
@@ -77,13 +77,13 @@ def reporting(
     counters: Counters,
     node: str,
     log: Any,
-) -> list[Part]:
+) -> list[Component]:
     """The components that report this process to NARTHEX_STATUS_URL; none where it is not set."""
     if not settings.status_url:
         return []
     reporter = SampleReporter(settings.status_url, settings.status_tokens())
     return [
-        Part("status", close=reporter.stop),
+        Component("status", close=reporter.stop),
         _sampling(reporter.record, health, fault, counters, node, log),
     ]
 
@@ -95,9 +95,9 @@ def _sampling(
     counters: Counters,
     node: str,
     log: Any,
-) -> Part:
+) -> Component:
     sampler = Sampler(health, fault, counters, node, record, log)
-    return Part("status samples", sampler.start, sampler.stop)
+    return Component("status samples", sampler.start, sampler.stop)
 
 
 class EmbeddedStatus:
@@ -136,10 +136,10 @@ class EmbeddedStatus:
 
     def components(
         self, health: HealthReport, fault: Callable[[], object | None], counters: Counters, node: str
-    ) -> list[Part]:
+    ) -> list[Component]:
         """The components that the lifecycle opens first: the page, and what samples this gateway for it."""
         if self._service is not None:
-            page = Part("status", self._service.start, self._service.stop)
+            page = Component("status", self._service.start, self._service.stop)
             return [page, _sampling(self._service.record, health, fault, counters, node, self._log)]
         return reporting(self._settings, health, fault, counters, node, self._log)
 

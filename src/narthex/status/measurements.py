@@ -69,7 +69,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     at: Annotated[float, msgspec.Meta(ge=0, le=1e12)] = 0.0
 
 
-class Latest(NamedTuple):
+class Newest(NamedTuple):
     """The newest samples of a component that still count."""
 
     evidence: tuple[Evidence, ...]
@@ -133,7 +133,7 @@ def _source(connection: sqlite3.Connection, sample: Sample, minute: int) -> str:
     return sample.source if sample.source in known or len(known) < MAX_SOURCES else OTHER
 
 
-def latest(connection: sqlite3.Connection, now: float) -> dict[str, Latest]:
+def latest(connection: sqlite3.Connection, now: float) -> dict[str, Newest]:
     """By component what its sources say now. Traffic counts as the sum of this minute and the one before."""
     found: defaultdict[str, list[Evidence]] = defaultdict(list)
     at: defaultdict[str, float] = defaultdict(float)
@@ -157,7 +157,7 @@ def latest(connection: sqlite3.Connection, now: float) -> dict[str, Latest]:
         found[component].append(Evidence(*evidence))
         at[component] = max(at[component], float(minute * MINUTE_S))
     return {
-        component: Latest(
+        component: Newest(
             tuple(evidence),
             at[component],
             sum(latencies[component]) / len(latencies[component]) if latencies[component] else None,
@@ -295,7 +295,7 @@ def total(periods: Iterable[Minutes]) -> Minutes:
     return reduce(Minutes.plus, periods, NO_MINUTES)
 
 
-def state_of(latest_of: Latest | None) -> ServiceState:
+def state_of(latest_of: Newest | None) -> ServiceState:
     """The state that the newest samples of a component show."""
     return measured_state(latest_of.evidence) if latest_of is not None else ServiceState.UNKNOWN
 

@@ -35,7 +35,7 @@ class Change(NamedTuple):
     detail: str
 
 
-class Delivery(NamedTuple):
+class WebhookDelivery(NamedTuple):
     """A webhook that is due."""
 
     seq: int
@@ -183,7 +183,7 @@ def queue(connection: sqlite3.Connection, urls: Sequence[str], event: Mapping[st
 
 def claim_deliveries(
     connection: sqlite3.Connection, now: float, lease_s: float, limit: int
-) -> list[Delivery]:
+) -> list[WebhookDelivery]:
     """Deliveries that are due, for this process alone until `lease_s` from now."""
     rows = connection.execute(
         """SELECT seq, message_id, url, body, created_at, attempts FROM deliveries
@@ -193,7 +193,7 @@ def claim_deliveries(
     connection.executemany(
         "UPDATE deliveries SET next_at = ? WHERE seq = ?", [(now + lease_s, row[0]) for row in rows]
     )
-    return [Delivery(*row) for row in rows]
+    return [WebhookDelivery(*row) for row in rows]
 
 
 def settle_delivery(connection: sqlite3.Connection, seq: int, error: str, next_at: float | None) -> None:

@@ -47,7 +47,7 @@ RUN_FAULTS: Final = frozenset(
 SENDING: Final = frozenset({"publish", "rpc:run.start", "rpc:run.steer", "rpc:run.resume"})
 """Commands with which a user sends something."""
 
-Judge = Callable[[tuple[str, ...]], bool | None]
+IsGood = Callable[[tuple[str, ...]], bool | None]
 """Whether a request with these labels went well; None: it does not count."""
 
 
@@ -79,7 +79,7 @@ def _sign_in(labels: tuple[str, ...]) -> bool:
     return labels[-1] != UNAVAILABLE and not _at_fault(labels[-1])
 
 
-TRAFFIC: Final[Sequence[tuple[str, str, Judge]]] = (
+TRAFFIC: Final[Sequence[tuple[str, str, IsGood]]] = (
     ("connect", "handshakes", _handshake),
     ("send", "commands", _command),
     ("stream", "runs", _run),
@@ -204,11 +204,11 @@ class Sampler(BackgroundTask):
     def _of_traffic(self) -> list[Sample]:
         """The requests since the last round, from the counters."""
         found: dict[str, Counter[bool]] = {}
-        for journey, name, judge in TRAFFIC:
+        for journey, name, is_good in TRAFFIC:
             now, before = self._counters.counts(name), self._seen.get(name, {})
             self._seen[name] = now
             for labels, value in now.items():
-                good = judge(labels)
+                good = is_good(labels)
                 if good is not None and (count := int(value - before.get(labels, 0))):
                     found.setdefault(journey, Counter())[good] += count
         return [

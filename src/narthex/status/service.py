@@ -35,15 +35,15 @@ from narthex.domain.incidents import (
     check_window,
     updated,
 )
-from narthex.domain.webhooks import Receiver
+from narthex.domain.webhooks import WebhookReceiver
 from narthex.errors import ConfigError, DependencyError
 from narthex.status import measurements, records
 from narthex.status.database import StatusDatabase
 from narthex.status.document import (
     DAYS,
-    Component,
     IncidentStatus,
     Readings,
+    StatusComponent,
     StatusDocument,
     build,
     incident_status,
@@ -98,11 +98,11 @@ class ScheduleMaintenance(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     request_id: RequestId | None = None
 
 
-class Page(NamedTuple):
+class StatusPage(NamedTuple):
     """The operator's settings of the page that its content depends on."""
 
     name: str
-    components: Sequence[Component]
+    components: Sequence[StatusComponent]
     zone: tzinfo
     zone_name: str
 
@@ -126,8 +126,8 @@ class StatusService:
     def __init__(
         self,
         path: Path,
-        page: Page,
-        receivers: Sequence[Receiver],
+        page: StatusPage,
+        receivers: Sequence[WebhookReceiver],
         log: Any,
         *,
         audit: Audit | None = None,

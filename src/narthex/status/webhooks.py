@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from narthex._version import __version__
-from narthex.domain.webhooks import Receiver, sign
+from narthex.domain.webhooks import WebhookReceiver, sign
 from narthex.status import records
 from narthex.status.database import StatusDatabase
 
@@ -46,7 +46,7 @@ class WebhookSender:
     def __init__(
         self,
         database: StatusDatabase,
-        receivers: Sequence[Receiver],
+        receivers: Sequence[WebhookReceiver],
         now: Callable[[], float],
         log: Any,
         *,
@@ -80,7 +80,7 @@ class WebhookSender:
         await asyncio.gather(*map(self._deliver, due))
         return len(due)
 
-    async def _deliver(self, delivery: records.Delivery) -> None:
+    async def _deliver(self, delivery: records.WebhookDelivery) -> None:
         receiver = self._receivers.get(delivery.url)
         error = "no longer configured" if receiver is None else await self._post(receiver, delivery)
         next_at = None
@@ -91,7 +91,7 @@ class WebhookSender:
             lambda connection: records.settle_delivery(connection, delivery.seq, error, next_at)
         )
 
-    async def _post(self, receiver: Receiver, delivery: records.Delivery) -> str:
+    async def _post(self, receiver: WebhookReceiver, delivery: records.WebhookDelivery) -> str:
         """Send; returns the failure, empty when the receiver took it."""
         import httpx2
 

@@ -10,7 +10,7 @@ and further attempts from its address are slowed down.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from starlette.requests import Request
 
@@ -20,7 +20,6 @@ from narthex.domain.identity import ADMIN, Identity
 from narthex.domain.refusals import Refusal, rate_limited
 from narthex.domain.secrets import any_equal
 from narthex.web.fields import bearer
-
 
 Authenticate = Callable[[Request], Awaitable[Identity | Refusal]]
 

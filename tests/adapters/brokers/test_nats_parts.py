@@ -28,7 +28,7 @@ from narthex.adapters.brokers.nats.jetstream import (
     _checked,
 )
 from narthex.adapters.brokers.nats.stream_monitor import StreamMonitor
-from narthex.adapters.brokers.nats.subscriptions import Subscriptions
+from narthex.adapters.brokers.nats.subscriptions import NatsSubscriptions
 from narthex.errors import DependencyError
 from narthex.ports.broker import Member, Position
 from tests.contracts.recorder import Recorder
@@ -83,7 +83,7 @@ class Subscribed:
 async def test_a_channel_that_is_dropped_is_unsubscribed_at_the_server() -> None:
     """Otherwise a node receives unwanted messages for ever; a subscription that is still wanted stays."""
     client = Subscribed()
-    found = Subscriptions(lambda: client, "p.", lambda _: None)  # type: ignore[arg-type, return-value]  # what it uses
+    found = NatsSubscriptions(lambda: client, "p.", lambda _: None)  # type: ignore[arg-type, return-value]  # what it uses
     running = asyncio.create_task(found.run())
     for name in ("a", "b"):
         found.want(name)
@@ -111,7 +111,7 @@ async def test_what_came_while_the_subscription_was_made_is_delivered_first() ->
         return held
 
     client.subscribe = early  # type: ignore[method-assign]
-    found = Subscriptions(lambda: client, "p.", seen.append)  # type: ignore[arg-type, return-value]  # what it uses
+    found = NatsSubscriptions(lambda: client, "p.", seen.append)  # type: ignore[arg-type, return-value]  # what it uses
     running = asyncio.create_task(found.run())
     found.want("a")
     await found.settled("a")
@@ -149,7 +149,7 @@ class Slow(Subscribed):
 async def test_a_channel_that_changes_while_it_is_sent_ends_as_it_was_wanted_last(*, leaving: bool) -> None:
     """Left and joined again while the request is in flight, or the reverse: the last call counts."""
     client = Slow()
-    found = Subscriptions(lambda: client, "p.", lambda _: None)  # type: ignore[arg-type, return-value]  # what it uses
+    found = NatsSubscriptions(lambda: client, "p.", lambda _: None)  # type: ignore[arg-type, return-value]  # what it uses
     running = asyncio.create_task(found.run())
     if leaving:
         found.want("a")

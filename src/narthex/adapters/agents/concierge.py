@@ -28,7 +28,7 @@ from narthex.adapters.agents.concierge_reports import (
     refusal_report,
 )
 from narthex.adapters.agents.concierge_watch import Facts, Items, Watch, listen
-from narthex.adapters.agents.speech import ToolCall, say, think
+from narthex.adapters.agents.speech import ToolCallEvents, say, think
 from narthex.domain.refusals import TABLE
 from narthex.ports.agents import Agent, Event, RunInput
 
@@ -95,7 +95,7 @@ class Concierge:
         """The gateway's health, asked for now."""
         async for thought in self._think("I will ask the gateway for its health."):
             yield thought
-        call = ToolCall("get_health", {})
+        call = ToolCallEvents("get_health", {})
         for event in call.begin():
             yield event
         body = await self._facts()
@@ -104,7 +104,7 @@ class Concierge:
 
     async def who(self, run: RunInput, _match: re.Match[str]) -> Items:
         """Answer with the user's identity."""
-        call = ToolCall("who_am_i", {})
+        call = ToolCallEvents("who_am_i", {})
         for event in call.begin():
             yield event
         about = {name: value for name, value in msgspec.to_builtins(run.user).items() if value}
@@ -117,7 +117,7 @@ class Concierge:
         async for thought in self._think("I will look that up in the table of refusals."):
             yield thought
         asked = match.string
-        call = ToolCall("explain_refusal", {"question": asked[:200]})
+        call = ToolCallEvents("explain_refusal", {"question": asked[:200]})
         for event in call.begin():
             yield event
         codes = refusal_codes(asked)
@@ -136,7 +136,7 @@ class Concierge:
     async def echo(self, _run: RunInput, match: re.Match[str]) -> Items:
         """The same words again, to the byte, by way of a tool."""
         said = match[1] or " "
-        call = ToolCall("echo", {"text": said})
+        call = ToolCallEvents("echo", {"text": said})
         for event in call.begin():
             yield event
         yield call.end(said)

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
-from narthex.adapters.agents.speech import ToolCall, say, think
+from narthex.adapters.agents.speech import ToolCallEvents, say, think
 from narthex.domain import events as ev
 from narthex.ports.agents import Event, RunInput
 
@@ -60,7 +60,7 @@ class Watch:
     async def _look(self, elapsed_s: float) -> Items:
         name = f"look {len(self._seen) + 1}"
         yield ev.step_started(name)
-        call = ToolCall("get_health", {"look": len(self._seen) + 1})
+        call = ToolCallEvents("get_health", {"look": len(self._seen) + 1})
         for event in call.begin():
             yield event
         began = asyncio.get_running_loop().time()

@@ -44,7 +44,7 @@ async def think(text: str, pace_s: float) -> AsyncIterator[Event]:
     yield ev.reasoning_end(span)
 
 
-class ToolCall:
+class ToolCallEvents:
     """One tool call as it is shown: `begin`, the tool's own work, then `end` with what it returned."""
 
     def __init__(self, name: str, arguments: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from narthex.adapters.edge.responses import switching_protocols
 from narthex.adapters.edge.rules import Upgrade
 from narthex.adapters.edge.tcp import Stage, TcpConnection
 from narthex.adapters.edge.upgrade_batch import PendingUpgrade
-from narthex.adapters.edge.upstream.relay import Joined, PassedRefusal, Relay, Relayed
+from narthex.adapters.edge.upstream.relay import Join, PassedRefusal, Relay, Relayed
 from narthex.adapters.edge.websocket import NULL_RECEIVER, WebSocket
 from narthex.domain.refusals import Refusal
 from narthex.errors import Bug
@@ -70,7 +70,7 @@ def conclude(
     try:
         if isinstance(decision, Accept):
             return _accept(tcp, upgrade, decision, early)
-        if isinstance(decision, Joined):
+        if isinstance(decision, Join):
             return _join(tcp, upgrade, decision, early)
         if isinstance(decision, PassedRefusal):
             tcp.transport.write(decision.answer)
@@ -116,7 +116,7 @@ def _accept(tcp: TcpConnection, upgrade: Upgrade, decision: Accept, early: bytes
     return PendingUpgrade(socket, tcp.transport, answer, early)
 
 
-def _join(tcp: TcpConnection, upgrade: Upgrade, decision: Joined, early: bytes) -> PendingUpgrade:
+def _join(tcp: TcpConnection, upgrade: Upgrade, decision: Join, early: bytes) -> PendingUpgrade:
     relay = Relay(tcp, decision.upstream, decision.receiver)
     try:
         answer = switching_protocols(
@@ -189,7 +189,7 @@ class PendingDecision(Stage):
         if self._cancelled:
             if isinstance(outcome, Accept):
                 self._abandon(outcome)
-            elif isinstance(outcome, Joined):
+            elif isinstance(outcome, Join):
                 Relay(tcp, outcome.upstream, outcome.receiver).abandon()
             return
         tcp.transport.resume_reading()

@@ -119,8 +119,8 @@ _ENOUGH: Final = f"and sum by (job) (rate({_HS}{{{_USERS}}}[5m])) > $min_handsha
 
 
 def _connect_burn(window: str) -> str:
-    judged = f'{_HS}{{{_USERS},code!~"$client|$normal"}}'
-    return _share(f'{_HS}{{{_USERS},code=~"$server"}}', judged, window)
+    valid = f'{_HS}{{{_USERS},code!~"$client|$normal"}}'
+    return _share(f'{_HS}{{{_USERS},code=~"$server"}}', valid, window)
 
 
 def _runs_burn(window: str) -> str:

@@ -1,6 +1,6 @@
 """Makes an `Identity` from verified claims: the required claims, their types and their names.
 
-Not here: signatures (`keys.py`). Rules: expiry is judged last, so that `Rejected.expired` means that it is the
+Not here: signatures (`keys.py`). Rules: expiry is checked last, so that `Rejected.expired` means that it is the
 *only* fault (docs/design.md#admission); a confined tenant cannot be claimed by anybody who is not confined to it.
 """
 
@@ -90,7 +90,7 @@ class _Fault(Exception):
 
 
 def identity_from(claims: Claims, rules: ClaimRules, now: float) -> Identity | Rejected:
-    """Judge verified claims (RFC 7519 section 4.1).
+    """Check verified claims (RFC 7519 section 4.1).
 
     Args:
         claims: of a token whose signature verified.

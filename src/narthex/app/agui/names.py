@@ -12,7 +12,7 @@ _OURS: Final = frozenset({"threadId", "runId", "seq", "seq_from", "count", "dige
 _NAMES_RUN: Final = frozenset({RUN_STARTED, RUN_FINISHED})
 
 
-class Names(msgspec.Struct, frozen=True, rename="camel"):
+class ClientNames(msgspec.Struct, frozen=True, rename="camel"):
     """A client's names of a thread, a run and its parent; the gateway's own ids where it has none."""
 
     thread_id: str
@@ -20,7 +20,7 @@ class Names(msgspec.Struct, frozen=True, rename="camel"):
     parent_run_id: str = ""
 
 
-def pure(event: Event, names: Names) -> Event:
+def pure(event: Event, names: ClientNames) -> Event:
     """A published event of a run in AG-UI 1.0's form, for clients that know no other members, with their own names.
 
     To verify the run's digest, a client takes the gateway's ids from `metadata.narthex` of RUN_STARTED: it puts

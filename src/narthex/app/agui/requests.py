@@ -14,7 +14,7 @@ import msgspec
 
 from narthex.app.agui.connected import Connected
 from narthex.app.agui.history import MAX_MESSAGES, interrupts, messages
-from narthex.app.agui.names import Names
+from narthex.app.agui.names import ClientNames
 from narthex.app.agui.run_input import Asked
 from narthex.app.chat import Chat, derived_id
 from narthex.app.runs.engine import RunEngine
@@ -34,12 +34,12 @@ from narthex.ports.threads import Message
 PAGE: Final = 200  # messages of one read
 
 
-class Followed(msgspec.Struct, frozen=True):
+class FollowedRun(msgspec.Struct, frozen=True):
     """A run to stream: from where, under which names; `cancels`: a client that leaves cancels it."""
 
     run: Run
     since: Position
-    names: Names
+    names: ClientNames
     cancels: bool = False
 
 
@@ -60,7 +60,7 @@ class AguiRequests:
         self._store = store
         self._broker = broker
 
-    async def run(self, identity: Identity, asked: Asked, agent: str) -> Followed:
+    async def run(self, identity: Identity, asked: Asked, agent: str) -> FollowedRun:
         """Start the run that a request asks for, answer its questions, or find the run that it began before."""
         thread_id, create = await self.thread(identity, asked.thread_id)
         if asked.resume:
@@ -68,14 +68,14 @@ class AguiRequests:
         else:
             run, since = await self._begun(identity, asked, thread_id, agent, create=create)
         parent = await self._client_name(run.tenant, run.parent_run_id)
-        names = Names(asked.thread_id, asked.run_id, parent)
-        return Followed(run, since, names, cancels=asked.wishes.on_disconnect == "cancel")
+        names = ClientNames(asked.thread_id, asked.run_id, parent)
+        return FollowedRun(run, since, names, cancels=asked.wishes.on_disconnect == "cancel")
 
-    async def follow(self, identity: Identity, name: str, thread: str) -> Followed:
+    async def follow(self, identity: Identity, name: str, thread: str) -> FollowedRun:
         """A run of the user by its id or the client's name for it; `thread`: the client's name for its thread."""
         run, since = await self._found(identity, (await self.named(identity, name)).run_id)
         parent = await self._client_name(run.tenant, run.parent_run_id)
-        return Followed(run, since, Names(thread or run.thread_id, name, parent))
+        return FollowedRun(run, since, ClientNames(thread or run.thread_id, name, parent))
 
     async def connect(self, identity: Identity, asked: Asked, agent: str, *, preamble: bool) -> Connected:
         """The thread that a client connects to; an empty one where the user has none of this name (yet). Without
@@ -152,10 +152,10 @@ class AguiRequests:
                 return run
         raise _run_not_found()
 
-    async def names(self, tenant: str, thread: str, run_id: str, parent_run_id: str) -> Names:
+    async def names(self, tenant: str, thread: str, run_id: str, parent_run_id: str) -> ClientNames:
         """The names that clients gave a run and its parent, else their ids."""
         parent = await self._client_name(tenant, parent_run_id)
-        return Names(thread, await self._client_name(tenant, run_id), parent)
+        return ClientNames(thread, await self._client_name(tenant, run_id), parent)
 
     async def cancel(self, identity: Identity, name: str) -> dict[str, Any]:
         """Cancel a run by its id or the client's name: `{run_id, state}`."""
@@ -255,4 +255,6 @@ class AguiRequests:
 
 
 def _run_not_found() -> ClientError:
-    return ClientError("run_not_found", "No such run is visible to you.", "Check the id of the run.", number=404)
+    return ClientError(
+        "run_not_found", "No such run is visible to you.", "Check the id of the run.", number=404
+    )

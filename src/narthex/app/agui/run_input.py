@@ -81,7 +81,7 @@ class RunAgentInput(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     resume: list[ResumeEntry] | None = None
 
 
-class Envelope(msgspec.Struct, frozen=True):
+class RequestEnvelope(msgspec.Struct, frozen=True):
     """CopilotKit's single-endpoint transport: the request inside `{method, params, body}`."""
 
     method: Literal["agent/run", "agent/connect", "agent/stop", "info"]
@@ -181,10 +181,10 @@ def _check_shown(given: AgentInput) -> None:
         raise _bad_body(f"With `input`, `state` and the rest nest at most {most} levels deep.")
 
 
-def opened(body: bytes) -> Envelope | None:
+def opened(body: bytes) -> RequestEnvelope | None:
     """The envelope of a request in CopilotKit's single-endpoint transport; None: it is a plain RunAgentInput."""
     try:
-        return msgspec.json.decode(body, type=Envelope)
+        return msgspec.json.decode(body, type=RequestEnvelope)
     except (msgspec.DecodeError, RecursionError):
         return None
 

@@ -15,7 +15,7 @@ from narthex.app.commands.server_side import ServerSubscriptions, restorable
 from narthex.app.commands.subscribing import Subscriptions, release_all
 from narthex.app.connection import Connection, Outcome
 from narthex.app.connection_context import ConnectionContext
-from narthex.app.presence import Presence
+from narthex.app.presence import LocalPresence
 from narthex.app.registry import ConnectionRegistry
 from narthex.domain.admission import Admit
 from narthex.domain.carriers import connect_header
@@ -58,7 +58,7 @@ class ConnectCommands:
     in_band: InBandAuthenticator
     subscriptions: Subscriptions
     server_side: ServerSubscriptions
-    presence: Presence
+    presence: LocalPresence
     registry: ConnectionRegistry[Connection]
     session_limits: SessionLimits
     meter: Meter

@@ -15,7 +15,7 @@ from typing import Final
 from narthex.app.chat import Chat
 from narthex.app.commands.subscribing import Subscriptions, release
 from narthex.app.connection import Connection
-from narthex.app.presence import Presence
+from narthex.app.presence import LocalPresence
 from narthex.domain.channels import channel_key, parse_channel
 from narthex.domain.identity import Identity
 from narthex.protocol import codes
@@ -39,7 +39,7 @@ class ServerSubscriptions:
         presence: entered after a join.
     """
 
-    def __init__(self, subscriptions: Subscriptions, chat: Chat, presence: Presence) -> None:
+    def __init__(self, subscriptions: Subscriptions, chat: Chat, presence: LocalPresence) -> None:
         self._subscriptions = subscriptions
         self._chat = chat
         self._presence = presence

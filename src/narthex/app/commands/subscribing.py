@@ -17,7 +17,7 @@ from narthex.app.commands.reading import RECOVERY_BYTES, read, view, views_with_
 from narthex.app.connection import Connection, Outcome
 from narthex.app.hub import Hub
 from narthex.app.hub.channel import Channel
-from narthex.app.presence import Presence, Subscription
+from narthex.app.presence import LocalPresence, Subscription
 from narthex.domain.channels import OPERATORS, channel_key, operator_key, parse_channel
 from narthex.domain.identity import Identity
 from narthex.ports.broker import Broker, Page, Position
@@ -54,7 +54,7 @@ class Subscriptions:
         hub: Hub,
         broker: Broker,
         chat: Chat,
-        presence: Presence,
+        presence: LocalPresence,
         meter: Meter,
         fresh: Callable[[], bool],
     ) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from narthex.app.agui.connected import Connected
-from narthex.app.agui.requests import AguiRequests, Followed
+from narthex.app.agui.requests import AguiRequests, FollowedRun
 from narthex.app.agui.run_input import parse
 from narthex.app.rpc.methods import Method, typed
 from narthex.app.runs.engine import RunEngine
@@ -63,7 +63,7 @@ class AguiMethods:
         return {"run_id": found.run_id, "parent_run_id": found.parent_run_id}
 
 
-def _followed(followed: Followed) -> dict[str, object]:
+def _followed(followed: FollowedRun) -> dict[str, object]:
     run = followed.run
     return {
         "thread_id": run.thread_id,

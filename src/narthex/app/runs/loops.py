@@ -151,7 +151,7 @@ class RunLoops:
         if not local_runs.leases and not local_runs.waiting and not local_runs.reserving:
             return
         asked_at = asyncio.get_running_loop().time()
-        # The runs that were ours at the request; one claimed meanwhile is not judged.
+        # The runs that were ours at the request; one claimed meanwhile is left out.
         held = {run_id: (lease, lease.wall_ahead_s()) for run_id, lease in local_runs.leases.items()}
         ours = set(
             await services.runs.renew(services.owner, services.now(), services.limits.lease_s, held.keys())

@@ -9,7 +9,7 @@ from __future__ import annotations
 from narthex.deploy import quantities
 from narthex.deploy.documents import Tree, read_yaml
 from narthex.deploy.facts import Fact, Manifest, Place, Workload
-from narthex.deploy.readers.containers import SNAKE, Names, duration, flag, number, read_container
+from narthex.deploy.readers.containers import SNAKE, FieldNames, duration, flag, number, read_container
 
 TIMEOUT_S = 300.0
 CONCURRENCY = 80
@@ -80,7 +80,7 @@ def v2_service(document: Tree, template: Tree, *, snake: bool = False) -> Worklo
     workload.max_instances = number(member(scaling, "maxInstanceCount", "max_instance_count"))
     workload.affinity = flag(member(template, "sessionAffinity", "session_affinity"))
     for container in template["containers"].items[:1]:
-        read_container(workload, container, SNAKE if snake else Names(value_from="valueSource"))
+        read_container(workload, container, SNAKE if snake else FieldNames(value_from="valueSource"))
         resources = (container["resources"].items or [container])[0]
         workload.cpu_throttled = flag(member(resources, "cpuIdle", "cpu_idle")) or workload.cpu_throttled
         memory = resources["limits"]["memory"].fact()

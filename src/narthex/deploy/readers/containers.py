@@ -46,7 +46,7 @@ def words_of(*nodes: Tree) -> tuple[str, ...]:
     return tuple(words[1:] if words and words[0].rpartition("/")[2] == "narthex" else words)
 
 
-class Names(NamedTuple):
+class FieldNames(NamedTuple):
     """The names of one API's members: Knative's and Kubernetes' are camel case, Terraform's snake case."""
 
     http_get: str = "httpGet"
@@ -54,11 +54,11 @@ class Names(NamedTuple):
     liveness: str = "livenessProbe"
 
 
-CAMEL = Names()
-SNAKE = Names("http_get", "value_source", "liveness_probe")
+CAMEL = FieldNames()
+SNAKE = FieldNames("http_get", "value_source", "liveness_probe")
 
 
-def read_container(workload: Workload, container: Tree, names: Names = CAMEL) -> None:
+def read_container(workload: Workload, container: Tree, names: FieldNames = CAMEL) -> None:
     """Take everything that a container says."""
     for entry in container["env"].items:
         value = entry["value"]

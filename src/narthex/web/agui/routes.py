@@ -27,9 +27,9 @@ from narthex.app.agui.history import (
     message_runs,
     messages,
 )
-from narthex.app.agui.names import Names
-from narthex.app.agui.requests import Followed
-from narthex.app.agui.run_input import Asked, Envelope, opened, parse, stopped_run
+from narthex.app.agui.names import ClientNames
+from narthex.app.agui.requests import FollowedRun
+from narthex.app.agui.run_input import Asked, RequestEnvelope, opened, parse, stopped_run
 from narthex.app.connection import COMMAND_TIMEOUT_S, Connection
 from narthex.app.core import NodeCore
 from narthex.domain import endpoints
@@ -44,7 +44,7 @@ from narthex.ports.tracing import ending, within
 from narthex.protocol.replies import encode_json
 from narthex.web.agui.capabilities import capabilities
 from narthex.web.agui.stream import Ended, RunStream, event_id, position_of
-from narthex.web.agui.thread_stream import ThreadFeed, thread_blocks
+from narthex.web.agui.thread_stream import ThreadEvents, thread_blocks
 from narthex.web.fallbacks import StreamedAnswer
 from narthex.web.fields import bounded_body
 from narthex.web.paths import root_path
@@ -56,7 +56,7 @@ _ADMITTED_AS: Final = endpoints.SSE  # the upgrade handler's name for a stream o
 _NOT_NOW: Final = Refusal(code="overloaded", retry_after_s=1)
 
 
-Work = Callable[[Connection, Identity], Awaitable[Followed | Connected]]
+Work = Callable[[Connection, Identity], Awaitable[FollowedRun | Connected]]
 
 
 class AguiRoutes:
@@ -133,7 +133,7 @@ class AguiRoutes:
             return self._failed(request, fault)
         return await self._dispatch(request, envelope)
 
-    async def _dispatch(self, request: Request, envelope: Envelope) -> Response:
+    async def _dispatch(self, request: Request, envelope: RequestEnvelope) -> Response:
         request.state.agui_body = bytes(envelope.body)
         params = {name: str(envelope.params.get(name, "")) for name in ("agentId", "threadId")}
         request.path_params["agent"] = params["agentId"] or request.path_params.get("agent", "")
@@ -222,12 +222,12 @@ class AguiRoutes:
     async def _run(self, request: Request) -> Response:
         """POST: start a run, or find it, and stream it."""
 
-        async def begin(connection: Connection, identity: Identity) -> Followed | Connected:
+        async def begin(connection: Connection, identity: Identity) -> FollowedRun | Connected:
             asked = parse(await _body(request))
             with ending(connection.request_span("agui", asked.given.forwarded)) as span, within(span):
                 return await start(identity, asked)
 
-        async def start(identity: Identity, asked: Asked) -> Followed | Connected:
+        async def start(identity: Identity, asked: Asked) -> FollowedRun | Connected:
             agent = self._agent(request)
             if asked.wishes.connect:
                 return await self._connected(request, identity, asked, agent)
@@ -238,7 +238,7 @@ class AguiRoutes:
     async def _follow(self, request: Request) -> Response:
         """GET: stream a run of the user, in a form that EventSource can request."""
 
-        async def find(_: Connection, identity: Identity) -> Followed:
+        async def find(_: Connection, identity: Identity) -> FollowedRun:
             thread = request.query_params.get("threadId", "")
             return await self._requests.follow(identity, request.path_params["run_id"], thread)
 
@@ -355,7 +355,7 @@ class AguiRoutes:
         return self._run_answer(request, stream, identity, found)
 
     def _run_answer(
-        self, request: Request, stream: RunStream, identity: Identity, followed: Followed
+        self, request: Request, stream: RunStream, identity: Identity, followed: FollowedRun
     ) -> Response:
         run = followed.run
 
@@ -375,7 +375,7 @@ class AguiRoutes:
     def _thread_answer(
         self, request: Request, stream: RunStream, identity: Identity, thread: Connected
     ) -> Response:
-        async def names(event: Event) -> Names:
+        async def names(event: Event) -> ClientNames:
             ids = (str(event["runId"]), str(event.get("parentRunId", "")))
             return await self._requests.names(identity.tenant, thread.thread_id, *ids)
 
@@ -386,7 +386,7 @@ class AguiRoutes:
         async def appears() -> str:
             return await self._requests.existing(identity, thread.thread_id)
 
-        blocks = thread_blocks(stream, thread, ThreadFeed(thread, names), is_idle, appears)
+        blocks = thread_blocks(stream, thread, ThreadEvents(thread, names), is_idle, appears)
         headers = self._stream_headers(request, thread.real_id)
         return StreamedAnswer(blocks, "text/event-stream", headers, stream.close)
 

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
-from narthex.app.agui.names import Names, pure
+from narthex.app.agui.names import ClientNames, pure
 from narthex.app.connection import Connection
 from narthex.domain.events import TERMINAL, Event
 from narthex.errors import ClientError
@@ -109,7 +109,7 @@ class RunStream:
             )
 
     async def events(
-        self, run_id: str, names: Names, *, over: bool, is_over: Callable[[], Awaitable[bool]]
+        self, run_id: str, names: ClientNames, *, over: bool, is_over: Callable[[], Awaitable[bool]]
     ) -> AsyncIterator[bytes]:
         """The run's events as SSE text, to its terminal event or the connection's end.
 
@@ -127,7 +127,7 @@ class RunStream:
         )
 
     async def _blocks(
-        self, run_id: str, names: Names, *, over: bool, is_over: Callable[[], Awaitable[bool]]
+        self, run_id: str, names: ClientNames, *, over: bool, is_over: Callable[[], Awaitable[bool]]
     ) -> AsyncIterator[bytes]:
         was_over = False
         while self._messages or not over:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
 from narthex.app.agui.connected import Connected
-from narthex.app.agui.names import Names, pure
+from narthex.app.agui.names import ClientNames, pure
 from narthex.domain.channels import thread_channel
 from narthex.domain.events import RUN_STARTED, TERMINAL, Event
 from narthex.errors import ClientError
@@ -33,7 +33,7 @@ def preamble(thread: Connected) -> bytes:
     return b"".join(block(at if event is opening[-1] else b"", event) for event in opening)
 
 
-class ThreadFeed:
+class ThreadEvents:
     """Turns the thread's publications into one run after the other.
 
     Args:
@@ -45,10 +45,10 @@ class ThreadFeed:
         ended: runs of which no further event is streamed.
     """
 
-    def __init__(self, thread: Connected, names: Callable[[Event], Awaitable[Names]]) -> None:
+    def __init__(self, thread: Connected, names: Callable[[Event], Awaitable[ClientNames]]) -> None:
         self._thread = thread
         self._names_of = names
-        self._names = Names("", "")
+        self._names = ClientNames("", "")
         self._known = {message["id"] for message in thread.messages}
         self._between: list[Event] = []
         self.ended: set[str] = set(thread.whole_runs)
@@ -96,7 +96,7 @@ _BETWEEN = {
 async def thread_blocks(
     stream: RunStream,
     thread: Connected,
-    feed: ThreadFeed,
+    feed: ThreadEvents,
     is_idle: Callable[[Collection[str]], Awaitable[bool]],
     appears: Callable[[], Awaitable[str]],
 ) -> AsyncIterator[bytes]:

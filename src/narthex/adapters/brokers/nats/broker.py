@@ -55,17 +55,10 @@ from narthex.adapters.brokers.nats.streams import (
     new_epoch,
     server_name,
 )
-from narthex.adapters.brokers.nats.subscriptions import Subscriptions
+from narthex.adapters.brokers.nats.subscriptions import NatsSubscriptions
 from narthex.adapters.machine import boot_id
 from narthex.errors import ENGINE_HUNG, DependencyError
-from narthex.ports.broker import (
-    BrokerHandler,
-    Control,
-    Member,
-    Page,
-    Position,
-    Published,
-)
+from narthex.ports.broker import BrokerHandler, Control, Member, Page, Position, Published
 
 T = TypeVar("T")
 
@@ -114,7 +107,7 @@ class NatsBroker:
             self._stream, names, kept_messages, boot_id() if self._address.local else ""
         )
         epoch, subject = self._log_stream.epoch, self._subject
-        self._subscriptions = Subscriptions(self._client, names.live, self._on_live)
+        self._subscriptions = NatsSubscriptions(self._client, names.live, self._on_live)
         self._contention = Contention(
             partial(self._subscriptions.want, beside=True), partial(self._subscriptions.drop, beside=True)
         )

@@ -24,7 +24,7 @@ from narthex.adapters.brokers.nats.codec import token
 from narthex.adapters.brokers.nats.jetstream import JetStreamUnavailable
 
 
-class Subscriptions:
+class NatsSubscriptions:
     """Follows channels under `prefix`; calls `tell` with every message."""
 
     def __init__(self, client: Callable[[], Client], prefix: str, on_message: Callable[[Msg], None]) -> None:

@@ -16,7 +16,7 @@ import httptools
 
 from narthex.adapters.edge.head import header
 from narthex.adapters.edge.responses import Headers
-from narthex.adapters.edge.upstream.heads import Answer
+from narthex.adapters.edge.upstream.heads import HeadAnswer
 from narthex.domain.refusals import Refusal
 
 MAX_HEAD_BYTES: Final = 64 * 1024
@@ -48,7 +48,9 @@ class Upstream:
         self.port = port
         self.tls = tls
 
-    async def handshake(self, request: bytes, *, within_s: float) -> tuple[Answer, asyncio.Transport | None]:
+    async def handshake(
+        self, request: bytes, *, within_s: float
+    ) -> tuple[HeadAnswer, asyncio.Transport | None]:
         """Send a handshake.
 
         Args:
@@ -93,7 +95,7 @@ class _Handshake(asyncio.Protocol):
     transport: asyncio.Transport
 
     def __init__(self) -> None:
-        self.answer: asyncio.Future[tuple[Answer, asyncio.Transport | None]] = (
+        self.answer: asyncio.Future[tuple[HeadAnswer, asyncio.Transport | None]] = (
             asyncio.get_running_loop().create_future()
         )
         self._parser = httptools.HttpResponseParser(self)
@@ -125,7 +127,7 @@ class _Handshake(asyncio.Protocol):
         except httptools.HttpParserUpgrade as upgrade:
             if not self.answer.done():
                 self.transport.pause_reading()
-                answer = Answer(
+                answer = HeadAnswer(
                     self._parser.get_status_code(), self._headers, rest=data[int(upgrade.args[0]) :]
                 )
                 self.answer.set_result((answer, self.transport))
@@ -169,7 +171,7 @@ class _Handshake(asyncio.Protocol):
         """The whole answer; interim answers (1xx) other than 101 are not the last one."""
         status = self._parser.get_status_code()
         if status >= 200 and not self.answer.done():
-            self.answer.set_result((Answer(status, self._headers, bytes(self._body)), None))
+            self.answer.set_result((HeadAnswer(status, self._headers, bytes(self._body)), None))
 
     def _gone(self) -> None:
         self._fail("upstream_gone", "It closed the connection before it answered the handshake.")

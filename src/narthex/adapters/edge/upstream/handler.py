@@ -13,8 +13,14 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from narthex.adapters.edge.upstream.dialing import Upstream, UpstreamFault
-from narthex.adapters.edge.upstream.heads import Answer, HandedOn, fault_of, refusal_answer, upgrade_request
-from narthex.adapters.edge.upstream.relay import Joined, PassedRefusal, Relayed, RelayReceiver, UpstreamSide
+from narthex.adapters.edge.upstream.heads import (
+    HandedOn,
+    HeadAnswer,
+    fault_of,
+    refusal_answer,
+    upgrade_request,
+)
+from narthex.adapters.edge.upstream.relay import Join, PassedRefusal, Relayed, RelayReceiver, UpstreamSide
 from narthex.app.connection_context import ConnectionContext
 from narthex.domain.refusals import Refusal
 from narthex.ports.edge import Accept, Decision, Deny, RequestHead, UpgradeHandler
@@ -89,7 +95,7 @@ class RelayHandler:
         except BaseException:
             receiver.closed(ABNORMAL, "")
             raise
-        if not isinstance(decision, Joined):
+        if not isinstance(decision, Join):
             receiver.closed(ABNORMAL, "")
         return decision
 
@@ -113,7 +119,7 @@ class RelayHandler:
             self._result(fault.refusal.code, fault.refusal, context.trace_id)
             return Deny(refusal=fault.refusal, trace_id=context.trace_id, explain=context.admit.explain)
         self._result("joined", None, context.trace_id)
-        return Joined(
+        return Join(
             receiver,
             upstream,
             answer.get("sec-websocket-protocol") or context.admit.subprotocol,
@@ -121,7 +127,7 @@ class RelayHandler:
             answer.passed_headers(),
         )
 
-    def _refused(self, answer: Answer, context: ConnectionContext) -> Decision | Relayed:
+    def _refused(self, answer: HeadAnswer, context: ConnectionContext) -> Decision | Relayed:
         """Pass the upstream's own refusal."""
         final = 400 <= answer.status < 500 and answer.status not in (408, 429)
         refusal = Refusal(

@@ -58,7 +58,7 @@ class HandedOn(NamedTuple):
     own: Headers
 
 
-class Answer(NamedTuple):
+class HeadAnswer(NamedTuple):
     """An upstream's answer to the handshake.
 
     Attributes:
@@ -128,7 +128,7 @@ def upgrade_request(head: RequestHead, handed: HandedOn) -> bytes:
     return f"GET {target} HTTP/1.1\r\n".encode("latin-1") + header_lines(lines) + b"\r\n"
 
 
-def fault_of(answer: Answer, head: RequestHead, offered: list[str]) -> str:
+def fault_of(answer: HeadAnswer, head: RequestHead, offered: list[str]) -> str:
     """The reason why a 101 is no valid answer to this handshake; empty when it is.
 
     Args:
@@ -149,7 +149,7 @@ def fault_of(answer: Answer, head: RequestHead, offered: list[str]) -> str:
     return ""
 
 
-def refusal_answer(answer: Answer, phrase: str, *, common: bytes = b"") -> bytes:
+def refusal_answer(answer: HeadAnswer, phrase: str, *, common: bytes = b"") -> bytes:
     """The upstream's own refusal, whole, for the client. `common`: header lines of every answer."""
     headers = answer.passed_headers()
     if any(name == "date" for name, _ in headers):

@@ -159,7 +159,7 @@ class UpstreamSide(asyncio.Protocol):
             relay.upstream_ended()
 
 
-class Joined(NamedTuple):
+class Join(NamedTuple):
     """A decision beside `ports.edge.Decision`: upgrade, and join the client with this upstream.
 
     Attributes:
@@ -183,7 +183,7 @@ class PassedRefusal(NamedTuple):
     answer: bytes
 
 
-Relayed = Joined | PassedRefusal
+Relayed = Join | PassedRefusal
 
 
 class Relay(Stage):
