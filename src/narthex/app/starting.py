@@ -94,7 +94,7 @@ class RunStarter:
         if known is not None:
             if thread_id is not None and known.thread_id != thread_id:
                 raise _used()
-            return Started(known, queued=known.state == "queued", said_at=None)
+            return _existing(known)
         bounded(text)
         given = given or AgentInput()
         given.encoded()  # raises before a message is sent
@@ -105,13 +105,11 @@ class RunStarter:
         if named and (thread_id is None or not await self._chat.has_member(identity, thread_id, named)):
             raise self._engine.no_agent(named)
         self._quotas.take_message(identity)
-        if thread_id is None:
-            thread_id = derived_id("thread", identity, client_message_id)
-            await self._chat.create(identity, title_of(text) or UNTITLED, thread_id)
-        elif create and not given.results:
-            await self._chat.create(identity, title_of(text) or UNTITLED, thread_id)
-        else:
+        if thread_id is not None and (given.results or not create):
             await self._chat.require(identity, thread_id)
+        else:
+            thread_id = thread_id or derived_id("thread", identity, client_message_id)
+            await self._chat.create(identity, title_of(text) or UNTITLED, thread_id)
         # The id depends on the text too: a repeat publishes and stores the same text under one id.
         message_id = message_id or derived_id(
             "message", identity, f"{client_message_id}\x00{thread_id}\x00{text}"
@@ -131,12 +129,7 @@ class RunStarter:
             earlier = await self._engine.steering.run_of(identity, thread_id, message_id, said_at)
             if earlier is not None:
                 own = earlier.message_id == message_id  # its agent left the message unread
-                return Started(
-                    earlier,
-                    queued=earlier.state == "queued",
-                    said_at=None,
-                    steered_by="" if own else message_id,
-                )
+                return _existing(earlier, steered_by="" if own else message_id)
         try:
             run, queued = await self._engine.start(
                 identity,
@@ -183,6 +176,11 @@ class RunStarter:
         if fresh and await self._engine.steering.take(identity, run, message_id, text, said_at):
             return Started(run, queued=False, said_at=None, steered_by=message_id)
         return None  # the message is sent, and gets a run of its own, unless it was taken at an earlier try
+
+
+def _existing(run: Run, *, steered_by: str = "") -> Started:
+    """The answer for a message that was sent before."""
+    return Started(run, queued=run.state == "queued", said_at=None, steered_by=steered_by)
 
 
 def _used() -> ClientError:

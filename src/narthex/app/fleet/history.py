@@ -277,9 +277,10 @@ class HistoryReader:
 
 def _answer(name: str, span: TimeRange, since: int, rows: list[HistoryRow], written_until: int) -> bytes:
     grouped: dict[int, list[HistoryRow]] = defaultdict(list)
-    for row in rows:
-        grouped[(row.at - since) // span.step_s].append(row)
     points = span.length_s // span.step_s
+    for row in rows:
+        if 0 <= (index := (row.at - since) // span.step_s) < points:
+            grouped[index].append(row)
     # The newest step is under way: its counters are extrapolated, or it is left out while little of it is known.
     newest = since + (points - 1) * span.step_s
     known_s = min(span.step_s, written_until - newest)
@@ -289,23 +290,18 @@ def _answer(name: str, span: TimeRange, since: int, rows: list[HistoryRow], writ
         range=name, step_s=span.step_s, at=[since + index * span.step_s for index in range(points)]
     )
     for index, found in grouped.items():
-        if 0 <= index < points:
-            figures = _total(found)
-            if index == points - 1 and known_s < span.step_s:
-                figures.counters = {
-                    key: value * span.step_s / known_s for key, value in figures.counters.items()
-                }
-            _place(answer.counters, figures.counters, index, points)
-            _place(answer.gauges, figures.gauges, index, points)
-            _place(answer.peaks, figures.peaks, index, points)
-            for key, histogram in figures.histograms.items():
-                answer.histograms.setdefault(key, [None] * points)[index] = histogram.counts
+        figures = _total(found)
+        if index == points - 1 and known_s < span.step_s:
+            figures.counters = {key: value * span.step_s / known_s for key, value in figures.counters.items()}
+        _place(answer.counters, figures.counters, index, points)
+        _place(answer.gauges, figures.gauges, index, points)
+        _place(answer.peaks, figures.peaks, index, points)
+        for key, histogram in figures.histograms.items():
+            answer.histograms.setdefault(key, [None] * points)[index] = histogram.counts
     for index in grouped:  # a known interval without a value is a zero, one without a row is unknown
-        if 0 <= index < points:
-            for columns in (answer.counters, answer.gauges):
-                for column in columns.values():
-                    if column[index] is None:
-                        column[index] = 0
+        for column in (*answer.counters.values(), *answer.gauges.values()):
+            if column[index] is None:
+                column[index] = 0
     return _encode(answer)
 
 
