@@ -19,8 +19,8 @@ from narthex.doctor.holding import hold
 from narthex.doctor.live import LiveSocket
 from narthex.doctor.observations import Attempt, HttpExchange
 from narthex.doctor.target import Target
+from narthex.domain.endpoints import GUARD_PREFIX
 
-GUARD_ROUTES: Final = "/ws"  # where a guard has its routes by default
 FOREIGN_ORIGIN: Final = "https://narthex-gate.invalid"  # RFC 2606: no page has this origin
 IN_BAND_S: Final = 15.0  # an endpoint that takes its proof in the first message waits 10 s for it
 MAX_HOLD_S: Final = 30.0  # with the other checks below the gate's deadline
@@ -36,7 +36,7 @@ async def examine_endpoint(
 class EndpointGate(Gate):
     """See the module."""
 
-    _routes = GUARD_ROUTES
+    _routes = GUARD_PREFIX
     _found = False
 
     def checks(self) -> Checks:
@@ -63,7 +63,7 @@ class EndpointGate(Gate):
         if not self._routes:
             beacon = await find_beacon(self.line, self.address)
             self._found = beacon is not None
-            self._routes = GUARD_ROUTES if beacon is None else beacon.routes
+            self._routes = GUARD_PREFIX if beacon is None else beacon.routes
         return False
 
     async def healthy(self) -> tuple[bool, str]:

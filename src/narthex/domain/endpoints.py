@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 WEBSOCKET: Final = "/ws"
+GUARD_PREFIX: Final = "/ws"  # of a guard's HTTP routes, where its program chose no other
 WEBSOCKETS: Final = (WEBSOCKET, "/websocket", "/connection/websocket")
 """Paths that upgrade; SDKs and other gateways' clients have each of them as their habit."""
 

@@ -202,7 +202,7 @@ def find_environment(environ: Mapping[str, str]) -> Environment | str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether listening on `host` keeps everybody else out."""
+    """Whether `host` is a name or an address of loopback, which only this machine can reach."""
     if host.lower() == "localhost":
         return True
     try:

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from narthex.domain.addresses import canonical
+from narthex.domain.environment import is_loopback
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _FORWARDING: Final = frozenset({"forwarded", "via", "x-real-ip", "true-client-ip", "cf-connecting-ip"})
@@ -307,9 +308,4 @@ def _below(origin: Origin, suffix: Origin) -> bool:
 
 @lru_cache(maxsize=1024)
 def _is_loopback(name: str) -> bool:
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
+    return name.endswith(".localhost") or is_loopback(name)

@@ -20,6 +20,7 @@ from narthex.adapters.telemetry.logging import get_logger
 from narthex.app.connection_context import ConnectionContext
 from narthex.app.handshake import NewReceiver
 from narthex.app.tasks import end_tasks
+from narthex.domain.endpoints import GUARD_PREFIX
 from narthex.domain.refusals import Refusal
 from narthex.errors import EXIT_CONFIG, ConfigError
 from narthex.guard.cleaning import without_claims
@@ -28,7 +29,7 @@ from narthex.guard.in_band import InBand, prove
 from narthex.guard.lifespan import Lifespan
 from narthex.guard.paths import PathPatterns
 from narthex.guard.probe import Probe
-from narthex.guard.routes import PREFIX, GuardRoutes
+from narthex.guard.routes import GuardRoutes
 from narthex.guard.scopes import (
     Scope,
     answers_http,
@@ -81,7 +82,7 @@ class Guard:
         public: Sequence[str] = (),
         in_band: InBand | None = None,
         subprotocol: str | None = None,
-        prefix: str = PREFIX,
+        prefix: str = GUARD_PREFIX,
         without: Collection[str] = (),
         probe: Probe | None = None,
         verifier: TokenVerifier | None = None,

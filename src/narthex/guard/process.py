@@ -35,6 +35,7 @@ from narthex.app.handshake import NewReceiver
 from narthex.app.health import CheckFailed
 from narthex.app.lifecycle import Component
 from narthex.domain.descriptors import capacity
+from narthex.domain.endpoints import GUARD_PREFIX
 from narthex.domain.refusals import Refusal
 from narthex.domain.upstreams import UpstreamAddress, parse_upstream
 from narthex.errors import Bug, ConfigError
@@ -42,7 +43,7 @@ from narthex.guard.cleaning import without_claims
 from narthex.guard.core import GuardCore, guard_settings
 from narthex.guard.paths import PathPatterns
 from narthex.guard.relayed import Assertions, RelayedConnection, handed_on
-from narthex.guard.routes import PREFIX, GuardRoutes
+from narthex.guard.routes import GuardRoutes
 from narthex.settings import Settings
 from narthex.web import verify
 from narthex.web.paths import route_path
@@ -167,7 +168,7 @@ class GuardProcess:
         own = GuardRoutes(
             core,
             path=paths.example(),
-            prefix=PREFIX,
+            prefix=GUARD_PREFIX,
             without=(),
             probe=None,
             more=[

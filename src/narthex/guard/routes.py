@@ -21,6 +21,7 @@ from narthex.adapters.edge.rules import HeadRules, head_problem
 from narthex.adapters.telemetry.logging import get_logger
 from narthex.app.drain import COMMAND_AFTER_S
 from narthex.app.health import Check, auth_check, ping_check
+from narthex.domain.endpoints import GUARD_PREFIX
 from narthex.domain.refusals import PROBLEM_TYPE_BASE, Refusal
 from narthex.domain.verdict import Rejected, Unavailable, Verdict
 from narthex.errors import ClientError
@@ -41,7 +42,6 @@ from narthex.wiring.gauges import attempt_table
 from narthex.wiring.server_process import address_rates, make_health, trusted_scraper, user_rates
 from narthex.wiring.tokens import make_exchange
 
-PREFIX: Final = "/ws"
 """Where the handlers have their routes; the guard's prefix replaces it."""
 
 LOGOUT: Final = "/auth/logout"
@@ -262,9 +262,9 @@ class GuardRoutes:
 def _moved(route: Any, prefix: str) -> Route:
     """The route below the guard's prefix."""
     assert isinstance(route, Route)
-    if not route.path.startswith(f"{PREFIX}/"):
+    if not route.path.startswith(f"{GUARD_PREFIX}/"):
         return route
-    return Route(prefix + route.path.removeprefix(PREFIX), route.endpoint, methods=route.methods)
+    return Route(prefix + route.path.removeprefix(GUARD_PREFIX), route.endpoint, methods=route.methods)
 
 
 def _left(path: str, without: Collection[str]) -> bool:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from narthex.domain.availability import JOURNEYS, MAX_COMPONENTS
+from narthex.domain.environment import is_loopback
 from narthex.domain.webhooks import BadReceiver, WebhookReceiver, parse_receivers
 from narthex.settings.model import Settings
 
@@ -81,13 +82,15 @@ def status_problems(settings: Settings, *, remote: bool) -> Iterator[str]:
 def _url(settings: Settings, *, remote: bool) -> Iterator[str]:
     if not _is_url(settings.status_url, ("https", "http")):
         yield "NARTHEX_STATUS_URL is not a URL of http:// or https:// with a host. Give that of narthex status serve."
-    elif settings.status_token is None:
+    else:
+        parts = urlsplit(settings.status_url)
+        if remote and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+            yield "NARTHEX_STATUS_URL is http://, over which the token could be read. Serve it over https."
+    if settings.status_token is None:
         yield (
             "NARTHEX_STATUS_URL is set and NARTHEX_STATUS_TOKEN is not: the service takes samples only with it. Set it "
             "to the value that the service has."
         )
-    if remote and settings.status_url.startswith("http://") and not _is_loopback(settings.status_url):
-        yield "NARTHEX_STATUS_URL is http://, over which the token could be read. Serve it over https."
     if settings.status_page == "on":
         yield "NARTHEX_STATUS_PAGE is on and NARTHEX_STATUS_URL names another service's page. Unset one."
 
@@ -152,7 +155,3 @@ def _is_url(text: str, schemes: Sequence[str]) -> bool:
         return False
     has_target = bool(parts.path) if parts.scheme == "mailto" else bool(parts.hostname)
     return good and parts.scheme in schemes and has_target and not parts.username and text.isprintable()
-
-
-def _is_loopback(url: str) -> bool:
-    return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")

@@ -13,6 +13,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from narthex.domain.environment import is_loopback
 from narthex.errors import ConfigError
 
 UNIX_MODE: Final = 0o666  # as open to this machine's users as a port on loopback is
@@ -109,7 +110,7 @@ def inherit(descriptor: int, *, loopback_only: bool, send_buffer_bytes: int = 0)
     if listener.type != socket.SOCK_STREAM or not name:
         listener.detach()
         raise ConfigError([f"--fd {descriptor} is not a bound stream socket. Pass one."])
-    if loopback_only and isinstance(name, tuple) and not _is_loopback(name[0]):
+    if loopback_only and isinstance(name, tuple) and not is_loopback(name[0]):
         listener.detach()
         problem = (
             f"--fd {descriptor} listens on {name[0]}, beyond loopback, and this environment must not. Set ENVIRONMENT "
@@ -146,10 +147,6 @@ def _remove_stale(path: Path) -> None:
             path.unlink(missing_ok=True)
             return
     raise ConfigError([f"A server already listens on {path}. Stop it, or give another path."])
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "::1" or host.startswith("127.")
 
 
 def _close(listeners: list[socket.socket]) -> None:

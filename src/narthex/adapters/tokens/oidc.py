@@ -6,13 +6,13 @@ can answer for one path could sign for it; every address in it must be as safe a
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from narthex.adapters.tokens.fetching import DocumentFault, Fetcher
+from narthex.domain.environment import is_loopback
 
 WELL_KNOWN: Final = "/.well-known/openid-configuration"
 KEEP_S: Final = 3_600.0  # addresses change with deployments of the issuer, keys far more often
@@ -74,18 +74,9 @@ class Discovery:
         return (
             parts.scheme == "http"
             and urlsplit(self._issuer).scheme == "http"
-            and (_is_loopback(parts.hostname) or parts.hostname == urlsplit(self._issuer).hostname)
+            and (is_loopback(parts.hostname or "") or parts.hostname == urlsplit(self._issuer).hostname)
         )
 
 
 def _bare(issuer: object) -> str:
     return issuer.rstrip("/") if isinstance(issuer, str) else ""
-
-
-def _is_loopback(host: str | None) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return False

@@ -16,6 +16,7 @@ from nats.errors import Error as NatsError
 
 from narthex.adapters.certificates import certificate_end
 from narthex.domain.engine_urls import BadEngineUrl, parse_engine_urls
+from narthex.domain.environment import is_loopback
 from narthex.errors import ConfigError, DependencyError
 
 CONNECT_S: Final = 5.0
@@ -25,9 +26,6 @@ FIRST_WAIT_S: Final = (
 MAX_WAIT_S: Final = 2.0
 PING_EVERY_S: Final = 2  # two missed: a half-open connection is left within 6 s, half of a publish's time
 Callback = Callable[[], Awaitable[None]]
-
-
-LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
 
 class NatsAddress(NamedTuple):
@@ -44,7 +42,7 @@ class NatsAddress(NamedTuple):
     @property
     def local(self) -> bool:
         """Whether every server is on this machine, and stops with it."""
-        return all(urlsplit(server).hostname in LOOPBACK for server in self.servers)
+        return all(is_loopback(urlsplit(server).hostname or "") for server in self.servers)
 
 
 def parse_address(url: str) -> NatsAddress:
