@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from narthex.cli.main import run
 from narthex.cli.probe import _Runner
 from narthex.doctor.target import parse_target
 
@@ -56,3 +57,13 @@ def test_the_page_is_written_anew_each_round(tmp_path: Path, capsys: pytest.Capt
     found.html = tmp_path / "absent" / "probe.html"
     asyncio.run(found.run(1))
     assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["status.example.com", "http://[::1", "http://host:0", "ftp://host"])
+def test_a_report_goes_to_a_url(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Any other text is a usage error, exit 2, before the first round."""
+    monkeypatch.setenv("NARTHEX_STATUS_TOKEN", "status-token-of-the-tests-01")
+    assert run(["probe", "ws://127.0.0.1:9", "--count", "1", "--report", url]) == 2
+    assert "is not an http:// or https:// URL" in capsys.readouterr().err

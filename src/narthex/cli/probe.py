@@ -17,12 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, NamedTuple
-from urllib.parse import urlsplit
 
 import msgspec
 from cyclopts import Parameter
 
-from narthex.cli.arguments import given_headers, given_token, seconds_of, usage, writable
+from narthex.cli.arguments import base_url, given_headers, given_token, seconds_of, usage, writable
 from narthex.doctor import canary, canary_report
 from narthex.doctor.observations import ConversationStep
 from narthex.doctor.target import Target, parse_target
@@ -135,10 +134,8 @@ def _reporting(url: str, location: str, component: str, every_s: float) -> _Repo
             "--report needs NARTHEX_STATUS_TOKEN, which is not set or cannot be sent.",
             "Set it to the value that the gateway or status service was started with.",
         )
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-        raise ClientError("bad_url", f"--report: {url[:60]!r} is not a URL.", "Give https://host.")
     source = (location or socket.gethostname() or "probe")[:100]
-    return _Reporting(SampleReporter(url, (token,)), source, component, min(max(1.0, every_s), 86_400.0))
+    return _Reporting(SampleReporter(base_url(url), (token,)), source, component, min(max(1.0, every_s), 86_400.0))
 
 
 @dataclass
