@@ -53,6 +53,8 @@ def test_sound_issuers_load(environ: dict[str, str]) -> None:
         ({"NARTHEX_JWT_SECRET": "short", "ENVIRONMENT": "staging"}, "RFC 7518"),
         ({"NARTHEX_JWKS_URL": "http://i.example/jwks", "ENVIRONMENT": "staging"}, "https://"),
         ({"NARTHEX_JWKS_URL": "file:///etc/passwd"}, "https://"),
+        ({"NARTHEX_JWKS_URL": "https://[::1/jwks"}, "NARTHEX_JWKS_URL must be an https:// URL"),
+        ({"NARTHEX_OIDC_ISSUER": "https://i.example:port"}, "NARTHEX_OIDC_ISSUER must be an https:// URL"),
         ({"NARTHEX_JWT_ISSUER": "me"}, "NARTHEX_JWT_ISSUER is set, but no key is"),
         ({"NARTHEX_INTROSPECTION_URL": "https://i.example/introspect"}, "NARTHEX_INTROSPECTION_CLIENT_ID"),
         (

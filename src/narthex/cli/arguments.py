@@ -12,9 +12,9 @@ import secrets
 import sys
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from narthex.domain.carriers import E2E_KEY_HEADER, E2E_TEST_RUN_HEADER
+from narthex.domain.endpoints import http_url
 from narthex.errors import EXIT_USAGE, ClientError
 
 _TIME: Final = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h|d)?")
@@ -114,12 +114,7 @@ def usage(error: ClientError) -> int:
 
 def base_url(text: str) -> str:
     """The URL of a gateway without a slash at its end. Raises ClientError."""
-    try:
-        parts = urlsplit(text)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        good = False
-    if not good:
+    if http_url(text) is None:
         raise ClientError(
             "bad_url",
             f"{text[:60]!r} is not an http:// or https:// URL of a gateway.",

@@ -135,7 +135,9 @@ def _reporting(url: str, location: str, component: str, every_s: float) -> _Repo
             "Set it to the value that the gateway or status service was started with.",
         )
     source = (location or socket.gethostname() or "probe")[:100]
-    return _Reporting(SampleReporter(base_url(url), (token,)), source, component, min(max(1.0, every_s), 86_400.0))
+    return _Reporting(
+        SampleReporter(base_url(url), (token,)), source, component, min(max(1.0, every_s), 86_400.0)
+    )
 
 
 @dataclass

@@ -13,12 +13,12 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
 
 from narthex._version import __version__
+from narthex.domain.endpoints import http_url
 from narthex.e2e.results import Result, Status, SuiteReport
 from narthex.e2e.runner import Progress, Runner, select, silent
 from narthex.e2e.scenario import Category, Scenario, every
@@ -93,12 +93,8 @@ def chosen(options: SuiteOptions) -> list[Scenario]:
 
 
 def _is_base_url(text: str) -> None:
-    try:
-        parts = urlsplit(text)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query
-    except ValueError:
-        parts, good = urlsplit(""), False
-    if not good:
+    parts = http_url(text)
+    if parts is None or parts.query:
         raise ClientError(
             "bad_base_url",
             "--base-url is not an http:// or https:// URL of a gateway.",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
+from narthex.domain.endpoints import http_url
 from narthex.domain.environment import is_loopback
 from narthex.settings.model import Settings
 from narthex.settings.tables import ALGORITHMS, HMAC_ALGORITHMS, IssuerSettings
@@ -94,12 +94,8 @@ def _of_one(remote: bool, issuer: IssuerSettings, names: dict[str, str]) -> Iter
 
 
 def _safe_url(url: str, *, remote: bool) -> bool:
-    parts = urlsplit(url)
-    if parts.scheme == "https" and parts.hostname:
-        return True
-    if parts.scheme != "http" or not parts.hostname:
-        return False
-    return is_loopback(parts.hostname) or not remote
+    parts = http_url(url)
+    return parts is not None and (parts.scheme == "https" or not remote or is_loopback(parts.hostname or ""))
 
 
 def _between(settings: Settings) -> Iterator[str]:

@@ -15,10 +15,10 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
-from urllib.parse import urlsplit
 
 from narthex.adapters.stores.postgres_address import parse_postgres
 from narthex.domain.addresses import TrustedProxies, parse_networks, parse_trusted_proxies
+from narthex.domain.endpoints import http_url
 from narthex.domain.engine_urls import BadEngineUrl, parse_engine_urls
 from narthex.domain.environment import Environment, EnvironmentPolicy, decide, find_environment, is_loopback
 from narthex.domain.origins import HostPolicy, OriginPolicy, parse_allowed_hosts, parse_allowed_origins
@@ -150,18 +150,8 @@ def _urls(settings: Settings) -> Iterator[str]:
         )
     if not settings.public_url:
         return
-    try:
-        parts = urlsplit(settings.public_url)
-        good = (
-            parts.scheme in ("http", "https")
-            and parts.hostname
-            and not parts.path.strip("/")
-            and not parts.query
-        )
-        good = good and not parts.username and (parts.port is None or parts.port > 0)
-    except ValueError:
-        good = False
-    if not good:
+    parts = http_url(settings.public_url)
+    if parts is None or parts.path.strip("/") or parts.query or parts.username:
         yield (
             "NARTHEX_PUBLIC_URL is not a base URL. Write scheme and host only, for example https://chat.example.com; "
             "a path belongs in NARTHEX_ROOT_PATH."

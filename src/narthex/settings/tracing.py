@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from typing import Final
-from urllib.parse import urlsplit
+
+from narthex.domain.endpoints import http_url
 
 ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -44,7 +45,7 @@ def tracing_problems(environ: Mapping[str, str]) -> Iterator[str]:
     if exporter not in ("", "otlp"):
         yield f"{EXPORTER} is {exporter[:60]!r}. narthex exports otlp or none: set one of them, or unset it."
     for name in ENDPOINTS:
-        if (url := environ.get(name, "").strip()) and not _is_url(url):
+        if (url := environ.get(name, "").strip()) and http_url(url) is None:
             yield f"{name} is no http:// or https:// URL. Give the collector's, such as http://127.0.0.1:4318."
     for name in PROTOCOLS:
         if (protocol := _value(environ, name)) not in ("", PROTOCOL):
@@ -67,14 +68,6 @@ def header_secrets(environ: Mapping[str, str]) -> list[str]:
 
 def _value(environ: Mapping[str, str], name: str) -> str:
     return environ.get(name, "").strip().lower()
-
-
-def _is_url(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
 
 
 def _is_ratio(text: str) -> bool:

@@ -123,6 +123,19 @@ def test_what_cannot_be_loaded_is_told_why(spec: str, words: str) -> None:
     assert spec in caught.value.problems[0]
 
 
+@pytest.mark.parametrize("kind", ["agui", "openai"])
+@pytest.mark.parametrize(
+    "url", ["http://[::1/chat#m", "http://host:port/chat#m", "http://me:pass@host/chat#m"]
+)
+def test_an_endpoint_has_a_url(kind: str, url: str) -> None:
+    """Else it is a problem of the settings, which does not repeat a password."""
+    with pytest.raises(ConfigError) as caught:
+        load_agent(f"{kind}+{url}")
+    (problem,) = caught.value.problems
+    assert "the URL needs a host, and no user or password" in problem
+    assert "pass@" not in problem
+
+
 def test_a_decorated_function_stays_what_it_is() -> None:
     """`@narthex.agent` only marks."""
 

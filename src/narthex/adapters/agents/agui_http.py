@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
 from narthex.adapters.agents.agui_stream import relay
-from narthex.adapters.agents.remote import Endpoint
+from narthex.adapters.agents.remote import Endpoint, parse_url
 from narthex.ports.agents import Agent, AgentError, Event, RunInput
 from narthex.ports.tracing import ending
 
@@ -28,7 +27,7 @@ def agui_agent(url: str, *, name: str = "", secrets: Mapping[str, str] | None = 
     Raises:
         ConfigError: the URL cannot be used.
     """
-    parts = urlsplit(url)
+    parts = parse_url(url)
     name = name or parts.path.rstrip("/").rpartition("/")[2] or (parts.hostname or "agui").replace(".", "-")
     endpoint = Endpoint(f"agui+{url}", url, (secrets or {}).get(name, ""))
 

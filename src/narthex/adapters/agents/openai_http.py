@@ -9,11 +9,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import msgspec
 
-from narthex.adapters.agents.remote import Endpoint
+from narthex.adapters.agents.remote import Endpoint, parse_url
 from narthex.domain import events as ev
 from narthex.errors import ConfigError
 from narthex.ports.agents import Agent, AgentError, Event, RunInput
@@ -38,7 +38,7 @@ def openai_agent(
     Raises:
         ConfigError: no model is named, or the URL cannot be used.
     """
-    parts = urlsplit(url)
+    parts = parse_url(url)
     model = unquote(parts.fragment)
     if not model:
         raise ConfigError([f"Agent openai+{parts.scheme}://{parts.hostname}: name the model: …/v1#model."])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import httpx2
 import msgspec
@@ -18,6 +18,7 @@ import structlog
 
 from narthex._version import __version__
 from narthex.adapters.agents.sse import EventReader
+from narthex.domain.endpoints import http_url
 from narthex.errors import ConfigError, DependencyError
 from narthex.ports.agents import AgentError
 from narthex.ports.tracing import Attributes, Span, Value, current_span
@@ -30,6 +31,15 @@ _LOGGED_BYTES: Final = 300  # of an error's body, for the person who set the end
 log = structlog.get_logger("narthex.agents", log_name="narthex.agents")
 
 
+def parse_url(url: str) -> SplitResult:
+    """The parts of an agent's URL. Raises ConfigError, which never repeats a password."""
+    parts = http_url(url)
+    if parts is None or parts.username or parts.password:
+        shown = f"{url.partition(':')[0]}://{parts.hostname if parts else '?'}"
+        raise ConfigError([f"Agent {shown}: the URL needs a host, and no user or password."])
+    return parts
+
+
 class Endpoint:
     """A remote agent's URL and its secret.
 
@@ -40,13 +50,7 @@ class Endpoint:
     """
 
     def __init__(self, spec: str, url: str, secret: str) -> None:
-        parts = urlsplit(url)
-        if not parts.hostname or parts.username or parts.password:
-            raise ConfigError(
-                [
-                    f"Agent {parts.scheme}://{parts.hostname or '?'}: the URL needs a host, and no user or password."
-                ]
-            )
+        parts = parse_url(url)
         self.spec = spec
         self.url = url
         self.shown = f"{parts.scheme}://{parts.netloc}"
