@@ -20,6 +20,14 @@ async def end_tasks(*tasks: asyncio.Task[Any] | None) -> None:
     await asyncio.gather(*found, return_exceptions=True)
 
 
+def retrieve_error(task: asyncio.Task[Any]) -> None:
+    """Retrieve a task's error, as its done callback: all that wait for it through `asyncio.shield` may be gone, and
+    asyncio would log the error as one that was never looked at.
+    """
+    if not task.cancelled():
+        task.exception()
+
+
 class Tasks:
     """A bounded set of running tasks.
 

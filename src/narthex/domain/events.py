@@ -9,6 +9,7 @@ and may be joined with its neighbour, everything else is a lifecycle event and n
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Any, Final
 
 Event = dict[str, Any]
@@ -134,14 +135,14 @@ def interrupt(
     interrupt_id: str,
     message: str,
     response_schema: Event,
-    expires_at: str,
+    expires_at: float,
     *,
     answerable_by: str = "",
     reason: str = "input_required",
     tool_call_id: str = "",
     metadata: Event | None = None,
 ) -> Event:
-    """A question in the outcome `interrupted`; `expires_at` is RFC 3339 in UTC, `answerable_by` of
+    """A question in the outcome `interrupted`; `expires_at` is seconds since the epoch, `answerable_by` of
     `domain.answer_permission`.
     """
     found: Event = {
@@ -149,7 +150,7 @@ def interrupt(
         "reason": reason,
         "message": message,
         "responseSchema": response_schema,
-        "expiresAt": expires_at,
+        "expiresAt": datetime.fromtimestamp(expires_at, UTC).isoformat().replace("+00:00", "Z"),
     }
     if tool_call_id:
         found["toolCallId"] = tool_call_id

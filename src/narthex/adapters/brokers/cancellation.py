@@ -23,11 +23,3 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
             task.cancel()
         _, left = await asyncio.wait(left, timeout=AGAIN_S)
     await asyncio.gather(*(task for task in tasks if task.done()), return_exceptions=True)
-
-
-def retrieve_error(task: asyncio.Task[Any]) -> None:
-    """Retrieve a task's error, as its done callback: all that wait for it through `asyncio.shield` may be gone, and
-    asyncio would log the error as one that was never looked at.
-    """
-    if not task.cancelled():
-        task.exception()

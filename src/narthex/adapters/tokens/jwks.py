@@ -20,7 +20,7 @@ from narthex.adapters.tokens.compact import Compact
 from narthex.adapters.tokens.fetching import DocumentFault, Fetcher
 from narthex.adapters.tokens.keys import KeyTable, UnusableKey, keys_from_jwks
 from narthex.adapters.tokens.verification import BAD_SIGNATURE, IssuerRules, verify_token
-from narthex.app.tasks import end_tasks
+from narthex.app.tasks import end_tasks, retrieve_error
 from narthex.domain.verdict import Rejected, Unavailable, Verdict
 from narthex.errors import Bug, DependencyError, NarthexError
 from narthex.ports.breaker import Breakers
@@ -151,8 +151,7 @@ class JwksKeys:
     def _landed(self, task: asyncio.Task[None]) -> None:
         self._flight = None
         self._first.set()
-        if not task.cancelled():
-            task.exception()  # retrieved: the waiting clients have it, and `_fetch` has recorded it
+        retrieve_error(task)  # the waiting clients have it, and `_fetch` has recorded it
 
     async def _ask(self, traffic: str) -> None:
         """A fetch that a client's unknown key asked for, through its traffic's breaker."""

@@ -8,7 +8,6 @@ page which was reloaded shows the same messages: a call of a tool stands in the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -138,7 +137,7 @@ def interrupts(kept: Sequence[OpenQuestion]) -> list[Event]:
                 one.interrupt_id,
                 one.text,
                 msgspec.json.decode(one.schema),
-                datetime.fromtimestamp(one.expires_at, UTC).isoformat().replace("+00:00", "Z"),
+                one.expires_at,
                 answerable_by=one.answerable_by,
                 reason=detail.get("reason") or "input_required",
                 tool_call_id=detail.get("toolCallId") or "",

@@ -16,7 +16,6 @@ import asyncio
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -26,6 +25,7 @@ from narthex.app.runs.endings import AgentFault, Ending, Interrupted, Report
 from narthex.app.runs.intake import Intake
 from narthex.app.runs.run_trace import RunTrace
 from narthex.app.runs.services import RunServices
+from narthex.app.tasks import retrieve_error
 from narthex.domain import events as ev
 from narthex.domain.agent_ids import in_thread
 from narthex.domain.agent_input import AgentInput
@@ -352,7 +352,7 @@ class AgentSession:
             self.task = asyncio.get_running_loop().create_task(
                 self._drive(), name=f"{AGENT_TASK}{self.agent.name} {self._run_id}"
             )
-            self.task.add_done_callback(_seen)
+            self.task.add_done_callback(retrieve_error)
         self.task.add_done_callback(execution.agent_done)
 
     def unbind(self) -> None:
@@ -463,20 +463,13 @@ def answer_of(interrupt: Interrupt) -> Answer:
 
 def _event(interrupt: Interrupt, question: Question) -> ev.Event:
     """A question in RUN_FINISHED's outcome."""
-    expires = datetime.fromtimestamp(interrupt.expires_at, UTC).isoformat().replace("+00:00", "Z")
     return ev.interrupt(
         interrupt.interrupt_id,
         question.text,
         dict(question.schema),
-        expires,
+        interrupt.expires_at,
         answerable_by=question.answerable_by,
         reason=question.reason,
         tool_call_id=in_thread(interrupt.run_id, question.tool_call_id),
         metadata=question.metadata,
     )
-
-
-def _seen(task: asyncio.Task[None]) -> None:
-    """Look at an agent's exception, so that the loop does not report it once more."""
-    if not task.cancelled():
-        task.exception()

@@ -17,7 +17,6 @@ from typing import Final
 import structlog
 from nats.aio.msg import Msg
 
-from narthex.adapters.brokers.cancellation import retrieve_error
 from narthex.adapters.brokers.nats.appending import NatsAppender
 from narthex.adapters.brokers.nats.codec import StreamBatch, encode
 from narthex.adapters.brokers.nats.jetstream import (
@@ -27,6 +26,7 @@ from narthex.adapters.brokers.nats.jetstream import (
     StreamMissing,
 )
 from narthex.adapters.brokers.nats.streams import LogStream, StreamInfo
+from narthex.app.tasks import retrieve_error
 from narthex.errors import DISK_FULL, ENGINE_HUNG, ConfigError, DependencyError, NarthexError
 
 AGAIN_S: Final = 0.5  # while JetStream is away

@@ -22,7 +22,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from narthex.adapters.brokers.cancellation import cancel_and_wait, retrieve_error
+from narthex.adapters.brokers.cancellation import cancel_and_wait
 from narthex.adapters.brokers.engine_errors import Retrier
 from narthex.adapters.brokers.known_positions import KnownPositions
 from narthex.adapters.brokers.redis import scripts
@@ -39,6 +39,7 @@ from narthex.adapters.brokers.redis.connection import (
     read_settings,
 )
 from narthex.adapters.brokers.redis.listening import Listener
+from narthex.app.tasks import retrieve_error
 from narthex.errors import ConfigError, DependencyError
 from narthex.ports.broker import (
     KEPT_PUBLICATIONS,
