@@ -12,8 +12,6 @@ the request but its path and, where no public URL is set, its host; every other 
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Final, NamedTuple
 
@@ -38,6 +36,7 @@ from narthex.web.fields import bearer
 from narthex.web.paths import root_path
 from narthex.web.problems import client_error, problem, trace_id_for
 from narthex.web.request_rules import RequestRules
+from narthex.web.served_bodies import ServedBody
 
 MAX_AGE_S: Final = 2
 CACHE_CONTROL: Final = f"public, max-age={MAX_AGE_S}, stale-while-revalidate=30, stale-if-error=86400"
@@ -52,7 +51,6 @@ OPEN: Final = {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy
 IMAGE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 MAX_SAMPLES: Final = 1_000
 MAX_BASES: Final = 8
-WORTH_GZIP: Final = 1_024
 
 
 class Samples(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,15 +63,6 @@ class Logo(NamedTuple):
     """The operator's logo."""
 
     body: bytes
-    media_type: str
-
-
-class _Body(NamedTuple):
-    """One public answer, as it is sent again and again while the document stays."""
-
-    raw: bytes
-    zipped: bytes
-    etag: str
     media_type: str
 
 
@@ -105,7 +94,7 @@ class StatusRoutes:
         self._access = access
         self._rules = rules
         self._tokens = tokens
-        self._drawn: dict[str, _Body] = {}
+        self._drawn: dict[str, ServedBody] = {}
         self._drawn_of: StatusDocument | None = None
 
     def routes(self) -> list[BaseRoute]:
@@ -207,7 +196,7 @@ class StatusRoutes:
 
     def _draw(
         self, document: StatusDocument, name: str, media_type: str, draw: Callable[[], str | bytes]
-    ) -> _Body:
+    ) -> ServedBody:
         """The drawing of this document, made once."""
         if self._drawn_of is not document:
             self._drawn, self._drawn_of = {}, document
@@ -220,21 +209,8 @@ class StatusRoutes:
         return found
 
     @staticmethod
-    def _send(request: Request, body: _Body, more: Mapping[str, str] | None = None) -> Response:
-        zipped = bool(body.zipped) and "gzip" in request.headers.get("accept-encoding", "")
-        headers = {
-            **HEADERS,
-            **(more or {}),
-            "Cache-Control": CACHE_CONTROL,
-            "Vary": "Accept-Encoding",
-            "ETag": f"W/{body.etag}" if zipped else body.etag,
-        }
-        asked = request.headers.get("if-none-match", "")
-        if any(part.strip().removeprefix("W/") in (body.etag, "*") for part in asked.split(",")):
-            return Response(status_code=304, headers=headers)
-        if zipped:
-            headers["Content-Encoding"] = "gzip"
-        return Response(body.zipped if zipped else body.raw, headers=headers, media_type=body.media_type)
+    def _send(request: Request, body: ServedBody, more: Mapping[str, str] | None = None) -> Response:
+        return body.answer(request, {**HEADERS, **(more or {})})
 
     # -- operators and probers -----------------------------------------------------------------------------
 
@@ -274,6 +250,5 @@ class StatusRoutes:
         return json_answer({"kept": kept})
 
 
-def _body(raw: bytes, media_type: str) -> _Body:
-    zipped = gzip.compress(raw, 6, mtime=0) if len(raw) >= WORTH_GZIP else b""
-    return _Body(raw, zipped, f'"{hashlib.sha256(raw).hexdigest()[:32]}"', media_type)
+def _body(raw: bytes, media_type: str) -> ServedBody:
+    return ServedBody.of(raw, media_type, CACHE_CONTROL)

@@ -8,14 +8,12 @@ hash may be cached for ever, a page only with revalidation. Without a built bund
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import mimetypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from html import escape
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -26,6 +24,7 @@ from starlette.routing import BaseRoute, Route
 from narthex.domain.refusals import Refusal
 from narthex.web.paths import root_path
 from narthex.web.problems import problem, trace_id_for
+from narthex.web.served_bodies import ServedBody
 
 STATIC_DIR: Final = Path(__file__).parent / "static"
 PAGES: Final = {"/": "chat", "/dashboard": "dashboard"}
@@ -54,7 +53,6 @@ SECURITY_HEADERS: Final = {
 }
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
 _ASK_AGAIN: Final = "no-cache"
-_WORTH_GZIP: Final = 1_024  # smaller ones fit one packet anyway
 _TYPES: Final = {
     ".js": "text/javascript",
     ".css": "text/css",
@@ -82,20 +80,9 @@ _NOT_BUILT: Final = b"""<!doctype html>
 """
 
 
-class _File(msgspec.Struct, frozen=True):
-    """One file of the bundle as it is sent. `zipped` is empty where gzip gains nothing."""
-
-    body: bytes
-    zipped: bytes
-    etag: str
-    media_type: str
-    cache_control: str
-
-
 class _Listed(msgspec.Struct, frozen=True):
     """A file in the manifest."""
 
-    sha256: str
     immutable: bool
 
 
@@ -117,7 +104,7 @@ class Bundle:
         self._directory = directory
         self._stamp = -1
         self._pages: dict[str, str] = {}
-        self._files: dict[str, _File] = {}
+        self._files: dict[str, ServedBody] = {}
         self.refresh()
 
     @property
@@ -139,7 +126,7 @@ class Bundle:
             return
         self._stamp, self._pages, self._files = stamp, manifest.pages, files
 
-    def page(self, name: str, root: str = "") -> _File | None:
+    def page(self, name: str, root: str = "") -> ServedBody | None:
         """A page's HTML for clients that reach us under `root` (`web.paths`), or None when it was not built."""
         file = self._files.get(self._pages.get(name, ""))
         if file is None or not root:
@@ -147,27 +134,18 @@ class Bundle:
         body = file.body.replace(_OWN_FILES, b'"%s/static/' % escape(root).encode())
         return msgspec.structs.replace(file, body=body, zipped=b"", etag=f'{file.etag[:-1]}{_tag(root)}"')
 
-    def file(self, name: str) -> _File | None:
+    def file(self, name: str) -> ServedBody | None:
         """A file by its exact name in the manifest; pages are not among them."""
         return None if name in self._pages.values() else self._files.get(name)
 
-    def _read(self, name: str, listed: _Listed) -> _File:
+    def _read(self, name: str, listed: _Listed) -> ServedBody:
         path = self._directory / name
         if path.parent != self._directory:  # a name in the manifest must not leave the directory
             raise FileNotFoundError(name)
         body = path.read_bytes()
-        # mtime=0: the same bytes on every instance, so that the ETag holds across them
-        zipped = gzip.compress(body, 6, mtime=0) if len(body) >= _WORTH_GZIP else b""
-        zipped = zipped if len(zipped) < len(body) * 0.95 else b""
         media_type = _TYPES.get(path.suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
         charset = "; charset=utf-8" if media_type.startswith("text/") else ""
-        return _File(
-            body=body,
-            zipped=zipped,
-            etag=f'"{listed.sha256[:32]}"',
-            media_type=media_type + charset,
-            cache_control=_FOR_EVER if listed.immutable else _ASK_AGAIN,
-        )
+        return ServedBody.of(body, media_type + charset, _FOR_EVER if listed.immutable else _ASK_AGAIN)
 
 
 def routes(directory: Path = STATIC_DIR, *, pages: Sequence[str] = tuple(PAGES)) -> list[BaseRoute]:
@@ -206,7 +184,7 @@ def _page(bundle: Bundle, name: str) -> Any:
         if file is None:
             headers = {**SECURITY_HEADERS, "Cache-Control": "no-store"}
             return Response(_NOT_BUILT, 503, headers=headers, media_type="text/html")
-        return _send(request, file)
+        return file.answer(request, SECURITY_HEADERS)
 
     return page
 
@@ -219,36 +197,11 @@ def _static(bundle: Bundle) -> Any:
     return static
 
 
-def _answer(request: Request, file: _File | None, name: str) -> Response:
+def _answer(request: Request, file: ServedBody | None, name: str) -> Response:
     if file is None:
         return problem(Refusal(code="no_route"), trace_id_for(request), headers=SECURITY_HEADERS)
-    return _send(request, file, FOR_OTHER_SITES if name in HELPER_FILES else {})
-
-
-def _send(request: Request, file: _File, more: Mapping[str, str] = MappingProxyType({})) -> Response:
-    """The file, gzipped if the client accepts that, or 304 when the client has it already."""
-    headers = {
-        **SECURITY_HEADERS,
-        **more,
-        "ETag": file.etag,
-        "Cache-Control": file.cache_control,
-        "Vary": "Accept-Encoding",
-    }
-    if _has(request.headers.get("if-none-match", ""), file.etag):
-        return Response(status_code=304, headers=headers)
-    body = file.body
-    if file.zipped and "gzip" in request.headers.get("accept-encoding", ""):
-        body = file.zipped
-        headers["Content-Encoding"] = "gzip"
-        headers["ETag"] = f"W/{file.etag}"  # RFC 9110 section 8.8.3: not the unzipped file's bytes
-    return Response(body, headers=headers, media_type=file.media_type)
+    return file.answer(request, SECURITY_HEADERS | (FOR_OTHER_SITES if name in HELPER_FILES else {}))
 
 
 def _tag(root: str) -> str:
     return hashlib.sha256(root.encode()).hexdigest()[:8]
-
-
-def _has(if_none_match: str, etag: str) -> bool:
-    """RFC 9110 section 13.1.2: weak comparison, or `*`."""
-    asked = (part.strip().removeprefix("W/") for part in if_none_match.split(","))
-    return any(part in {etag, "*"} for part in asked)
