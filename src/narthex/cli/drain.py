@@ -19,7 +19,7 @@ POLL_S: Final = 0.5
 def drain(url: str, *, node: str = "", key: str | None = None, wait: float = 30.0) -> int:
     """Drain an instance and wait until it is gone.
 
-    It refuses newcomers with 503, ends or hands over its runs, closes its sockets in paced batches (SDKs
+    It refuses new handshakes with 503, ends or hands over its runs, closes its sockets in paced batches (SDKs
     reconnect elsewhere), and exits. With --workers the whole `narthex serve` does. The admin key comes from
     NARTHEX_ADMIN_KEY or --key.
 

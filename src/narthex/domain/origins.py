@@ -120,7 +120,7 @@ class HostPolicy(msgspec.Struct, frozen=True):
         exact: listed names, lower case.
         suffixes: `.example.com` of `*.example.com`.
         tagged: hosts of Cloud Run services, each with the URLs of its revision tags, `tag---` before the host.
-        loopback: localhost, `*.localhost`, 127.0.0.0/8 and ::1 are served to everybody; where names are listed they
+        loopback: localhost, `*.localhost`, 127.0.0.0/8 and ::1 are served to every peer; where names are listed they
             are served to a loopback peer only (`served_to_probes`).
     """
 

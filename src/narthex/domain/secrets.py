@@ -31,7 +31,7 @@ def any_equal(candidate: str | bytes, live: Sequence[str | bytes]) -> bool:
     """Whether `candidate` is one of `live`. All are compared, so the time does not say which one it was.
 
     Two keys may be live during a rotation. An empty live key matches nothing: an unset variable must never
-    open a door.
+    admit a client.
     """
     found = False
     for key in live:

@@ -160,7 +160,7 @@ class Guard:
         return core
 
     async def drain(self) -> None:
-        """Refuse newcomers, and close every socket within the grace, paced."""
+        """Refuse new handshakes, and close every socket within the grace, paced."""
         if self._core is not None:
             await self._core.lifecycle.drain()
 

@@ -106,7 +106,7 @@ class GuardedSocket:
         self._reports = False  # the server is one of `REPORTING`
         self._passes = False  # the application awaits the server's own coroutines
         self._accepted = False
-        self._closed: Disconnect | None = None  # set: the application is told that the connection has ended
+        self._closed: Disconnect | None = None  # set: the application gets its disconnect
         self._closing: asyncio.Task[None] | None = None
         # The application's tasks inside a call of the server: nearly always at most one.
         self._loop = lives.loop
@@ -162,8 +162,8 @@ class GuardedSocket:
             await asyncio.wait((self._closing,), timeout=CLOSE_S)
         # A client's own code was in the message that the application has got from the server.
         self.life.ended(_NO_STATUS if self._passes else _BROKEN, self.carried)
-        # A task of the application's that goes on is told of the end by this side, because the way to the server would
-        # keep all of the server's connection until the garbage collector comes.
+        # A task of the application that continues gets its disconnect from this object: a reference to the server's
+        # callables would keep the server's whole connection alive until the garbage collector runs.
         self._closed = self._closed or _LEFT
         self._receive = self._send = _gone
         self._passes = False

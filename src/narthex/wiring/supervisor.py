@@ -244,7 +244,7 @@ class Supervisor:
         sentinels = [worker.process.sentinel for worker in self._workers if worker.process and worker.alive()]
         wait(sentinels, timeout=TICK_S)
         if self._stopping_at is None and any(worker.on_command() for worker in self._workers):
-            log.info("a worker was told to drain; draining all workers")
+            log.info("a worker was asked to drain; draining all workers")
             time.sleep(COMMAND_S)
             if self._stopping_at is None:  # a signal may have come meanwhile
                 self._stop()
@@ -366,7 +366,7 @@ def _serve(
 async def _until_orphaned(server: WorkerServer) -> None:
     """Wait until the parent is gone, then drain: a killed parent cannot pass signals on."""
     parent = os.getppid()
-    while os.getppid() == parent:  # noqa: ASYNC110 - the kernel tells nobody
+    while os.getppid() == parent:  # noqa: ASYNC110 - the kernel sends no signal
         await asyncio.sleep(1.0)
     log.error("the parent process is gone; draining")
     server.stop()

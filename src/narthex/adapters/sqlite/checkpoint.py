@@ -1,7 +1,7 @@
 """Moves the write-ahead log into the database file, off the commit path. One thread per file.
 
 Without it a commit now and then pays for a checkpoint's fsyncs (measured: tens of milliseconds on a busy
-disk). Rules: passive checkpoints never wait for anybody; only a log that outgrew `HARD_BYTES` is worth making
+disk). Rules: passive checkpoints wait for no reader or writer; only a log that outgrew `HARD_BYTES` is worth making
 writers wait, because passive ones cannot restart it while commits keep coming.
 """
 

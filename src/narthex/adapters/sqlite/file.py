@@ -20,7 +20,7 @@ from narthex.errors import DISK_FULL, ENGINE_HUNG, ConfigError, Damaged, Depende
 Synchronous = Literal["NORMAL", "FULL"]
 """NORMAL: a commit survives the death of the process. FULL: it survives power loss too (an fsync a commit)."""
 
-OTHERS: Final = 0o077  # any right of anybody but the owner
+OTHERS: Final = 0o077  # any right of users other than the owner
 BESIDE: Final = ("-wal", "-shm", "-journal", ".lock")
 BUSY_TIMEOUT_MS: Final = 5_000  # only a checkpoint or a backup tool can hold the write lock: both are short
 STATEMENT_CACHE: Final = 512

@@ -92,7 +92,7 @@ def _render(level: str, members: MutableMapping[str, Any], output: Output) -> st
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     if output.console:
         return _console(now, level, event, as_text(logger), kept, colour=output.colour)
-    # `severity` is what Google Cloud Logging reads, `level` everybody else.
+    # `severity` is what Google Cloud Logging reads, `level` every other reader.
     record: dict[str, Any] = {
         "timestamp": now,
         "level": level,

@@ -1,7 +1,7 @@
 """Makes an `Identity` from verified claims: the required claims, their types and their names.
 
 Not here: signatures (`keys.py`). Rules: expiry is checked last, so that `Rejected.expired` means that it is the
-*only* fault (docs/design.md#admission); a confined tenant cannot be claimed by anybody who is not confined to it.
+*only* fault (docs/design.md#admission); a confined tenant may be claimed only by an issuer that is confined to it.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def _identity(claims: Claims, rules: ClaimRules, issued_at: float | None, expire
     if not isinstance(subject, str) or not valid_id(subject):
         raise _Fault("token_invalid", f"The claim `sub` is missing or is not {ID_RULE}.")
     if subject == EVERYBODY:
-        # Ending a token of theirs that has no `jti` would end everybody's of the tenant.
+        # To revoke such a token without a `jti` would revoke every token of the tenant.
         raise _Fault("token_invalid", "The claim `sub` is `*`, which revocations use for all users.")
     e2e = _lookup(claims, names.e2e)
     if e2e is not None and not isinstance(e2e, bool):

@@ -1,7 +1,7 @@
 """OpenID Connect Discovery 1.0: from an issuer's URL to the addresses that it publishes.
 
-Rules: only a configured issuer is asked; its document must name that very issuer (section 4.3), else anybody who
-can answer for one path could sign for it; every address in it must be as safe as the issuer's own.
+Rules: only a configured issuer is asked; its document must name that very issuer (section 4.3), else a program that
+answers for one path could sign for it; every address in it must be as safe as the issuer's own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Server-side subscriptions to threads: granted by an operator to live connections, restored when they come back.
 
 Not here: the user channel, which every connection has (`subscribing`). Rules: a user is only subscribed to threads
-of which they are a member, whoever asks; that is checked at the grant and again when it is restored. The gateway
+of which they are a member, also at an operator's request; both the grant and the restoration check that. The gateway
 remembers nothing: an SDK names its server-side subscriptions in `connect`, and those that are still allowed are
 restored with the missed publications.
 """

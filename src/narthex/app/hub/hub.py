@@ -352,9 +352,9 @@ class Hub:
         channel.repairing = False
         channel.held.clear()
         channel.last = None
-        everybody = [*channel.members, *channel.joiners]
-        self._on_lost(len(everybody))
-        for subscriber in everybody:
+        subscribers = [*channel.members, *channel.joiners]
+        self._on_lost(len(subscribers))
+        for subscriber in subscribers:
             subscriber.position_lost(channel)
 
     # -- writing -------------------------------------------------------------------------------------------
