@@ -25,7 +25,7 @@ from narthex.status.page import SERVED, Look
 from narthex.status.records import Change
 from narthex.status.reporting import SampleReporter
 from narthex.status.routes import Logo, StatusRoutes
-from narthex.status.sampling import Counters, HealthReport, Record, Sampler
+from narthex.status.sampling import Counters, HealthReport, Sampler
 from narthex.status.service import Audit, StatusPage, StatusService
 from narthex.status.words import LANGUAGES
 from narthex.web.access import Access
@@ -82,22 +82,11 @@ def reporting(
     if not settings.status_url:
         return []
     reporter = SampleReporter(settings.status_url, settings.status_tokens())
+    sampler = Sampler(health, fault, counters, node, reporter.record, log)
     return [
         Component("status", close=reporter.stop),
-        _sampling(reporter.record, health, fault, counters, node, log),
+        Component("status samples", sampler.start, sampler.stop),
     ]
-
-
-def _sampling(
-    record: Record,
-    health: HealthReport,
-    fault: Callable[[], object | None],
-    counters: Counters,
-    node: str,
-    log: Any,
-) -> Component:
-    sampler = Sampler(health, fault, counters, node, record, log)
-    return Component("status samples", sampler.start, sampler.stop)
 
 
 class EmbeddedStatus:
@@ -139,8 +128,11 @@ class EmbeddedStatus:
     ) -> list[Component]:
         """The components that the lifecycle opens first: the page, and what samples this gateway for it."""
         if self._service is not None:
-            page = Component("status", self._service.start, self._service.stop)
-            return [page, _sampling(self._service.record, health, fault, counters, node, self._log)]
+            sampler = Sampler(health, fault, counters, node, self._service.record, self._log)
+            return [
+                Component("status", self._service.start, self._service.stop),
+                Component("status samples", sampler.start, sampler.stop),
+            ]
         return reporting(self._settings, health, fault, counters, node, self._log)
 
     async def _audit(self, change: Change) -> None:
