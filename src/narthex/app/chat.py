@@ -39,7 +39,7 @@ from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.events import text_content, text_end, text_start, tool_call_result
 from narthex.domain.identity import Identity
 from narthex.domain.plans import DAY_S, INVITATION_DAYS, Plan
-from narthex.domain.runs import RunState
+from narthex.domain.runs import RunState, run_active
 from narthex.domain.threads import storable, thread_not_found
 from narthex.errors import ClientError, DependencyError
 from narthex.ports.broker import Broker, Control, Position
@@ -557,9 +557,7 @@ class Chat:
         if all(calls):
             return [call for call in calls if call is not None]
         if any(run.started_at for run in active):
-            raise ClientError(
-                "run_active", "The run has not ended yet.", "Send the results after RUN_FINISHED.", number=409
-            )
+            raise run_active()
         raise ClientError(
             "tool_results_not_taken",
             "The thread has no call with the `toolCallId` of a result.",

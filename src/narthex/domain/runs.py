@@ -79,6 +79,20 @@ def queue_full(limit: int) -> ClientError:
     )
 
 
+def run_active() -> ClientError:
+    """The error for results of tools that come before their run has ended."""
+    return ClientError(
+        "run_active", "The run has not ended yet.", "Send the results after RUN_FINISHED.", number=409
+    )
+
+
+def run_not_found() -> ClientError:
+    """The error for a run that does not exist, or that the user may not see."""
+    return ClientError(
+        "run_not_found", "No such run is visible to you.", "`thread.get` lists the runs.", number=404
+    )
+
+
 def thread_busy() -> ClientError:
     """The error for a message that must not wait (`busy: reject`)."""
     return ClientError(

@@ -23,7 +23,7 @@ from narthex.app.thread_view import ThreadView
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.identity import Identity
 from narthex.domain.ids import valid_id
-from narthex.domain.runs import ACTIVE
+from narthex.domain.runs import ACTIVE, run_not_found
 from narthex.domain.threads import thread_not_found
 from narthex.errors import ClientError
 from narthex.ports.broker import Broker, Position
@@ -150,7 +150,7 @@ class AguiRequests:
         for run in sorted(candidates, key=lambda one: one.user_id != identity.subject):
             if await self._chat.role(identity, run.thread_id) is not None:
                 return run
-        raise _run_not_found()
+        raise run_not_found()
 
     async def names(self, tenant: str, thread: str, run_id: str, parent_run_id: str) -> ClientNames:
         """The names that clients gave a run and its parent, else their ids."""
@@ -243,7 +243,7 @@ class AguiRequests:
         """
         run = await self._store.runs.get(identity.tenant, run_id)
         if run is None or await self._chat.role(identity, run.thread_id) is None:
-            raise _run_not_found()
+            raise run_not_found()
         key = channel_key(run.tenant, thread_channel(run.thread_id))
         top = (await self._broker.history(key, limit=0)).top
         run = await self._store.runs.get(identity.tenant, run_id) or run
@@ -252,9 +252,3 @@ class AguiRequests:
         ):  # else it has no event yet, and `start_offset` may be long gone
             return run, Position(run.start_offset, "")
         return run, top
-
-
-def _run_not_found() -> ClientError:
-    return ClientError(
-        "run_not_found", "No such run is visible to you.", "Check the id of the run.", number=404
-    )

@@ -15,7 +15,7 @@ from narthex.domain.agent_input import AgentInput, ToolResult
 from narthex.domain.channels import thread_channel
 from narthex.domain.identity import Identity
 from narthex.domain.ids import MAX_ID_LENGTH, Ident, Identified
-from narthex.domain.runs import TERMINAL
+from narthex.domain.runs import TERMINAL, run_active
 from narthex.errors import ClientError
 from narthex.ports.tracing import current_span, ending, within
 
@@ -162,9 +162,7 @@ class RunMethods:
         """The run goes on in a new one; results of the same run again give the same one."""
         asked = await self._requests.get(identity, params.run_id)
         if asked["state"] not in _ENDED:
-            raise ClientError(
-                "run_active", "The run has not ended yet.", "Send the results after RUN_FINISHED.", number=409
-            )
+            raise run_active()
         results = [
             ToolResult(
                 tool_call_id=one.tool_call_id,

@@ -31,7 +31,7 @@ from narthex.domain.answer_schema import answer_fault
 from narthex.domain.digest import canonical
 from narthex.domain.identity import Identity
 from narthex.domain.json_depth import json_depth_exceeds
-from narthex.domain.runs import RunState, state_after
+from narthex.domain.runs import RunState, run_not_found, state_after
 from narthex.errors import ClientError, DependencyError
 from narthex.ports.broker import Control
 from narthex.ports.runs import Interrupt, Run
@@ -68,7 +68,7 @@ class RunRequests:
         services = self._services
         run = await services.runs.request_cancel(identity.tenant, run_id, identity.subject, services.now())
         if run is None:
-            raise _run_not_found()
+            raise run_not_found()
         state = str(run.state)
         if run.state == RunState.RUNNING:
             execution = self._local_runs.executions.get(run_id)
@@ -232,10 +232,10 @@ class RunRequests:
         """A run, and the user's role in its thread. Raises ClientError `run_not_found`."""
         run = await self._services.runs.get(identity.tenant, run_id)
         if run is None:
-            raise _run_not_found()
+            raise run_not_found()
         role = await self._services.threads.role(identity.tenant, run.thread_id, identity.subject)
         if role is None:
-            raise _run_not_found()
+            raise run_not_found()
         return run, role
 
     async def _cancel_unread(self, identity: Identity, run: Run) -> None:
@@ -337,7 +337,7 @@ class RunRequests:
         finally:
             self._loops.wake()
         if kept is None:
-            raise _run_not_found()
+            raise run_not_found()
         return kept
 
 
@@ -374,7 +374,3 @@ def _encoded(payload: Any) -> bytes:
 
 def _run_ended(state: str) -> ClientError:
     return ClientError("run_ended", f"The run is {state}.", "Start a new run with run.start.", number=409)
-
-
-def _run_not_found() -> ClientError:
-    return ClientError("run_not_found", "No such run is visible to you.", "See thread.get: runs.", number=404)
