@@ -18,7 +18,7 @@ BUILT: list[Event] = [
     events.run_finished("t", "r", events.success()),
     events.run_finished("t", "r", events.cancelled(), result={"cancelledBy": "alice"}),
     events.run_finished(
-        "t", "r", events.interrupted([events.interrupt("i", "Go on?", SCHEMA, "2026-11-23T12:00:00Z")])
+        "t", "r", events.interrupted([events.interrupt("i", "Go on?", SCHEMA, 1_795_435_200)])
     ),
     events.run_error("It failed.", "agent_failed"),
     events.step_started("s"),
