@@ -93,7 +93,7 @@ def test_terraform_s_service_is_the_same_as_the_yaml() -> None:
     }
 
 
-NETWORK = Target(network="default", subnet="chat-europe")
+NETWORK = DeploymentTarget(network="default", subnet="chat-europe")
 
 
 def test_both_forms_reach_private_addresses_by_the_same_network(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_terraform_validates_against_the_provider(tmp_path: Path) -> None:
     terraform = program("terraform", "see hashicorp")
     environ = dict(os.environ)
     local = environ.get("NARTHEX_TERRAFORM_PROVIDER")
-    for number, target in enumerate((Target(), NETWORK)):
+    for number, target in enumerate((DeploymentTarget(), NETWORK)):
         folder = tmp_path / str(number)
         files = written(folder, "terraform", target=target)
         if local:
