@@ -22,7 +22,7 @@ from narthex.app.fleet.history import FINE_S, HOUR_S, KEPT_S, MINUTE_S
 from narthex.domain.figures import Figures, Histogram
 from narthex.ports.broker import Control
 from narthex.ports.history import HistoryRow
-from narthex.ports.store import BaselineRecord, TestRunResult
+from narthex.ports.store import GATE_RESULT, BaselineRecord, TestRunResult
 from narthex.testing import Running, gateway
 
 NODES: Final = tuple(f"cloud-run-{number:012x}" for number in range(0xA1B2C3, 0xA1B2C3 + 20))
@@ -73,6 +73,9 @@ async def simulated_fleet(directory: Path) -> AsyncIterator[Running]:
                     figures=msgspec.json.encode(values).decode(),
                 )
             )
+        nothing: list[dict[str, str]] = []
+        for number, failed in enumerate((nothing, [{"name": "keys", "detail": "A wrong key was admitted."}])):
+            await parts.store.records.add_result(gate_result(number, failed))
         simulated = asyncio.create_task(live(running))
         try:
             yield running
@@ -199,6 +202,21 @@ async def live(running: Running) -> None:
         await asyncio.sleep(1.0)
 
 
+def gate_result(number: int, failed: list[dict[str, str]]) -> TestRunResult:
+    """A gate as `narthex gate --post` reports it: open, or closed by what failed."""
+    report = {"kind": GATE_RESULT, "target": "https://candidate---chat.example.com 0.2.0", "failed": failed}
+    return TestRunResult(
+        test_run=f"gate-{number:012x}",
+        at=time.time() - 3_600 * (number + 1),
+        environment="staging",
+        passed=21 - len(failed),
+        failed=len(failed),
+        skipped=0,
+        duration_s=7.5,
+        report=json.dumps(report | {"success_rate": (21 - len(failed)) / 21}),
+    )
+
+
 def refusal(code: str, at: float, node: str, rng: random.Random) -> RecentRefusal:
     """One refused handshake."""
     details = {
@@ -214,6 +232,8 @@ def refusal(code: str, at: float, node: str, rng: random.Random) -> RecentRefusa
         detail=detail,
         remedy=remedy,
         carriers=[] if code == "auth_required" else ["authorization"],
+        user="ada@example.com" if code == "token_expired" else "",
+        tenant="default" if code == "token_expired" else "",
         address=rng.choice(["public-ipv4", "public-ipv6"]),
         traffic="user",
         trace_id=f"{rng.getrandbits(128):032x}",

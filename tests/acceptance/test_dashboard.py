@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 
@@ -54,6 +55,22 @@ async def refused(program: Program, token: str, times: int) -> None:
                 program.ws, additional_headers={"Authorization": f"Bearer {token}"}, proxy=None
             ):
                 pass
+
+
+async def from_a_refusal_to_its_user(page: Dashboard, gateway: Program) -> None:
+    """A refusal of a genuine credential leads to its user's connections, and each to those of its instance."""
+    token = gateway.token("bob")
+    body = {"kind": "subject", "value": "bob", "tenant": "default"}
+    done = await gateway.post("/api/v1/revoke", json=body, headers={"Authorization": f"Bearer {ADMIN_KEY}"})
+    assert done.status_code == 200, done.text
+    await refused(gateway, token, 1)
+    row = page.page.locator("table.refusals tbody tr", has_text="token_revoked")
+    await expect(row.get_by_role("link", name=re.compile("^node-.*: show the connections"))).to_be_visible()
+    await row.get_by_role("link", name="bob: show the connections").click()
+    await expect(page.page.locator(".section-title")).to_have_text("Connections")
+    await expect(page.page.get_by_role("textbox", name="User")).to_have_value("bob")
+    await expect(page.page.get_by_role("textbox", name="Tenant")).to_have_value("default")
+    await expect(page.page.get_by_text("No connection fits.")).to_be_visible()
 
 
 async def connection_list_and_trace(page: Dashboard, elsewhere: Program) -> None:
@@ -115,6 +132,7 @@ async def test_a_burst_of_refusals_appears_within_seconds(gateway: Program, brow
         await expect(page.page.locator(".troubles")).to_contain_text("of handshakes are refused")
         await expect(rows.first).to_contain_text("loopback")
         await page.shot("refusals")
+        await from_a_refusal_to_its_user(page, gateway)
         print(f"a burst of refusals after {took_s:.1f} s")
         assert took_s < APPEARS_S
         visit.check()
@@ -182,13 +200,21 @@ async def test_every_section_is_accessible_and_fits(
 
 
 async def test_pages_of_alerts_and_problems_are_accessible(gateway: Program, browser: Browser) -> None:
-    """Light and dark, on a phone: axe-core has no serious finding, and nothing is wider than the screen."""
+    """Light and dark, on a phone: axe-core has no serious finding. Magnified too, nothing is wider than the screen, and
+    the first link has a visible focus.
+    """
     for dark in (False, True):
         async with visitor(browser, gateway.http, "pages", size=(390, 844), dark=dark) as visit:
             for path in ("/runbooks", "/runbooks/key-expiring", "/problems", "/problems/token_expired"):
+                await visit.page.set_viewport_size({"width": 390, "height": 844})
                 await visit.page.goto(gateway.http + path)
                 assert await serious_findings(visit.page) == [], path
-                assert await visit.page.evaluate(NARROW_JS) <= 0, path
+                for width in (390, 640, 320):
+                    await visit.page.set_viewport_size({"width": width, "height": 450})
+                    assert await visit.page.evaluate(NARROW_JS) <= 0, (path, width)
+                await visit.page.keyboard.press("Tab")
+                focus = visit.page.locator("a:focus, summary:focus")
+                assert await focus.evaluate("one => getComputedStyle(one).outlineStyle") != "none", path
 
 
 async def test_page_fits_at_twice_its_size(gateway: Program, browser: Browser) -> None:

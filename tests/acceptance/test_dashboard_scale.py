@@ -71,6 +71,12 @@ async def test_every_section_with_data_is_accessible(fleet: Running, browser: Br
             await page.page.locator("main .panel").first.wait_for()
             if section not in ("Tests", "Incidents"):
                 await page.page.locator("figure.plot .uplot").first.wait_for()
+            if section == "Tests":
+                closed = page.page.locator("tr", has_text="gate closed")
+                await closed.locator("summary").click()
+                await expect(closed).to_contain_text("A wrong key was admitted.")
+                await expect(closed).to_contain_text("candidate---chat.example.com 0.2.0")
+                await expect(page.page.locator("tr", has_text="gate open")).to_have_count(1)
             assert await page.serious_findings() == [], section
             assert await page.fits(), section
             await page.shot(section.lower())

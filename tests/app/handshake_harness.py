@@ -17,6 +17,7 @@ from narthex.app.connection_limits import ConnectionLimiter
 from narthex.app.credentials import CredentialVerifier
 from narthex.app.e2e import Admissions, KeyProofs
 from narthex.app.exchange import CiOidc, TokenExchange
+from narthex.app.fleet.refusals import RecentRefusals
 from narthex.app.handshake import HandshakeHandler, gateway_routes
 from narthex.app.handshake_record import DecisionRecorder
 from narthex.app.in_band import InBandAdmission
@@ -151,6 +152,7 @@ class HandshakeHarness:
         self.clock = Clock()
         self.meter = Tally()
         self.records: list[Mapping[str, object]] = []
+        self.refusals = RecentRefusals("node")
         self.bugs: list[tuple[BaseException, str]] = []
         self.state = "ready"
         self.receiver_fault: Exception | None = None
@@ -262,7 +264,8 @@ async def open_entrance(
             revocations=found.revocations,
             clock=found.clock,
         )
-        decisions = DecisionRecorder(policy, found.meter, found.records.append if recording else None)
+        write = found.records.append if recording else None
+        decisions = DecisionRecorder(policy, found.meter, write, found.refusals)
         found.in_band = InBandAdmission(
             policy=policy,
             credentials=credentials,

@@ -326,6 +326,28 @@ class TestRevoked:
         assert outcome.code == "token_revoked"
         assert (await harness.seed(head("bob"))).identity == BOB
 
+    async def test_operators_see_whom_a_verified_credential_names(self, harness: HandshakeHarness) -> None:
+        """Of a revoked token, an expired one, one over a limit, and one in-band; of a forged one no user."""
+        inert = await harness.seed(head())
+        assert await harness.refused(head("forged")) == "token_invalid"
+        assert isinstance(harness.in_band.admit(inert, "forged"), Refusal)
+        harness.verifier.verdicts["old"] = Rejected("token_expired", expired=BOB)
+        offer = ("sec-websocket-protocol", "narthex.explain")
+        assert await harness.refused(head("old", offer)) == "token_expired"
+        await harness.revocations.revoke(
+            Revocation(kind="subject", tenant="default", value="ann", at=NOW, until=NOW + 99)
+        )
+        assert await harness.refused(head("ann")) == "token_revoked"
+        assert isinstance(harness.in_band.admit(inert, "ann"), Refusal)
+        seen = [(one.code, one.user, one.carriers) for one in harness.refusals.take()[0]]
+        assert seen == [
+            ("token_invalid", "", ["authorization"]),
+            ("token_invalid", "", ["connect_token"]),
+            ("token_expired", "bob", ["authorization"]),
+            ("token_revoked", "ann", ["authorization"]),
+            ("token_revoked", "ann", ["connect_token"]),
+        ]
+
     async def test_also_when_it_is_revoked_while_it_waits(
         self, harness: HandshakeHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -194,4 +194,4 @@ class CredentialVerifier:
         if identity is None or not self._revocations.covers(identity):
             return verdict
         assert not isinstance(verdict, Unavailable)
-        return Rejected("token_revoked", key_id=verdict.key_id, algorithm=verdict.algorithm)
+        return Rejected("token_revoked", key_id=verdict.key_id, algorithm=verdict.algorithm, revoked=identity)

@@ -383,6 +383,7 @@ class HandshakeHandler:
                 self._decisions.refused(
                     result,
                     tuple(credential.carrier for credential in request.carriers.credentials),
+                    verdicts,
                     client=request.client.address,
                     traffic=request.traffic,
                     trace_id=request.trace_id,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 from narthex.domain.admission import AdmissionPolicy, Admit, CheckedCredential
+from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
 from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
 from narthex.ports.telemetry import Meter
@@ -23,7 +24,14 @@ class RefusalList(Protocol):
     """The operators' list of the newest refusals (`app.fleet.refusals`)."""
 
     def add(
-        self, refusal: Refusal, carriers: tuple[str, ...], *, client: str, traffic: str, trace_id: str
+        self,
+        refusal: Refusal,
+        carriers: tuple[str, ...],
+        *,
+        user: Identity | None,
+        client: str,
+        traffic: str,
+        trace_id: str,
     ) -> None:
         """Record one."""
 
@@ -79,11 +87,25 @@ class DecisionRecorder:
         self._meter.handshake(outcome, code, traffic, duration_s, trace_id)
 
     def refused(
-        self, refusal: Refusal, carriers: tuple[str, ...], *, client: str, traffic: str, trace_id: str
+        self,
+        refusal: Refusal,
+        carriers: tuple[str, ...],
+        verdicts: Sequence[CheckedCredential],
+        *,
+        client: str,
+        traffic: str,
+        trace_id: str,
     ) -> None:
         """Show a refusal to operators."""
         if self._refusals is not None:
-            self._refusals.add(refusal, carriers, client=client, traffic=traffic, trace_id=trace_id)
+            self._refusals.add(
+                refusal,
+                carriers,
+                user=user_of(verdicts),
+                client=client,
+                traffic=traffic,
+                trace_id=trace_id,
+            )
 
     def recorded(
         self,
@@ -137,6 +159,17 @@ def key_of(verdicts: Sequence[CheckedCredential]) -> tuple[str, str]:
         if not isinstance(verdict, Unavailable) and (verdict.key_id or verdict.algorithm):
             return verdict.key_id, verdict.algorithm
     return "", ""
+
+
+def user_of(verdicts: Sequence[CheckedCredential]) -> Identity | None:
+    """The user whom the first credential with a verified signature names, also where it has expired or was revoked."""
+    for checked in verdicts:
+        verdict = checked.verdict
+        if isinstance(verdict, Valid):
+            return verdict.identity
+        if isinstance(verdict, Rejected) and (found := verdict.expired or verdict.revoked) is not None:
+            return found
+    return None
 
 
 def result_of(verdict: Verdict) -> str:

@@ -66,8 +66,7 @@ class InBandAdmission:
             token, `auth_unavailable` for another try; the others end it.
         """
         started_at = self._monotonic()
-        bound = context.bound
-        traffic = "e2e" if bound is not None and bound.e2e else "user"
+        traffic = _traffic(context)
         found = [
             (carrier, self._credentials.token(value, traffic))
             for carrier, value in ((CONNECT_TOKEN, token), (CONNECT_HEADER, header))
@@ -83,8 +82,8 @@ class InBandAdmission:
             return outcome
         identity = _identity(outcome)
         if identity.e2e and not _known(context, identity):
-            return self._bind_recorded(context, outcome, identity, started_at)
-        return _bind(context, outcome, identity)
+            return self._bind_recorded(context, outcome, identity, checked, started_at)
+        return self._shown(context, _bind(context, outcome, identity), checked)
 
     async def _admit_later(
         self, context: ConnectionContext, found: Sequence[tuple[str, Later[Verdict]]], started_at: float
@@ -102,10 +101,10 @@ class InBandAdmission:
             return outcome
         identity = _identity(outcome)
         if self._credentials.revoked(identity):  # while another one was waited for
-            return Refusal(code="token_revoked")
+            return self._shown(context, Refusal(code="token_revoked"), checked)
         if identity.e2e and not _known(context, identity):
-            return await self._bind_recorded(context, outcome, identity, started_at)
-        return _bind(context, outcome, identity)
+            return await self._bind_recorded(context, outcome, identity, checked, started_at)
+        return self._shown(context, _bind(context, outcome, identity), checked)
 
     def _settle(
         self, context: ConnectionContext, checked: Sequence[CheckedCredential], started_at: float
@@ -122,10 +121,30 @@ class InBandAdmission:
                 trace_id=context.trace_id,
                 duration_s=self._monotonic() - started_at,
             )
+        return self._shown(context, outcome, checked)
+
+    def _shown(
+        self, context: ConnectionContext, outcome: Admit | Refusal, checked: Sequence[CheckedCredential]
+    ) -> Admit | Refusal:
+        """The outcome; operators see a refusal in their list, as they see one of a handshake."""
+        if isinstance(outcome, Refusal):
+            self._decisions.refused(
+                outcome,
+                tuple(item.carrier for item in checked),
+                checked,
+                client=context.address,
+                traffic=_traffic(context),
+                trace_id=context.trace_id,
+            )
         return outcome
 
     async def _bind_recorded(
-        self, context: ConnectionContext, outcome: Admit, identity: Identity, started_at: float
+        self,
+        context: ConnectionContext,
+        outcome: Admit,
+        identity: Identity,
+        checked: Sequence[CheckedCredential],
+        started_at: float,
     ) -> Admit | Refusal:
         refusal = await self._admissions.record(
             identity,
@@ -137,7 +156,7 @@ class InBandAdmission:
         )
         if refusal is None and self._credentials.revoked(identity):
             refusal = Refusal(code="token_revoked")
-        return refusal or _bind(context, outcome, identity)
+        return self._shown(context, refusal or _bind(context, outcome, identity), checked)
 
 
 def _bind(context: ConnectionContext, outcome: Admit, identity: Identity) -> Admit | Refusal:
@@ -147,6 +166,10 @@ def _bind(context: ConnectionContext, outcome: Admit, identity: Identity) -> Adm
     context.identity = identity
     context.key_id = outcome.key_id
     return outcome
+
+
+def _traffic(context: ConnectionContext) -> str:
+    return "e2e" if context.bound is not None and context.bound.e2e else "user"
 
 
 def _identity(outcome: Admit) -> Identity:

@@ -29,6 +29,7 @@ class Rejected(msgspec.Struct, frozen=True):
         detail: safe to show.
         log_detail: for the log only; never the credential.
         expired: its identity, when expiry is its *only* fault (signature verified); else None.
+        revoked: its identity, when it was revoked (signature verified); for operators, never for admission.
     """
 
     code: str
@@ -37,6 +38,7 @@ class Rejected(msgspec.Struct, frozen=True):
     key_id: str = ""
     algorithm: str = ""
     expired: Identity | None = None
+    revoked: Identity | None = None
 
     def refusal(self, carriers: tuple[str, ...] = ()) -> Refusal:
         """The answer to the client, which sent the credential in one of `carriers`."""

@@ -38,8 +38,8 @@ export class Console extends SessionPage {
   readonly history: Signal<History> = signal(EMPTY);
   readonly historyProblem: Signal<string> = signal("");
   readonly section = signal("overview");
-  /** The user whose connections are asked for, chosen on another section. */
-  readonly wantedUser = signal("");
+  /** The filter of the connection list that a link of another section asks for. */
+  readonly wanted: Signal<Readonly<Record<string, string>>> = signal({});
 
   readonly fleet = new Fleet();
   #ticking: ReturnType<typeof setInterval> | undefined;
@@ -71,9 +71,9 @@ export class Console extends SessionPage {
   }
 
   #route(): void {
-    const [, section = "overview", user = ""] = /^#\/([a-z]+)(?:\?user=(.*))?$/.exec(location.hash) ?? [];
+    const [, section = "overview", query = ""] = /^#\/([a-z]+)(?:\?(.*))?$/.exec(location.hash) ?? [];
     this.section.value = section;
-    this.wantedUser.value = safelyDecoded(user);
+    this.wanted.value = Object.fromEntries(new URLSearchParams(query));
   }
 
   // -- session ---------------------------------------------------------------------------------------------------
@@ -167,10 +167,7 @@ export class Console extends SessionPage {
   }
 }
 
-function safelyDecoded(part: string): string {
-  try {
-    return decodeURIComponent(part);
-  } catch {
-    return part;
-  }
+/** The place of the connection list, filtered. */
+export function connectionsOf(filter: Record<string, string>): string {
+  return `#/connections?${new URLSearchParams(filter)}`;
 }

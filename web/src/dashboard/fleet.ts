@@ -11,6 +11,9 @@ export interface RecentRefusal {
   detail: string;
   remedy?: string;
   carriers?: string[];
+  /** Of a credential whose signature was verified. */
+  user?: string;
+  tenant?: string;
   address?: string;
   traffic?: string;
   trace_id?: string;

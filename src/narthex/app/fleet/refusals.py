@@ -1,7 +1,8 @@
 """The newest refusals of this process, for the operators' live list.
 
-Not here: counting and logging them (`app/handshake_record`). Rules: an entry has no address (only its class), no user
-and no header value; entries between two snapshots are bounded, and those left out are counted.
+Not here: counting and logging them (`app/handshake_record`). Rules: an entry has no address (only its class) and no
+header value; it names a user only where the credential's signature was verified; entries between two snapshots are
+bounded, and those left out are counted.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Final
 import msgspec
 
 from narthex.domain.addresses import address_class
+from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
 
 PER_SNAPSHOT: Final = 20  # more in a second cannot be read; the counters have them all
@@ -28,6 +30,8 @@ class RecentRefusal(msgspec.Struct, kw_only=True, omit_defaults=True):
         detail: the sentence that the client was given.
         remedy: of the table.
         carriers: names of the carriers in the request.
+        user: the subject of a credential whose signature was verified; empty: of none.
+        tenant: the user's.
         address: the class of the client's address: loopback, private, public-ipv4, public-ipv6 or unknown.
         traffic: class of the traffic, where it is known.
         trace_id: finds the record in the log.
@@ -39,6 +43,8 @@ class RecentRefusal(msgspec.Struct, kw_only=True, omit_defaults=True):
     detail: str
     remedy: str = ""
     carriers: list[str] = []
+    user: str = ""
+    tenant: str = ""
     address: str = "unknown"
     traffic: str = ""
     trace_id: str = ""
@@ -60,7 +66,14 @@ class RecentRefusals:
         self._omitted = 0
 
     def add(
-        self, refusal: Refusal, carriers: tuple[str, ...], *, client: str, traffic: str, trace_id: str
+        self,
+        refusal: Refusal,
+        carriers: tuple[str, ...],
+        *,
+        user: Identity | None,
+        client: str,
+        traffic: str,
+        trace_id: str,
     ) -> None:
         """Record one; the oldest gives way. Health's own attempts do not count."""
         if traffic == "probe":
@@ -74,6 +87,8 @@ class RecentRefusals:
                 detail=refusal.detail or f"{refusal.row.title}.",
                 remedy=refusal.row.remedy,
                 carriers=list(carriers),
+                user=user.subject if user is not None else "",
+                tenant=user.tenant if user is not None else "",
                 address=address_class(client),
                 traffic=traffic,
                 trace_id=trace_id,

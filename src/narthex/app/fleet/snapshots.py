@@ -1,7 +1,8 @@
 """A snapshot: the state of one process at one moment, as it sees itself, small enough to be sent every second.
 
-Not here: sending (`publishing`), the view of all processes (`view`). Rules: no user, no address and no secret is in a
-snapshot; the figures are those of `SHOWN`; walking the connections costs at most `WALK_SHARE` of a core.
+Not here: sending (`publishing`), the view of all processes (`view`). Rules: no address and no secret is in a
+snapshot, and a user only in a refusal (`refusals`); the figures are those of `SHOWN`; walking the connections costs at
+most `WALK_SHARE` of a core.
 """
 
 from __future__ import annotations

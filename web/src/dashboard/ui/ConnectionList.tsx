@@ -40,7 +40,7 @@ export interface Subject {
 const FIELDS = [["user", "User"], ["tenant", "Tenant"], ["node", "Node"]] as const;
 
 export function ConnectionList({ app }: { app: Console }): JSX.Element {
-  const [filter, setFilter] = useState<Record<string, string>>({ user: app.wantedUser.value });
+  const [filter, setFilter] = useState<Record<string, string>>({ ...app.wanted.value });
   const [pages, setPages] = useState<Page[]>([]);
   const [busy, setBusy] = useState(false);
   const [traced, setTraced] = useState<Subject | null>(null);
@@ -106,7 +106,7 @@ export function ConnectionList({ app }: { app: Console }): JSX.Element {
                     <td>{one.plan || "–"}{one.traffic && one.traffic !== "user" ? `, ${one.traffic}` : ""}</td>
                     <td title={moment(one.since)}>{age(now - one.since)}</td>
                     <td>{one.library || "unknown"}<span class="remedy">{one.transport}, {one.address}</span></td>
-                    <td class="code">{one.node}</td>
+                    <td class="code"><a href="#/instances" aria-label={`${one.node}: show the instances, to drain one`}>{one.node}</a></td>
                     <td>{count(one.subscription_count ?? 0)}{one.subscriptions?.length ? <span class="code remedy">{one.subscriptions.slice(0, 3).join(" ")}</span> : null}</td>
                     <td>{one.slow ? `slow, ${count(one.pending_bytes ?? 0)} bytes` : "none"}</td>
                     <td>

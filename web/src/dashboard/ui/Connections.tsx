@@ -22,7 +22,7 @@ export function Connections({ app }: { app: Console }): JSX.Element {
   }), [history]);
   return (
     <>
-      <ConnectionList key={app.wantedUser.value} app={app} />
+      <ConnectionList key={JSON.stringify(app.wanted.value)} app={app} />
       <div class="panels">
         <Plot title="Connections by class" at={history.at} lines={lines.classes} format={count} stacked />
         <Plot title="Connections by plan" at={history.at} lines={lines.plans} format={count} stacked />

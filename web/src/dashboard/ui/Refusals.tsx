@@ -3,7 +3,7 @@
 import type { JSX } from "preact";
 import { useState } from "preact/hooks";
 
-import type { Console } from "../console.ts";
+import { connectionsOf, type Console } from "../console.ts";
 import { clock } from "../format.ts";
 
 export function Refusals({ app, most }: { app: Console; most: number }): JSX.Element {
@@ -30,15 +30,16 @@ export function Refusals({ app, most }: { app: Console; most: number }): JSX.Ele
       {shown.length === 0 ? <p class="no-data">No handshake was refused lately.</p> : (
         <div class="scroll" tabIndex={0} role="region" aria-labelledby="refusals-title">
           <table class="list refusals">
-            <thead><tr><th scope="col">Time</th><th scope="col">Reason</th><th scope="col">Credential</th><th scope="col">From</th><th scope="col">Node</th><th scope="col">Trace id</th></tr></thead>
+            <thead><tr><th scope="col">Time</th><th scope="col">Reason</th><th scope="col">User</th><th scope="col">Credential</th><th scope="col">From</th><th scope="col">Node</th><th scope="col">Trace id</th></tr></thead>
             <tbody>
               {shown.map((one) => (
                 <tr key={`${one.at}${one.trace_id}`}>
                   <td class="num">{clock(one.at)}</td>
                   <td><strong class="code">{one.code}</strong> {one.detail}{one.remedy && <span class="remedy">{one.remedy}</span>}</td>
+                  <td>{one.user ? <a href={connectionsOf({ user: one.user, tenant: one.tenant ?? "" })} aria-label={`${one.user}: show the connections`}>{one.user}</a> : "not proven"}</td>
                   <td>{one.carriers?.join(", ") || "none"}</td>
                   <td>{one.address ?? "unknown"}{one.traffic ? `, ${one.traffic}` : ""}</td>
-                  <td class="code">{one.node}</td>
+                  <td class="code">{one.node && <a href={connectionsOf({ node: one.node })} aria-label={`${one.node}: show the connections`}>{one.node}</a>}</td>
                   <td class="code trace">{one.trace_id}</td>
                 </tr>
               ))}
