@@ -41,6 +41,10 @@ COMMANDS: Final[dict[str, CliCommand]] = {
     ),
     "alerts": CliCommand("narthex.cli.alerts:app", "Alert rules for Prometheus, with your own thresholds."),
     "top": CliCommand("narthex.cli.top:top", "Watch all processes of a gateway in the terminal."),
+    "show": CliCommand(
+        "narthex.cli.show:app",
+        "Print what the dashboard shows: figures, refusals, audits, tests, performance.",
+    ),
     "connections": CliCommand("narthex.cli.connections:app", "List live connections, or close them."),
     "trace": CliCommand("narthex.cli.trace:trace", "Watch what one user sends and receives."),
     "drain": CliCommand("narthex.cli.drain:drain", "Drain and stop an instance, as SIGTERM does."),

@@ -1,4 +1,4 @@
-"""`narthex connections`: lists the live connections of all processes, and closes connections.
+"""`narthex connections`: lists the live connections of all processes, closes connections, and revokes their tokens.
 
 Rules: the gateway records each close as an audit record; `--json` prints what the API answers.
 """
@@ -16,7 +16,9 @@ from narthex.cli.operator_client import OperatorClient, with_client
 from narthex.doctor.reports import harmless
 from narthex.errors import EXIT_OK
 
-app = App(name="connections", help="List live connections of all processes, or close them.")
+app = App(
+    name="connections", help="List live connections of all processes, close them, or revoke a user's tokens."
+)
 
 Json = Annotated[bool, Parameter(name="--json", negative=())]
 PAGE = 200
@@ -102,6 +104,30 @@ def disconnect(
         body = {"user": user, "tenant": tenant, "client": client}
         operator.post("/api/v1/disconnect", body | ({"reason": reason} if reason else {}))
         print(f"disconnected {client or user}")
+        return EXIT_OK
+
+    return with_client(url, key, work)
+
+
+@app.command
+def revoke(url: str, *, user: str, tenant: str = "default", reason: str = "", key: str = "") -> int:
+    """Revoke all tokens of a user and close the connections, on every process.
+
+    Examples:
+        narthex connections revoke https://chat.example.com --user ada
+
+    Args:
+        url: Base URL of the gateway.
+        user: The user's id.
+        tenant: Its tenant.
+        reason: For the audit record.
+        key: Admin key or operator's token; better in NARTHEX_ADMIN_KEY.
+    """
+
+    def work(operator: OperatorClient) -> int:
+        body = {"kind": "subject", "value": user, "tenant": tenant, "reason": reason}
+        operator.post("/api/v1/revoke", body)
+        print(f"revoked all tokens of {user}")
         return EXIT_OK
 
     return with_client(url, key, work)
