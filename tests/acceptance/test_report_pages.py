@@ -1,4 +1,4 @@
-"""Reports of bench and probe in real Chromium: plots in light, in dark, on a phone, and by keyboard."""
+"""Reports of bench, probe and test in real Chromium: light, dark, on a phone, magnified, and by keyboard."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from playwright.async_api import Browser, expect
 
 from narthex.bench import baseline, html_report
 from narthex.doctor import canary_report
+from narthex.e2e import reports as suite_report
 from tests.acceptance.dashboard_page import NARROW_JS, serious_findings
+from tests.e2e.test_reports import report as end_to_end_report
 from tests.reports.samples import bench_report, rounds
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
@@ -28,7 +30,7 @@ OUTSIDE_JS = """() => [...document.querySelectorAll("svg text")].filter(one => {
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A benchmark beside its baseline, and a prober's day with an outage."""
+    """A benchmark beside its baseline, a prober's day with an outage, and an end-to-end run with failures."""
     directory = tmp_path_factory.mktemp("reports")
     then, now = bench_report(rounds=2), bench_report(rounds=2, slower=1.5, seed=9)
     for report in (then, now):
@@ -36,13 +38,14 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     texts = {
         "bench": html_report.as_html(now, then=then, changes=baseline.compare(then, now)),
         "probe": canary_report.as_html(rounds(120, failing=range(40, 44)), "wss://chat.example.com/ws"),
+        "suite": suite_report.as_html(end_to_end_report()),
     }
     for name, text in texts.items():
         (directory / f"{name}.html").write_text(text, encoding="utf-8")
     return {name: directory / f"{name}.html" for name in texts}
 
 
-@pytest.mark.parametrize("name", ["bench", "probe"])
+@pytest.mark.parametrize("name", ["bench", "probe", "suite"])
 @pytest.mark.parametrize(("width", "dark"), [(1100, False), (1100, True), (360, False)])
 async def test_plots_are_seen_and_accessible(
     pages: dict[str, Path], browser: Browser, name: str, width: int, *, dark: bool
@@ -76,5 +79,38 @@ async def test_a_plot_that_is_too_wide_scrolls_by_keyboard(pages: dict[str, Path
         await plot.focus()
         await page.keyboard.press("ArrowRight")
         await page.wait_for_function("document.activeElement.scrollLeft > 0")
+    finally:
+        await page.close()
+
+
+async def test_pages_fit_when_they_are_magnified(pages: dict[str, Path], browser: Browser) -> None:
+    """At 200 % zoom a screen of 1280 has 640 of its pixels, at 400 % 320 (WCAG 1.4.4 and 1.4.10)."""
+    for width in (640, 320):
+        page = await browser.new_page(viewport={"width": width, "height": 450})
+        try:
+            for name, file in pages.items():
+                await page.goto(file.as_uri())
+                assert int(await page.evaluate(NARROW_JS)) <= 0, (name, width)
+        finally:
+            await page.close()
+
+
+async def test_pages_work_by_keyboard_alone(pages: dict[str, Path], browser: Browser) -> None:
+    """Tab reaches every list that opens and every part that scrolls, each with a visible focus."""
+    page = await browser.new_page(viewport={"width": 640, "height": 450})
+    try:
+        for name, file in pages.items():
+            await page.goto(file.as_uri())
+            places = await page.locator("summary, [tabindex='0'], a[href]").count()
+            assert places > 2, name
+            for _ in range(places):
+                await page.keyboard.press("Tab")
+                tag, outline = await page.evaluate(
+                    "[document.activeElement.tagName, getComputedStyle(document.activeElement).outlineStyle]"
+                )
+                assert tag != "BODY", name
+                assert outline != "none", (name, tag)
+                if tag == "SUMMARY":
+                    await page.keyboard.press("Enter")
     finally:
         await page.close()
