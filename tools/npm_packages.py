@@ -46,6 +46,11 @@ PACKAGES: Final[dict[str, Package]] = {
         "sha512-Zc1AlqrJlX3SlpupFGpiLi2EbteyP7fXmUOGup6/DnkRgjP9bgMM/ag+n91rsv0U1Gpz0H3VILA/o3bW7Ua6BQ==",
         ("schemas/v3.1/schema.json",),
     ),
+    "@grafana/schema": Package(
+        "13.2.3",
+        "sha512-rk8FEO7yuFfRTK/JD39747SZFQ+iCTQbpm6Mh2OjnqGx/g/uQQFx56t64eCLXWEyoR68ru4cigcGKrXk+ozrLg==",
+        ("dist/types/raw/dashboard/x/types.gen.d.ts",),
+    ),
 }
 TIMEOUT_S: Final = 300
 
