@@ -83,6 +83,18 @@ async def test_gateways_accept_and_workers_run(workers: Fleet) -> None:
         assert text_of(ada.run_events(thread_id, run["run_id"])) == TEXT
         assert await until_health(gateway, "healthy") == "1 workers"
         await until_metric(worker, 'narthex_runs_total{error="",state="finished"} 1.0')
+        scraped = (await worker.get("/metrics")).text
+        for name in (
+            "runs",
+            "agents_waiting",
+            "agent_threads",
+            "broker_queue",
+            "store_queue",
+            "control_unsent",
+        ):
+            assert f'narthex_buffer_limit{{buffer="{name}"}} ' in scraped
+        for name in ("lifecycle_state 1.0", 'drain_remaining{of="runs"} 0.0', "loop_lag_seconds_count "):
+            assert f"narthex_{name}" in scraped
         cancelled = await ada.start("go", thread_id)
         await ada.until(lambda: len(ada.run_events(thread_id, cancelled["run_id"])) > 5, "the second run")
         assert (await ada.rpc("run.cancel", run_id=cancelled["run_id"]))["state"] == "running"

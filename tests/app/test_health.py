@@ -63,7 +63,12 @@ class Bench:
         self.health = self.make()
 
     def make(
-        self, *, cache_s: float = 0.0, timeout_s: float | None = None, show_causes: bool = True
+        self,
+        *,
+        cache_s: float = 0.0,
+        timeout_s: float | None = None,
+        show_causes: bool = True,
+        unasked_s: float = 60.0,
     ) -> Health:
         """Another one over the same probes."""
         checks: dict[str, Check] = dict(self.probes)
@@ -79,6 +84,7 @@ class Bench:
             on_change=self.changed,
             timeout_s=within(2) if timeout_s is None else timeout_s,
             cache_s=cache_s,
+            unasked_s=unasked_s,
             clock=lambda: 1_796_000_000.25,
         )
 
@@ -341,6 +347,24 @@ async def test_the_metric_follows() -> None:
     text = bench.meter.render().decode()
     assert 'narthex_health_status{check="broker"} 2.0' in text
     assert 'narthex_health_status{check="store"} 0.0' in text
+
+
+async def test_the_metric_follows_where_no_caller_asks() -> None:
+    """Without a prober and a status page it would show the last answer to a request for ever."""
+    bench = Bench()
+    health = bench.make(unasked_s=0.01)
+    broker = bench.probes["broker"]
+    await health.report()
+    await health.start()
+    try:
+        broker.fault = CheckFailed("no")
+        async with asyncio.timeout(within(10)):
+            line = 'narthex_health_status{check="broker"} 2.0'
+            while line not in bench.meter.render().decode():  # noqa: ASYNC110 - metrics have no events
+                await asyncio.sleep(0.01)
+        assert ("broker", "unhealthy") in bench.changes
+    finally:
+        await health.stop()
 
 
 # -- the checks of ports ---------------------------------------------------------------------------------------

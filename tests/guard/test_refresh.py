@@ -93,6 +93,12 @@ async def test_the_new_token_decides_rights_and_life(ann: Refreshing) -> None:
     assert ann.user().may("admin")
     assert await ann.refresh(ann.known("shorter", expires_at=time.time() + 0.3)) is None
     assert not ann.user().may("admin")
+    assert await ann.refresh("unknown") is not None
+    assert ann.guard._core is not None
+    assert ann.guard._core.meter.counts("token_refreshes") == {
+        ("connection", "ok"): 2,
+        ("connection", "token_invalid"): 1,
+    }
     closed = await server.next()
     assert (closed["type"], closed["code"]) == ("websocket.close", 3005)
     await asyncio.wait_for(server.task, within(5))

@@ -19,6 +19,7 @@ from typing import Final
 
 import msgspec
 
+from narthex.app.periodic import BackgroundTask
 from narthex.domain.environment import EnvironmentPolicy
 from narthex.domain.identity import PROBE_TENANT, Identity, IdentityClass
 from narthex.domain.secrets import fingerprint
@@ -30,6 +31,7 @@ from narthex.ports.tokens import TokenVerifier
 
 CHECK_TIMEOUT_S: Final = 2.0  # below every load balancer's probe time-out of 5 s
 CACHE_S: Final = 2.0  # docs/design.md#health: a flood of health requests costs one round of checks per 2 s
+UNASKED_S: Final = 15.0  # a result that no caller has asked for is made anew, for the metrics
 PROBE_TICKET_S: Final = 10.0  # outlives one probe with its time-out, and little more
 
 HEALTHY: Final = "healthy"
@@ -87,7 +89,7 @@ class _Slot:
 
 
 class Health:
-    """Owns the checks and their tasks; `stop` ends them.
+    """Owns the checks and their tasks; `start` is optional, `stop` ends them.
 
     Args:
         checks: by name; `ORDER` has those of docs/design.md#health.
@@ -104,6 +106,7 @@ class Health:
         on_change: takes (name, result, cause) when a check's status changes, for the log.
         timeout_s: of one check.
         cache_s: how long a result is used.
+        unasked_s: the age at which a result that no caller asks for is made anew, between `start` and `stop`.
         clock: seconds since the epoch.
     """
 
@@ -123,6 +126,7 @@ class Health:
         on_change: Callable[[str, CheckResult, BaseException | None], None],
         timeout_s: float = CHECK_TIMEOUT_S,
         cache_s: float = CACHE_S,
+        unasked_s: float = UNASKED_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._slots = {name: _Slot(check) for name, check in checks.items()}
@@ -139,14 +143,31 @@ class Health:
         self._timeout_s = timeout_s
         self._cache_s = cache_s
         self._clock = clock
+        self._unasked_s = unasked_s
+        self._unasked = BackgroundTask(self._refresh, "health")
 
     @property
     def names(self) -> Collection[str]:
         """The checks that this process has."""
         return self._slots.keys()
 
+    async def start(self) -> None:
+        """Begin to make results anew that no caller asks for: where no prober and no status page does, metrics and the
+        dashboard would show the last answer to a request for ever.
+        """
+        await self._unasked.start()
+
+    async def _refresh(self) -> None:
+        while True:
+            await asyncio.sleep(self._unasked_s)
+            if self._state() == "ready":
+                since = asyncio.get_running_loop().time() - self._unasked_s
+                old = [name for name, slot in self._slots.items() if slot.done_at <= since]
+                await asyncio.gather(*(self.result(name) for name in old), return_exceptions=True)
+
     async def stop(self) -> None:
         """End the running checks."""
+        await self._unasked.stop()
         running = [slot.task for slot in self._slots.values() if slot.task is not None]
         for task in running:
             task.cancel()

@@ -58,10 +58,6 @@ class OperatorClient:
         """The JSON of a POST. Raises as `get`."""
         return self._send("POST", path, json=body)
 
-    def close(self) -> None:
-        """End the connections."""
-        self._http.close()
-
     def _send(self, method: str, path: str, **options: Any) -> Any:
         import httpx2
 
@@ -119,5 +115,3 @@ def with_client(url: str, key: str, work: Callable[[OperatorClient], int]) -> in
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return EXIT_OK
-    finally:
-        client.close()

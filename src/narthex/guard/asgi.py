@@ -192,7 +192,10 @@ class Guard:
         """
         socket: GuardedSocket = socket_of(connection)
         assert self._core is not None
-        return await socket.refresh(self._core.in_band, token)
+        refusal = await socket.refresh(self._core.in_band, token)
+        result = "ok" if refusal is None else refusal.code
+        self._core.meter.count("token_refreshes", surface="connection", result=result)
+        return refusal
 
     # -- HTTP ----------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ import msgspec
 from narthex._version import __version__
 from narthex.adapters.telemetry.logging import get_logger, mask_records
 from narthex.adapters.telemetry.metrics import PrometheusMeter
+from narthex.app.buffers import buffer_readings
 from narthex.app.certificate_watch import CertificateWatch
 from narthex.app.connection_limits import ConnectionLimiter
 from narthex.app.credentials import CredentialVerifier
@@ -45,7 +46,7 @@ from narthex.ports.tokens import TokenVerifier
 from narthex.settings import Settings, load
 from narthex.settings.requirements import Part, requirements
 from narthex.wiring.engines import make_shared_store
-from narthex.wiring.gauges import attempt_table, buffer_readings, connection_buffers
+from narthex.wiring.gauges import attempt_table, connection_buffers
 from narthex.wiring.server_process import connection_recorder, handshake_writer, metrics_flush
 from narthex.wiring.tokens import make_tokens
 from narthex.wiring.tracing import handshake_tracer, make_tracer
@@ -117,6 +118,7 @@ class GuardCore:
         )
         self.meter = PrometheusMeter(version=__version__, environment=settings.environment)
         self.meter.gauge("auth_bypass_active", float(self.policy.auth_bypass_active))
+        self.meter.count("bugs", 0, where="guard")
         self.tasks = Tasks("guard", MAX_TASKS, lambda fault: self.report_bug(fault, ""))
         write = handshake_writer(settings, log)
         self.lives = SocketLives(

@@ -43,7 +43,9 @@ class Meter(Protocol):
         """`narthex_breaker_state{dependency,class}`: closed 0, half_open 1, open 2."""
 
     def count(self, name: str, amount: float = 1, **labels: str) -> None:
-        """Add to counter `narthex_<name>_total`; labels must be the ones it was declared with."""
+        """Add to counter `narthex_<name>_total`; labels must be the ones it was declared with. An amount of 0 shows
+        the series before its first event.
+        """
 
     def observe(self, name: str, value: float, **labels: str) -> None:
         """Observe in histogram `narthex_<name>` (unit in its name)."""

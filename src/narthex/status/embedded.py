@@ -8,22 +8,25 @@ starting.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, Protocol
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from narthex.app.buffers import buffer_readings
 from narthex.app.lifecycle import Component
 from narthex.domain.availability import JOURNEYS
 from narthex.ports.store import AuditRecord
+from narthex.ports.telemetry import Source
 from narthex.settings import Settings
 from narthex.settings.status_rules import branding
 from narthex.status.document import StatusComponent
 from narthex.status.page import SERVED, Look
 from narthex.status.records import Change
-from narthex.status.reporting import SampleReporter
+from narthex.status.reporting import MAX_WAITING, SampleReporter
 from narthex.status.routes import Logo, StatusRoutes
 from narthex.status.sampling import Counters, HealthReport, Sampler
 from narthex.status.service import Audit, StatusPage, StatusService
@@ -33,6 +36,13 @@ from narthex.web.paths import route_path
 from narthex.web.request_rules import RequestRules
 
 DATABASE: Final = "status.db"
+
+
+class StatusMeter(Counters, Protocol):
+    """The meter of the process: its counters are samples, and it shows the samples that wait."""
+
+    def read_from(self, source: Source) -> None:
+        """See `ports.telemetry.Meter`."""
 
 
 def look_of(settings: Settings) -> Look:
@@ -74,7 +84,7 @@ def reporting(
     settings: Settings,
     health: HealthReport,
     fault: Callable[[], object | None],
-    counters: Counters,
+    meter: StatusMeter,
     node: str,
     log: Any,
 ) -> list[Component]:
@@ -82,7 +92,8 @@ def reporting(
     if not settings.status_url:
         return []
     reporter = SampleReporter(settings.status_url, settings.status_tokens())
-    sampler = Sampler(health, fault, counters, node, reporter.record, log)
+    meter.read_from(partial(buffer_readings, [("status_samples", lambda: reporter.waiting, MAX_WAITING)]))
+    sampler = Sampler(health, fault, meter, node, reporter.record, log)
     return [
         Component("status", close=reporter.stop),
         Component("status samples", sampler.start, sampler.stop),
@@ -124,16 +135,16 @@ class EmbeddedStatus:
         return [Route(path, self._elsewhere, methods=["GET", "HEAD"]) for path in paths]
 
     def components(
-        self, health: HealthReport, fault: Callable[[], object | None], counters: Counters, node: str
+        self, health: HealthReport, fault: Callable[[], object | None], meter: StatusMeter, node: str
     ) -> list[Component]:
         """The components that the lifecycle opens first: the page, and what samples this gateway for it."""
         if self._service is not None:
-            sampler = Sampler(health, fault, counters, node, self._service.record, self._log)
+            sampler = Sampler(health, fault, meter, node, self._service.record, self._log)
             return [
                 Component("status", self._service.start, self._service.stop),
                 Component("status samples", sampler.start, sampler.stop),
             ]
-        return reporting(self._settings, health, fault, counters, node, self._log)
+        return reporting(self._settings, health, fault, meter, node, self._log)
 
     async def _audit(self, change: Change) -> None:
         detail = msgspec.json.encode(

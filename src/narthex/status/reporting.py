@@ -43,6 +43,11 @@ class SampleReporter:
         self._waiting: deque[Sample] = deque(maxlen=MAX_WAITING)
         self._client: httpx2.AsyncClient | None = None
 
+    @property
+    def waiting(self) -> int:
+        """The samples that wait."""
+        return len(self._waiting)
+
     async def stop(self) -> None:
         """Close the connections."""
         if self._client is not None:

@@ -28,6 +28,7 @@ from narthex.app.control_log import ControlLog
 from narthex.app.engine_meter import measured_broker, measured_store
 from narthex.app.health import agents_check, ping_check
 from narthex.app.lifecycle import Component, Lifecycle, LifecycleState
+from narthex.app.loop_lag import LoopLag
 from narthex.app.loop_watch import LoopWatch
 from narthex.app.notices import Notices
 from narthex.app.runs.engine import RunEngine
@@ -42,6 +43,7 @@ from narthex.settings import Settings
 from narthex.wiring.agents import load_agents, run_limits
 from narthex.wiring.engines import make_broker, make_store
 from narthex.wiring.fleet import FLEET_KINDS, Fleet
+from narthex.wiring.gauges import WorkerGauges
 from narthex.wiring.server_process import (
     NoUpgrades,
     ServerProcess,
@@ -140,6 +142,10 @@ class AgentWorker:
             store=self.store,
         )
         lifecycle = self._make_lifecycle()
+        gauges = WorkerGauges(
+            self.engine, run_limits(settings), self.broker, lambda: lifecycle.state, broker, store
+        )
+        self.meter.read_from(gauges.readings)
         checks = {
             "broker": ping_check(self.broker.ping),
             "store": ping_check(self.store.ping),
@@ -183,12 +189,13 @@ class AgentWorker:
         )
 
     def _make_lifecycle(self) -> Lifecycle:
-        watch = LoopWatch(self.meter)
+        lag, watch = LoopLag(self.meter), LoopWatch(self.meter)
         handler = ControlHandler(self.engine, self._drain, self.fleet.control)
         staleness = StalenessCheck(handler, self.broker)
         return Lifecycle(
             [
                 *self._traces,
+                Component("loop lag", lag.start, lag.stop),
                 Component("loop watch", watch.start, watch.stop),
                 Component("store", self.store.start, self.store.stop),
                 Component("broker", lambda: self.broker.start(handler, self.node), self.broker.stop),

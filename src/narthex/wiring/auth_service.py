@@ -92,7 +92,7 @@ def make_auth_service(
     )
     expiry = CredentialExpiry(credentials)
     provider = make_provider(
-        settings, credentials=credentials, mint=ring, verifier=verifier, revocations=revocations
+        settings, credentials=credentials, mint=ring, verifier=verifier, revocations=revocations, meter=meter
     )
     meter.read_from(provider_counts(provider))
     certificates = CertificateWatch({"store": store}, meter)

@@ -6,17 +6,19 @@ Not here: the objects themselves (`app/fleet`), routes (`web/api/operators`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 from narthex._version import __version__
 from narthex.adapters.telemetry.metrics import PrometheusMeter
+from narthex.app.buffers import Buffer, buffer_readings
 from narthex.app.connection import Connection
 from narthex.app.controls import ControlDispatcher
 from narthex.app.fleet import FleetView, RecentRefusals, SnapshotBuilder
 from narthex.app.fleet.connection_list import ConnectionLists
-from narthex.app.fleet.history import HistoryRecorder
+from narthex.app.fleet.history import MAX_UNWRITTEN, HistoryRecorder
 from narthex.app.fleet.publishing import LocalOperators, SnapshotPublisher
-from narthex.app.fleet.questions import FleetQuestions
+from narthex.app.fleet.questions import MAX_OPEN, FleetQuestions
 from narthex.app.fleet.snapshots import SHOWN
 from narthex.app.fleet.tracing import Tracing
 from narthex.app.lifecycle import Component
@@ -80,6 +82,11 @@ class Fleet:
         self.history = HistoryRecorder(node, store.history, builder.figures)
         self.publisher = SnapshotPublisher(builder, self.view, broker, operators, self.history.tick)
         self.questions = FleetQuestions(node, broker)
+        buffers: list[Buffer] = [
+            ("history_rows", lambda: self.history.unwritten, MAX_UNWRITTEN),
+            ("operator_questions", lambda: self.questions.open, MAX_OPEN),
+        ]
+        meter.read_from(partial(buffer_readings, buffers))
         found = registry if registry is not None else ConnectionRegistry[Connection]()
         self.connections = ConnectionLists(node, found, found.of_user, self.view, self.questions)
         self.tracing = Tracing(

@@ -10,15 +10,19 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
 
+from narthex.adapters.agents.threaded import MAX_THREADS, running_threads
 from narthex.app.attempts import MAX_ENTRIES
+from narthex.app.buffers import Buffer, buffer_readings
 from narthex.app.connection_limits import ConnectionLimiter
-from narthex.app.control_log import MAX_UNSENT
+from narthex.app.control_log import MAX_UNSENT, ControlLog
 from narthex.app.core import MAX_COMMANDS, NodeCore
 from narthex.app.hub.hub import HELD_LIMIT
 from narthex.app.lifecycle import Lifecycle, LifecycleState
 from narthex.app.owner_plans import MAX_KNOWN
 from narthex.app.provider import Provider
 from narthex.app.quotas import MAX_BUCKETS
+from narthex.app.runs.engine import RunEngine
+from narthex.app.runs.services import RunLimits
 from narthex.domain.limits import Limits
 from narthex.ports.broker import Broker
 from narthex.ports.store import Store
@@ -28,11 +32,6 @@ ENGINE_QUEUE: Final = 20_000  # `MAX_PENDING` of all three brokers
 STORE_QUEUE: Final = 5_000  # `MAX_WAITING` of both stores
 
 _STATES: Final = {state: number for number, state in enumerate(LifecycleState)}
-
-Buffer = tuple[str, Callable[[], int], int]
-"""A buffer's name, its fill, and its limit. The name of one that drops its oldest entry when it is full, and refuses
-nothing, ends in `_table` or `_cache`: no alert watches those.
-"""
 
 
 class Gauges:
@@ -48,28 +47,20 @@ class Gauges:
     def __init__(self, core: NodeCore, lifecycle: Lifecycle, engine: Broker, store: Store) -> None:
         self._core = core
         self._lifecycle = lifecycle
-        limits, runs = core.config.limits, core.config.run_limits
         self._buffers: tuple[Buffer, ...] = (
-            *connection_buffers(core.limiter, limits),
+            *connection_buffers(core.limiter, core.config.limits),
             ("commands", lambda: len(core.tasks), MAX_COMMANDS),
-            ("runs", lambda: core.engine.active, runs.max_running),
-            ("agents_waiting", lambda: core.engine.waiting, runs.max_waiting),
+            *run_buffers(core.engine, core.config.run_limits),
             ("channel_reread", core.hub.held, HELD_LIMIT),
-            ("control_unsent", lambda: core.broker.unsent, MAX_UNSENT),
-            # The brokers have it, the port does not: an embedding program's own engine may have no queue.
-            ("broker_queue", lambda: int(getattr(engine, "pending", 0)), ENGINE_QUEUE),
-            ("store_queue", lambda: int(getattr(store, "pending", 0)), STORE_QUEUE),
+            *engine_buffers(core.broker, engine, store),
             ("message_rate_table", core.quotas.__len__, MAX_BUCKETS),
             ("owner_plan_table", core.chat.owner_plans.__len__, MAX_KNOWN),
         )
 
     def readings(self) -> Iterable[Reading]:
         """See the module."""
-        core, state = self._core, self._lifecycle.state
-        yield "lifecycle_state", (), _STATES[state]
-        draining = state is LifecycleState.DRAINING
-        yield "drain_remaining", ("connections",), core.limiter.total if draining else 0
-        yield "drain_remaining", ("runs",), core.engine.active if draining else 0
+        core = self._core
+        yield from lifecycle_readings(self._lifecycle.state, core.limiter.total, core.engine.active)
         yield "subscriptions", (), core.hub.subscriptions()
         yield "channels", (), core.hub.channels()
         yield "runs_active", (), core.engine.active
@@ -80,11 +71,64 @@ class Gauges:
         yield from buffer_readings(self._buffers)
 
 
-def buffer_readings(buffers: Iterable[Buffer]) -> Iterable[Reading]:
-    """The fill and the limit of each."""
-    for name, fill, limit in buffers:
-        yield "buffer_fill", (name,), fill()
-        yield "buffer_limit", (name,), limit
+class WorkerGauges:
+    """The same of a worker, which has runs and no connections.
+
+    Args:
+        runs: its engine.
+        limits: of its runs.
+        control: its control log.
+        state: of its lifecycle.
+        engine: the broker itself.
+        store: the store itself.
+    """
+
+    def __init__(
+        self,
+        runs: RunEngine,
+        limits: RunLimits,
+        control: ControlLog,
+        state: Callable[[], LifecycleState],
+        engine: Broker,
+        store: Store,
+    ) -> None:
+        self._runs = runs
+        self._state = state
+        self._buffers = (*run_buffers(runs, limits), *engine_buffers(control, engine, store))
+
+    def readings(self) -> Iterable[Reading]:
+        """See the module."""
+        yield from lifecycle_readings(self._state(), 0, self._runs.active)
+        yield "runs_active", (), self._runs.active
+        yield "runs_waiting", (), self._runs.waiting
+        yield from buffer_readings(self._buffers)
+
+
+def lifecycle_readings(state: LifecycleState, connections: int, runs: int) -> Iterable[Reading]:
+    """The state of a process and, while it drains, what it has left."""
+    draining = state is LifecycleState.DRAINING
+    yield "lifecycle_state", (), _STATES[state]
+    yield "drain_remaining", ("connections",), connections if draining else 0
+    yield "drain_remaining", ("runs",), runs if draining else 0
+
+
+def run_buffers(runs: RunEngine, limits: RunLimits) -> tuple[Buffer, ...]:
+    """The runs of a process, those of them whose agent waits for an answer, and the threads of agents without async."""
+    return (
+        ("runs", lambda: runs.active, limits.max_running),
+        ("agents_waiting", lambda: runs.waiting, limits.max_waiting),
+        ("agent_threads", running_threads, MAX_THREADS),
+    )
+
+
+def engine_buffers(control: ControlLog, engine: Broker, store: Store) -> tuple[Buffer, ...]:
+    """What waits for the broker and the store."""
+    return (
+        ("control_unsent", lambda: control.unsent, MAX_UNSENT),
+        # The brokers have it, the port does not: an embedding program's own engine may have no queue.
+        ("broker_queue", lambda: int(getattr(engine, "pending", 0)), ENGINE_QUEUE),
+        ("store_queue", lambda: int(getattr(store, "pending", 0)), STORE_QUEUE),
+    )
 
 
 def connection_buffers(limiter: ConnectionLimiter, limits: Limits) -> tuple[Buffer, ...]:

@@ -65,6 +65,7 @@ def make_http_service(
         on_ready: called once the service answers.
         middleware: around all routes.
     """
+    meter.count("bugs", 0, where=name)
 
     def report_bug(fault: BaseException, trace_id: str) -> None:
         meter.count("bugs", where=name)

@@ -88,6 +88,7 @@ class Parts:
         self.now = time.time
         self.meter = PrometheusMeter(version=__version__, environment=settings.environment)
         self.meter.gauge("auth_bypass_active", float(settings.policy.auth_bypass_active))
+        self.meter.count("bugs", 0, where="gateway")
         self.tracer, traces = make_tracer(settings, self.meter, share=share_traces)
         self.core = NodeCore(
             f"{settings.platform or 'node'}-{uuid.uuid4().hex[:12]}",

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from narthex.adapters.tokens.assembly import Outside
 from narthex.adapters.tokens.claims import ClaimNames, ClaimRules
 from narthex.adapters.tokens.code_flow import CodeFlow
-from narthex.adapters.tokens.passwords import Argon2Passwords
+from narthex.adapters.tokens.passwords import MAX_WAITING, Argon2Passwords
 from narthex.adapters.tokens.verification import ASYMMETRIC_DEFAULT, IssuerRules
+from narthex.app.buffers import buffer_readings
 from narthex.app.provider import Account, Provider, ProviderPolicy
 from narthex.app.revocations import Revocations
 from narthex.domain.trust import Binding
 from narthex.ports.credentials import Credentials
+from narthex.ports.telemetry import Meter
 from narthex.ports.tokens import TokenMint, TokenVerifier
 from narthex.settings import Settings
 from narthex.settings.trust import trust_of
@@ -29,9 +32,12 @@ def make_provider(
     mint: TokenMint,
     verifier: TokenVerifier,
     revocations: Revocations,
+    meter: Meter,
     clock: Callable[[], float] = time.time,
 ) -> Provider:
     """The provider. Any e-mail may sign in where development is and no users are configured; else configured users."""
+    passwords = Argon2Passwords()
+    meter.read_from(partial(buffer_readings, [("password_queue", lambda: passwords.waiting, MAX_WAITING)]))
     remote = settings.policy.environment.remote
     signs_in_elsewhere = bool(settings.oidc_client_id and settings.oidc_issuer)
     accounts = tuple(
@@ -49,7 +55,7 @@ def make_provider(
         credentials=credentials,
         mint=mint,
         verifier=verifier,
-        passwords=Argon2Passwords(),
+        passwords=passwords,
         revocations=revocations,
         policy=ProviderPolicy(
             open_login=settings.open_login,

@@ -37,6 +37,7 @@ from narthex.adapters.edge.rules import HeadRules
 from narthex.adapters.edge.server import EdgeServer
 from narthex.adapters.systemd import SystemdNotifier, activated_descriptor
 from narthex.adapters.telemetry.metrics import PrometheusMeter
+from narthex.app.buffers import buffer_readings
 from narthex.app.connection_record import ConnectionRecorder
 from narthex.app.handshake_record import Record
 from narthex.app.health import CRITICAL, Check, CheckFailed, CheckResult, Health
@@ -55,7 +56,6 @@ from narthex.web.access import Access
 from narthex.web.health import ProbePages
 from narthex.web.rates import ADDRESS_SHARE, AddressRates
 from narthex.web.request_rules import RequestRules
-from narthex.wiring.gauges import buffer_readings
 from narthex.wiring.secret_renewal import secret_renewal
 
 if TYPE_CHECKING:
@@ -319,7 +319,7 @@ def make_health(
         meter=meter,
         on_change=changed,
     )
-    lifecycle.add([Component("health", close=health.stop)])
+    lifecycle.add([Component("health", health.start, health.stop)])
     lifecycle.add(metrics_port(settings, health, meter, log), first=True)
     lifecycle.add(secret_renewal(settings, log))
     return health

@@ -180,6 +180,7 @@ class WebApplication:
             mint=mint,
             verifier=parts.verifier,
             revocations=parts.core.revocations,
+            meter=parts.meter,
             clock=parts.now,
         )
 

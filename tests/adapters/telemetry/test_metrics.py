@@ -302,10 +302,15 @@ def test_promtool_finds_nothing_to_mend() -> None:
 CHILD = """
 import sys
 from narthex.adapters.telemetry.metrics import PrometheusMeter
+from narthex.app.buffers import buffer_readings
 meter = PrometheusMeter()
 meter.handshake("admitted", "ok", "user", 0.001)
 meter.connections("user", 2)
 meter.breaker("auth", "user", sys.argv[1])
+at = {"closed": 100, "open": 200}[sys.argv[1]]
+meter.gauge("keys_fetched_timestamp_seconds", at, issuer="default")
+meter.gauge("key_expiry_timestamp_seconds", at, key="default")
+meter.read_from(lambda: buffer_readings([("broker_queue", lambda: at, 200)]))
 sys.stdout.buffer.write(meter.render() + b"end\\n")
 sys.stdout.flush()
 sys.stdin.read()
@@ -349,6 +354,13 @@ def test_any_process_answers_for_all(tmp_path: Path) -> None:
     assert found["narthex_handshakes_total", handshake] == 2
     assert found["narthex_connections_active", (("class", "user"),)] == 4
     assert found["narthex_breaker_state", (("class", "user"), ("dependency", "auth"))] == 2
+    # Of moments and shares the worst process counts: an alert must not be blind because another one is well.
+    assert found["narthex_keys_fetched_timestamp_seconds", (("issuer", "default"),)] == 100
+    assert found["narthex_key_expiry_timestamp_seconds", (("key", "default"),)] == 100
+    queue = (("buffer", "broker_queue"),)
+    assert found["narthex_buffer_fill", queue] == 300
+    assert found["narthex_buffer_limit", queue] == 400
+    assert found["narthex_buffer_used_ratio", queue] == 1
 
 
 @pytest.mark.alone

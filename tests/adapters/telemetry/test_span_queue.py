@@ -106,4 +106,4 @@ def test_an_exporter_that_hangs_costs_neither_the_caller_nor_the_stop() -> None:
 def test_numbers_that_are_none_count_as_not_set() -> None:
     """As the specification has it for the SDK's own variables."""
     made = queue(Exporter(), Counter(), MAX_QUEUE_SIZE="many", MAX_EXPORT_BATCH_SIZE="", SCHEDULE_DELAY="-5")
-    assert (made._limit, made._batch, made._delay_s) == (2048, 512, 0.001)
+    assert (made.limit, made._batch, made._delay_s) == (2048, 512, 0.001)

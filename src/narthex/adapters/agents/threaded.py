@@ -100,9 +100,14 @@ def _settle(future: asyncio.Future[Any], result: Any, fault: BaseException | Non
 
 
 class _Threads:
-    """How many threads run, across all such agents of a loop."""
+    """How many threads run, across all such agents of a loop.
+
+    Attributes:
+        running: of all loops of the process.
+    """
 
     def __init__(self) -> None:
+        self.running = 0
         self._room: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
 
     def room(self) -> asyncio.Semaphore:
@@ -114,6 +119,11 @@ class _Threads:
 
 
 _threads: Final = _Threads()
+
+
+def running_threads() -> int:
+    """The threads that run such agents now."""
+    return _threads.running
 
 
 def threaded(name: str, function: Callable[..., Any]) -> Callable[[RunInput], AsyncIterator[Any]]:
@@ -128,6 +138,7 @@ def threaded(name: str, function: Callable[..., Any]) -> Callable[[RunInput], As
     async def agent(run: RunInput) -> AsyncIterator[Any]:
         async with _threads.room():
             thread = _Thread(f"agent {name}")
+            _threads.running += 1
             made: list[Iterator[Any]] = []
 
             def begin() -> Any:
@@ -153,6 +164,7 @@ def threaded(name: str, function: Callable[..., Any]) -> Callable[[RunInput], As
                 while (item := await thread.call(step)) is not _END:
                     yield item
             finally:
+                _threads.running -= 1
                 thread.end(close)
 
     return agent

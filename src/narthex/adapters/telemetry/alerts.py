@@ -305,12 +305,18 @@ and sum by (job, carrier) (rate(narthex_credential_extractions_total[5m])) > $mi
         "NarthexKeysStale",
         "warning",
         "handshakes",
-        "The keys of issuer {{ $labels.issuer }} are old or were never fetched.",
-        "time() - max by (job, issuer) (narthex_keys_fetched_timestamp_seconds) > $keys_stale_s",
+        "A gateway's keys of issuer {{ $labels.issuer }} are old or were never fetched.",
+        "time() - min by (job, issuer) (narthex_keys_fetched_timestamp_seconds) > $keys_stale_s",
         300,
-        _one("narthex_keys_fetched_timestamp_seconds", "0x240", 180, issuer="default"),
+        Example(
+            (
+                _series("narthex_keys_fetched_timestamp_seconds", "0+60x240", issuer="default", instance="a"),
+                _series("narthex_keys_fetched_timestamp_seconds", "0x240", issuer="default", instance="b"),
+            ),
+            180,
+        ),
         _one("narthex_keys_fetched_timestamp_seconds", "0+60x240", 180, issuer="default"),
-        mended=("10860",),
+        mended=("+60", "10860"),
         labels={"job": "narthex", "issuer": "default"},
     ),
     Alert(
@@ -366,22 +372,11 @@ and sum by (job, carrier) (rate(narthex_credential_extractions_total[5m])) > $mi
         "warning",
         "overview",
         "{{ $labels.instance }} is near its limit of connections.",
-        """max by (job, instance) (narthex_buffer_fill{buffer="connections"}
-/ narthex_buffer_limit{buffer="connections"}) > $connections_share""",
+        'max by (job, instance) (narthex_buffer_used_ratio{buffer="connections"}) > $connections_share',
         300,
-        Example(
-            (
-                _series("narthex_buffer_fill", "9000x60", buffer="connections", instance="a"),
-                _series("narthex_buffer_limit", "10000x60", buffer="connections", instance="a"),
-            )
-        ),
-        Example(
-            (
-                _series("narthex_buffer_fill", "7000x60", buffer="connections", instance="a"),
-                _series("narthex_buffer_limit", "10000x60", buffer="connections", instance="a"),
-            )
-        ),
-        mended=("7000", "10000"),
+        _one("narthex_buffer_used_ratio", "0.9x60", buffer="connections", instance="a"),
+        _one("narthex_buffer_used_ratio", "0.7x60", buffer="connections", instance="a"),
+        mended=("0.7",),
         labels={"job": "narthex", "instance": "a"},
     ),
     Alert(
@@ -389,22 +384,12 @@ and sum by (job, carrier) (rate(narthex_credential_extractions_total[5m])) > $mi
         "warning",
         "engines",
         "The buffer {{ $labels.buffer }} of {{ $labels.instance }} is near its limit.",
-        """max by (job, instance, buffer) (narthex_buffer_fill{buffer!~"connections.*|.*_(cache|table)"}
-/ (narthex_buffer_limit{buffer!~"connections.*|.*_(cache|table)"} > 0)) > $buffer_share""",
+        """max by (job, instance, buffer) (
+narthex_buffer_used_ratio{buffer!~"connections.*|.*_(cache|table)"}) > $buffer_share""",
         60,
-        Example(
-            (
-                _series("narthex_buffer_fill", "19000x60", buffer="broker_queue", instance="a"),
-                _series("narthex_buffer_limit", "20000x60", buffer="broker_queue", instance="a"),
-            )
-        ),
-        Example(
-            (
-                _series("narthex_buffer_fill", "9000x60", buffer="broker_queue", instance="a"),
-                _series("narthex_buffer_limit", "20000x60", buffer="broker_queue", instance="a"),
-            )
-        ),
-        mended=("9000", "20000"),
+        _one("narthex_buffer_used_ratio", "0.95x60", buffer="broker_queue", instance="a"),
+        _one("narthex_buffer_used_ratio", "0.45x60", buffer="broker_queue", instance="a"),
+        mended=("0.45",),
         labels={"job": "narthex", "instance": "a", "buffer": "broker_queue"},
     ),
     Alert(
@@ -568,23 +553,26 @@ and on () (hour() < $test_hours_from or hour() >= $test_hours_to)""",
         "NarthexBypassActive",
         "critical",
         "e2e",
-        "Test identities can be admitted where they must not be.",
-        """max by (job) (narthex_auth_bypass_active) == 1
-unless on (job) narthex_info{environment=~"$bypass_environments"}""",
+        "Test identities can be admitted at {{ $labels.instance }}, where they must not be.",
+        """max by (job, instance) (narthex_auth_bypass_active) == 1
+unless on (job, instance) narthex_info{environment=~"$bypass_environments"}""",
         60,
         Example(
             (
-                _series("narthex_auth_bypass_active", "1x60"),
-                _series("narthex_info", "1x60", environment="production", version="1"),
+                _series("narthex_auth_bypass_active", "1x60", instance="a"),
+                _series("narthex_info", "1x60", environment="production", version="1", instance="a"),
+                _series("narthex_info", "1x60", environment="staging", version="1", instance="b"),
             )
         ),
         Example(
             (
-                _series("narthex_auth_bypass_active", "1x60"),
-                _series("narthex_info", "1x60", environment="staging", version="1"),
+                _series("narthex_auth_bypass_active", "1x60", instance="a"),
+                _series("narthex_info", "1x60", environment="staging", version="1", instance="a"),
+                _series("narthex_info", "1x60", environment="production", version="1", instance="b"),
             )
         ),
-        mended=("0", "1"),
+        mended=("0", "1", "1"),
+        labels={"job": "narthex", "instance": "a"},
     ),
     Alert(
         "NarthexTestsFailing",

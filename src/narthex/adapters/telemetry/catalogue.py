@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Final, Literal, NamedTuple
 
+from narthex.domain.refusals import TABLE
+
 PREFIX: Final = "narthex_"
 
 QUICK_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -25,7 +27,8 @@ ENGINE_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0)
 
 SIZE_BUCKETS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
-Mode = Literal["all", "livesum", "livemax", "livemostrecent"]
+Mode = Literal["all", "livesum", "livemax", "livemin", "livemostrecent"]
+LabelSets = tuple[tuple[str, ...], ...]
 
 
 class Metric(NamedTuple):
@@ -33,7 +36,10 @@ class Metric(NamedTuple):
 
     Attributes:
         name: without the prefix and without a counter's `_total`.
-        mode: how the processes of one gateway add up (gauges only).
+        mode: how the processes of one gateway add up (gauges only): of a limit in time the earliest counts, of a state
+            the worst.
+        from_start: label sets of a counter that are shown before their first event. Prometheus sees an increase only
+            between two values, so that the first event of a series that begins with it would fire no alert.
     """
 
     kind: Literal["counter", "gauge", "histogram"]
@@ -42,6 +48,7 @@ class Metric(NamedTuple):
     text: str
     buckets: tuple[float, ...] = ()
     mode: Mode = "livesum"
+    from_start: LabelSets = ()
 
     @property
     def full_name(self) -> str:
@@ -49,8 +56,8 @@ class Metric(NamedTuple):
         return PREFIX + self.name + ("_total" if self.kind == "counter" else "")
 
 
-def _counter(name: str, text: str, *labels: str) -> Metric:
-    return Metric("counter", name, labels, text)
+def _counter(name: str, text: str, *labels: str, from_start: LabelSets = ()) -> Metric:
+    return Metric("counter", name, labels, text, from_start=from_start)
 
 
 def _gauge(name: str, text: str, *labels: str, mode: Mode = "livesum") -> Metric:
@@ -61,8 +68,15 @@ def _histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...] = 
     return Metric("histogram", name, labels, text, buckets)
 
 
+_OWN_FAULTS: Final = tuple(code for code, row in TABLE.items() if row.http is not None and row.http >= 500)
+
 CATALOGUE: Final = (
-    _counter("handshakes", "Handshakes by outcome and refusal code.", "outcome", "code", "class"),
+    _counter(
+        "handshakes",
+        "Handshakes by outcome and refusal code.",
+        *("outcome", "code", "class"),
+        from_start=(("admitted", "ok", "user"), *(("refused", code, "user") for code in _OWN_FAULTS)),
+    ),
     _histogram("handshake_seconds", "From the request head to the decision."),
     _counter("credential_extractions", "Credentials found in handshakes, by carrier.", "carrier", "result"),
     _gauge("connections_active", "Live connections.", "class"),
@@ -73,8 +87,18 @@ CATALOGUE: Final = (
     ),
     _gauge("descriptors", "Limit of files that the process may have open.", mode="livemostrecent"),
     _counter("disconnects", "Closed connections by close code.", "code"),
-    _counter("e2e_admissions", "Attempts to be admitted as a test identity.", "result"),
-    _counter("e2e_tests", "End-to-end tests reported by runners.", "result"),
+    _counter(
+        "e2e_admissions",
+        "Attempts to be admitted as a test identity.",
+        "result",
+        from_start=(("admitted",), ("wrong_key",), ("wrong_token",), ("rate_limited",)),
+    ),
+    _counter(
+        "e2e_tests",
+        "End-to-end tests reported by runners.",
+        "result",
+        from_start=(("passed",), ("failed",), ("skipped",)),
+    ),
     _gauge(
         "breaker_state",
         "Circuit breaker: closed 0, half_open 1, open 2.",
@@ -162,13 +186,20 @@ CATALOGUE: Final = (
     ),
     _gauge("buffer_fill", "Entries in a bounded buffer, queue or table.", "buffer"),
     _gauge("buffer_limit", "Limit of the same buffer.", "buffer"),
+    _gauge(
+        "buffer_used_ratio",
+        "Fill of a buffer as a share of its limit, in the process where it is fullest.",
+        "buffer",
+        mode="livemax",
+    ),
     _gauge("lifecycle_state", "Node: starting 0, ready 1, draining 2, stopped 3.", mode="livemax"),
     _gauge("drain_remaining", "Connections and runs that a draining node has left.", "of"),
     _gauge(
         "keys_fetched_timestamp_seconds",
-        "Last successful fetch of an issuer's keys, in seconds since the epoch; 0: none yet.",
+        "Last successful fetch of an issuer's keys, in seconds since the epoch; 0: none yet. Of several processes the "
+        "one with the oldest keys counts.",
         "issuer",
-        mode="livemax",
+        mode="livemin",
     ),
     _counter("key_fetches", "Fetches of issuers' keys.", "issuer", "result"),
     _gauge(
@@ -176,7 +207,7 @@ CATALOGUE: Final = (
         "Earliest end of a key or certificate in use, in seconds since the epoch; `tls:broker`, `tls:store`: of the "
         "engine's server.",
         "key",
-        mode="livemax",
+        mode="livemin",
     ),
     _gauge(
         "e2e_success_ratio",
@@ -195,7 +226,7 @@ CATALOGUE: Final = (
         "Time at which the last complete purge ended, in seconds since the epoch.",
         mode="livemostrecent",
     ),
-    _counter("bugs", "Unexpected exceptions; each has a trace id in the log.", "where"),
+    _counter("bugs", "Unexpected exceptions; the log has each with its trace id or run id.", "where"),
     _counter(
         "trace_spans",
         "Spans by fate: exported, dropped (the queue was full), failed (the collector did not take them).",

@@ -61,6 +61,7 @@ GROUPS: Final[dict[Group, tuple[str, ...]]] = {
         "publications",
         "buffer_fill",
         "buffer_limit",
+        "buffer_used_ratio",
         "presence_failures",
         "history_purged",
         "history_purge_failures",
@@ -114,6 +115,13 @@ class Panel(NamedTuple):
     kind: str = "timeseries"
 
 
+_REPORTED: Final = f"narthex_e2e_reported_timestamp_seconds{{{_SELECT}}} > 0"
+_QUERIES: Final = {
+    "e2e_success_ratio": f"""max(narthex_e2e_success_ratio{{{_SELECT}}}
+and on (instance) (({_REPORTED}) == on () group_left () max({_REPORTED})))""",
+    "e2e_reported_timestamp_seconds": f"time() - max({_REPORTED})",
+}
+"""Of metrics that one of several instances has, the one that a runner reported to; the others' are 0."""
 _HANDSHAKES: Final = f'narthex_handshakes_total{{{_SELECT},class!="probe"}}'
 _ADMITTED: Final = f'narthex_handshakes_total{{{_SELECT},class!="probe",outcome="admitted"}}'
 _TESTS: Final = "sum(increase(narthex_e2e_tests_total{{{},result=~{!r}}}[6h]))"
@@ -144,19 +152,6 @@ HEADLINES: Final[dict[Group, tuple[Panel, ...]]] = {
                 ),
             ),
             "stat",
-        ),
-    ),
-    "engines": (
-        Panel(
-            "Buffers: share of the limit",
-            "Every bounded queue and table of an instance.",
-            "percentunit",
-            (
-                (
-                    f"max by (buffer) (narthex_buffer_fill{{{_SELECT}}} / (narthex_buffer_limit{{{_SELECT}}} > 0))",
-                    "{{buffer}}",
-                ),
-            ),
         ),
     ),
     "e2e": (
@@ -214,9 +209,13 @@ def _panel(metric: Metric) -> Panel:
         query = f"sum by ({by}) (rate({series}[$__rate_interval]))"
         query += " or on () vector(0)" if metric.name in RARE else ""
         return Panel(metric.name, metric.text, "Bps" if "bytes" in name else "ops", ((query, legend),))
+    if metric.name in _QUERIES:
+        unit = "s" if name.endswith("_seconds") else "percentunit"
+        return Panel(metric.name, metric.text, unit, ((_QUERIES[metric.name], legend),))
     if name.endswith("_timestamp_seconds"):
         ahead = "expiry" in name
-        query = f"min by ({by}) ({series}) - time()" if ahead else f"time() - max by ({by}) ({series})"
+        worst = "min" if metric.mode == "livemin" else "max"
+        query = f"min by ({by}) ({series}) - time()" if ahead else f"time() - {worst} by ({by}) ({series})"
         return Panel(
             metric.name,
             f"{metric.text} Shown as seconds {'left' if ahead else 'ago'}.",
@@ -224,7 +223,8 @@ def _panel(metric: Metric) -> Panel:
             ((query, legend),),
         )
     together = "sum" if metric.mode in ("livesum", "all") else "max"
-    unit = "s" if name.endswith("_seconds") else "bytes" if "bytes" in name else "short"
+    unit = "s" if name.endswith("_seconds") else "percentunit" if name.endswith("_ratio") else "short"
+    unit = "bytes" if "bytes" in name else unit
     return Panel(metric.name, metric.text, unit, ((f"{together} by ({by}) ({series})", legend),))
 
 
@@ -245,6 +245,10 @@ def dashboard(group: Group) -> str:
                 "title": "narthex",
                 "asDropdown": True,
                 "keepTime": True,
+                "includeVars": False,
+                "targetBlank": False,
+                "icon": "external link",
+                "tooltip": "",
             }
         ],
         "templating": {
@@ -294,7 +298,7 @@ def _model(number: int, panel: Panel) -> dict[str, Any]:
         "datasource": source,
         "gridPos": {"x": column * _WIDTH, "y": row * _HEIGHT, "w": _WIDTH, "h": _HEIGHT},
         "fieldConfig": {
-            "defaults": {"unit": panel.unit, "min": 0 if panel.kind == "timeseries" else None},
+            "defaults": {"unit": panel.unit, **({"min": 0} if panel.kind == "timeseries" else {})},
             "overrides": [],
         },
         "targets": targets,

@@ -42,7 +42,7 @@ def add_figures(found: Figures, metric: Metric, samples: Iterable[MetricSample],
             found.peaks[key] = max(found.peaks.get(key, sample.value), sample.value)
         elif metric.kind == "gauge":
             found.gauges[key] = found.gauges.get(key, 0.0) + sample.value
-        elif not sample.name.endswith("_created"):
+        elif sample.value and not sample.name.endswith("_created"):  # a missing counter is 0 to all readers
             found.counters[key] = found.counters.get(key, 0.0) + sample.value
 
 

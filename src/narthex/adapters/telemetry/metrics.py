@@ -160,12 +160,12 @@ class PrometheusMeter:
         return self._multiprocess
 
     def _declare_zeroes(self) -> None:
-        """Show series without labels, and those that alerts use, from the start: a rate needs a first value."""
+        """Show series without labels, and those that alerts use, from the start: an increase needs a first value."""
         for traffic in CLASSES:
             self._child("connections_active", (traffic,))
-        self._child("handshakes", ("admitted", "ok", "user"))
-        for result in ("admitted", "wrong_key"):
-            self._child("e2e_admissions", (result,))
+        for metric in CATALOGUE:
+            for labels in metric.from_start:
+                self._child(metric.name, labels)
 
     def _child(self, name: str, values: tuple[str, ...]) -> Any:
         """The bound child of a label set; Any: prometheus-client's three kinds share no base for it."""
@@ -279,7 +279,7 @@ class PrometheusMeter:
     # -- by name -----------------------------------------------------------------------------------------------
 
     def count(self, name: str, amount: float = 1, **labels: str) -> None:
-        """Add to counter `narthex_<name>_total`; a negative amount adds nothing."""
+        """Add to counter `narthex_<name>_total`; 0 shows its series, a negative amount adds nothing."""
         child = self._find(name, "counter", labels)
         if child is not None and amount > 0:
             child.inc(amount)
@@ -374,7 +374,9 @@ class PrometheusMeter:
                 total += count
                 if labels[0] == "admitted":
                     admitted += count
-                elif labels[0] == "refused":  # `inert` ones are neither: they may still prove themselves
+                elif (
+                    labels[0] == "refused" and count
+                ):  # `inert` ones are neither: they may still prove themselves
                     refused[labels[1]] += count
         return {
             "websocket": {"active_connections": sum(by_class.values())}

@@ -13,6 +13,7 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Final, NamedTuple
 
 import msgspec
@@ -29,6 +30,7 @@ from opentelemetry.trace.span import TraceState
 from narthex._version import __version__
 from narthex.adapters.telemetry.redaction import REDACTOR
 from narthex.adapters.telemetry.span_queue import SpanQueue
+from narthex.app.buffers import buffer_readings
 from narthex.app.entropy import ENTROPY
 from narthex.domain.traces import TraceContext
 from narthex.ports.telemetry import Meter
@@ -121,7 +123,8 @@ class OtelTracer:
         self._meter = meter
         self._loop: asyncio.AbstractEventLoop | None = None
         self._exporter = exporter or OTLPSpanExporter()
-        self._queue = SpanQueue(self._exporter, self._count, environ)
+        queue = self._queue = SpanQueue(self._exporter, self._count, environ)
+        meter.read_from(partial(buffer_readings, [("span_queue", lambda: queue.pending, queue.limit)]))
         processor = SynchronousMultiSpanProcessor()  # type: ignore[no-untyped-call]
         processor.add_span_processor(self._queue)
         resource = _resource(environ)

@@ -41,13 +41,16 @@ class SpanQueue(SpanProcessor):
         exporter: sends a batch, and waits for it.
         count: counts the fate of spans.
         environ: `OTEL_BSP_MAX_QUEUE_SIZE`, `OTEL_BSP_MAX_EXPORT_BATCH_SIZE` and `OTEL_BSP_SCHEDULE_DELAY`.
+
+    Attributes:
+        limit: the most spans that wait.
     """
 
     def __init__(self, exporter: SpanExporter, count: Count, environ: Mapping[str, str]) -> None:
         self._exporter = exporter
         self._count = count
-        self._limit = _number(environ, "OTEL_BSP_MAX_QUEUE_SIZE", QUEUE)
-        self._batch = min(self._limit, _number(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", BATCH))
+        self.limit = _number(environ, "OTEL_BSP_MAX_QUEUE_SIZE", QUEUE)
+        self._batch = min(self.limit, _number(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", BATCH))
         self._delay_s = _number(environ, "OTEL_BSP_SCHEDULE_DELAY", DELAY_MS) / 1000
         self._queue: deque[ReadableSpan] = deque()
         self._fates: Counter[str] = Counter()
@@ -56,6 +59,11 @@ class SpanQueue(SpanProcessor):
         self._stopping = False
         self._failing = False
         self._thread = threading.Thread(target=self._run, name="narthex-spans", daemon=True)
+
+    @property
+    def pending(self) -> int:
+        """The spans that wait."""
+        return len(self._queue)
 
     def start(self) -> None:
         """Begin to export."""
@@ -69,7 +77,7 @@ class SpanQueue(SpanProcessor):
         if span.context is None or not span.context.trace_flags.sampled:
             return
         with self._lock:
-            full = self._stopping or len(self._queue) >= self._limit
+            full = self._stopping or len(self._queue) >= self.limit
             if full:
                 self._fates["dropped"] += 1
             else:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from narthex.adapters.tokens.claims import ClaimRules, identity_from
 from narthex.adapters.tokens.fetching import DocumentFault, Fetcher
 from narthex.adapters.tokens.jwks import CLIENT_WAIT_S
+from narthex.app.buffers import buffer_readings
 from narthex.domain.identity import Identity
 from narthex.domain.secrets import fingerprint
 from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
@@ -75,10 +76,12 @@ class Introspection:
 
     def readings(self) -> Iterable[Reading]:
         """The fill and the limits of what it remembers and of the requests under way."""
-        yield "buffer_fill", ("introspection_cache",), len(self._kept)
-        yield "buffer_limit", ("introspection_cache",), MAX_KEPT
-        yield "buffer_fill", ("introspections",), self._asking
-        yield "buffer_limit", ("introspections",), MAX_AT_ONCE
+        return buffer_readings(
+            [
+                ("introspection_cache", self._kept.__len__, MAX_KEPT),
+                ("introspections", lambda: self._asking, MAX_AT_ONCE),
+            ]
+        )
 
     @property
     def dependency(self) -> str:

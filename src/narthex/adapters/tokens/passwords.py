@@ -19,12 +19,16 @@ R = TypeVar("R")
 
 
 class Argon2Passwords:
-    """Implements `narthex.ports.tokens.PasswordHashes`."""
+    """Implements `narthex.ports.tokens.PasswordHashes`.
+
+    Attributes:
+        waiting: passwords that are hashed now or wait for that.
+    """
 
     def __init__(self) -> None:
         self._hasher = PasswordHasher()  # argon2-cffi's defaults are that profile
         self._slots = asyncio.Semaphore(MAX_AT_ONCE)
-        self._waiting = 0
+        self.waiting = 0
         self._stand_in = ""
 
     async def hash(self, password: str) -> str:
@@ -48,11 +52,11 @@ class Argon2Passwords:
             return False
 
     async def _bounded(self, work: Callable[[], R]) -> R:
-        if self._waiting >= MAX_WAITING:
+        if self.waiting >= MAX_WAITING:
             raise Overloaded("auth", f"{MAX_WAITING} sign-ins are waiting.", "Try again in a second.")
-        self._waiting += 1
+        self.waiting += 1
         try:
             async with self._slots:
                 return await asyncio.to_thread(work)
         finally:
-            self._waiting -= 1
+            self.waiting -= 1

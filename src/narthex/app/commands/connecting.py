@@ -213,6 +213,7 @@ class ConnectCommands:
         identity = outcome.identity
         current = connection.identity
         if identity is None or current is None or not identity.same_user(current):
+            self.meter.count("token_refreshes", surface="connection", result="credential_conflict")
             connection.refuse(Refusal(code="credential_conflict", detail="The token names another subject."))
             return None
         expires_at, ttl = self._life(identity)

@@ -113,6 +113,11 @@ class HistoryRecorder(BackgroundTask):
         self._pruned_at = 0.0
         self._away = False
 
+    @property
+    def unwritten(self) -> int:
+        """Rows that the store has not taken yet."""
+        return len(self._unwritten)
+
     async def start(self) -> None:
         """Begin; counts from before belong to no interval."""
         self._interval = self._now() // FINE_S

@@ -49,6 +49,11 @@ class FleetQuestions:
         self._open: dict[str, _Open] = {}
         self._replies: set[asyncio.Task[None]] = set()
 
+    @property
+    def open(self) -> int:
+        """Questions that wait for answers."""
+        return len(self._open)
+
     def on(self, subject: str, handler: Callable[[Data], Data]) -> None:
         """Register what answers questions about a subject; it must not block."""
         self._handlers[subject] = handler

@@ -128,6 +128,7 @@ class LocalRuns:
         except Exception:
             log.exception("run_bug", run_id=run.run_id)
             self.services.meter.count("run_bugs")
+            self.services.meter.count("bugs", where="runs")
             ending = Failed("internal", RUN_ERRORS["internal"])
             trace.fail("internal")
         finally:

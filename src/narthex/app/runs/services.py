@@ -11,6 +11,7 @@ from narthex.app.delivery_traces import DeliveryTraces
 from narthex.app.runs.agent_coverage import AgentCoverage
 from narthex.app.runs.worker_presence import WorkerPresence
 from narthex.domain.identity import Identity
+from narthex.domain.runs import RUN_ERRORS
 from narthex.ports.agents import Agent
 from narthex.ports.broker import Broker, Position
 from narthex.ports.runs import Run, Runs
@@ -128,6 +129,10 @@ class RunServices:
         self.coverage = AgentCoverage(
             broker, runs, agents, node, claims=claims, serves_users=serves_users, presence=presence
         )
+        meter.count("bugs", 0, where="runs")
+        meter.count("runs", 0, state="finished", error="")
+        for error in (*RUN_ERRORS, "agent"):
+            meter.count("runs", 0, state="failed", error=error)
 
 
 _TOKEN_FIELDS: Final = {"issuer": "", "token_id": "", "issued_at": None, "expires_at": None}
