@@ -2,7 +2,7 @@
 // cannot be reached. Built in a checkout of hashicorp/terraform-provider-google, into which this file is copied:
 //
 //	go build -o DIR/terraform-provider-google ./cmd/validate
-//	NARTHEX_TERRAFORM_PROVIDER=DIR pytest -m soak tests/deploy/test_checkers.py
+//	NARTHEX_TEST_TERRAFORM_PROVIDER=DIR pytest -m soak tests/deploy/test_checkers.py
 package main
 
 import (
