@@ -37,7 +37,8 @@ try {
     logLevel: "warning",
   });
   const built = readdirSync(out, { recursive: true }).filter((n) => n.endsWith(".test.mjs")).map((n) => join(out, n));
-  const run = spawnSync(process.execPath, ["--enable-source-maps", "--test", ...built], { stdio: "inherit" });
+  // A failed test can leave a server open, with which its process would never end.
+  const run = spawnSync(process.execPath, ["--enable-source-maps", "--test", ...built], { stdio: "inherit", timeout: 300_000 });
   process.exitCode = run.status ?? 1;
 } finally {
   rmSync(out, { recursive: true, force: true });

@@ -104,20 +104,21 @@ test("a lost connection comes back, with a fresh token for each attempt", async 
 });
 
 test("a refusal is one close with the real reason, without an `open` before it, and final", async () => {
-  const refusals: Refusal[] = [];
   const answers: Answer[] = [forged, { refuse: 401, problem: problem("token_revoked", 401) }];
   for (const answer of answers) {
     const server = await gateway(() => answer);
-    const socket = new (quick({ getToken: () => "a.b.c", onRefused: (refusal) => refusals.push(refusal) }))(server.url);
+    let tell!: (refusal: Refusal) => void;
+    const refused = new Promise<Refusal>((resolve) => (tell = resolve));
+    const socket = new (quick({ getToken: () => "a.b.c", onRefused: tell }))(server.url);
     const said = new Heard(socket);
     await said.until("close");
     const [end] = said.closes;
     assert.deepEqual([end!.code, end!.willReconnect, socket.readyState, said.events.includes("open")], [3500, false, 3, false]);
     assert.match(end!.reason, /^token_(invalid|revoked): /);
     assert.equal(end!.refusal!.code, end!.reason.split(":")[0]);
+    assert.equal((await refused).remedy, "Refresh the token and connect again."); // a request later
     await turn(50);
     assert.equal(server.offers.length, 1);
-    assert.equal(refusals.pop()!.remedy, "Refresh the token and connect again.");
     await server.stop();
   }
 });
