@@ -26,7 +26,9 @@ RATE: Final = float(os.environ.get("NARTHEX_TEST_RATE", "300"))
 PAUSE_S: Final = 30.0
 PATIENCE_S: Final = 5.0  # of a caller whose gateway does not respond; then it uses another
 AGENTS: Final = ("steady", "again")
-RUN_S: Final = 20.0
+RUN_S: Final = within(
+    20
+)  # on a slow machine minutes may pass until the pause, and runs that are over prove nothing
 
 
 async def test_a_gateway_that_stood_still_corrupts_nothing(tmp_path: Path) -> None:
@@ -36,6 +38,7 @@ async def test_a_gateway_that_stood_still_corrupts_nothing(tmp_path: Path) -> No
         gateways = await built.gateways(3, *arguments)
         load = Load(gateways, channels=6, rate=RATE, patience_s=PATIENCE_S)
         async with under_load(load):
+            await load.progress()
             followers = [
                 Follower(gateways[at % 3].port, token(f"user-{at}")) for at in range(3 * 2 * len(AGENTS))
             ]
@@ -47,7 +50,6 @@ async def test_a_gateway_that_stood_still_corrupts_nothing(tmp_path: Path) -> No
                 runs.append(started["run_id"])
                 follower.channel = started["channel"]
             async with attending(*followers):
-                await load.progress()
                 process = gateways[0].process
                 assert process is not None
                 process.send_signal(signal.SIGSTOP)
