@@ -199,6 +199,9 @@ EVENTS: Final[dict[str, Custom]] = {
     "narthex.restarted": Custom("The agent runs again from the start; the run's earlier events are void.",
         members({"attempt": INTEGER})),
     "narthex.model_stopped": Custom("A model stopped before it was done.", members({"reason": STRING})),
+    "narthex.model_note": Custom(
+        "A part of a model's answer that the gateway does not understand.", members({"not_understood": STRING})
+    ),
     "narthex.typing": Custom("A member is typing; in no history.", members({"userId": STRING, "name": STRING})),
     "narthex.read": Custom("A member has read up to an offset; in no history.",
         members({"userId": STRING, "offset": INTEGER})),

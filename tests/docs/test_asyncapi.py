@@ -21,7 +21,8 @@ from tests.generated import ROOT
 
 UNSEEN = {
     "event.narthex.restarted": "an owner has to die: tests/app/runs/test_takeover.py",
-    "event.narthex.model_stopped": "a model is needed: tests/adapters/agents/test_openai_http.py",
+    "event.narthex.model_stopped": "a model is needed: tests/acceptance/test_model_streams.py",
+    "event.narthex.model_note": "a model is needed: tests/acceptance/test_model_streams.py",
 }
 """Messages that the conversation does not have, with the reason and the test that does."""
 

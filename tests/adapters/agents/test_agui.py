@@ -138,8 +138,10 @@ async def test_the_endpoint_is_told_who_asks_and_gets_its_secret() -> None:
     [
         (scripted("data: {}\n\n", status=401), "agent_unavailable", "answered 401"),
         (scripted("<html>", kind="text/html"), "agent_unavailable", "text/html instead of"),
-        (scripted("data: nonsense\n\n"), "agent_event_invalid", "not a JSON object"),
-        (scripted("data: \xff\n\n"), "agent_event_invalid", "not a JSON object"),
+        (scripted("data: nonsense\n\n"), "agent_failed", "nonsense"),
+        (scripted("data: {nonsense\n\n"), "agent_event_invalid", "not a JSON object"),
+        (scripted("data: []\n\n"), "agent_event_invalid", "not an AG-UI event"),
+        (scripted("data: \xff\n\n"), "agent_failed", "\xff"),
         (scripted('data: {"type": "RUN_STARTED"}\n\n'), "agent_event_order", "without RUN_FINISHED"),
         (scripted(), "agent_event_order", "without RUN_FINISHED"),
         (scripted("data: " + "x" * 1_100_000 + "\n\n"), "agent_flood", "more than 1 MB"),

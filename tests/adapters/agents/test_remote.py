@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -117,3 +118,18 @@ async def test_an_unrecorded_trace_is_handed_on_and_without_tracing_nothing_is(
     assert seen[0]["traceparent"].startswith(f"00-{TRACE}-")
     assert seen[0]["traceparent"].endswith("-00")
     assert "traceparent" not in seen[1]
+
+
+@pytest.mark.parametrize(("spec", "items"), [("openai+{}/v1#tiny", CHUNKS), ("agui+{}/a", EVENTS)])
+async def test_neither_a_run_nor_a_check_reads_the_authorities_certificates(
+    monkeypatch: pytest.MonkeyPatch, spec: str, items: Sequence[object]
+) -> None:
+    """Which would hold the event loop for 30 ms each time: they are read when the agent is loaded."""
+    read: list[object] = []
+    async with served(answering([], items)) as url:
+        agent = load_agent(spec.format(url))
+        monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *given, **_: read.append(given))
+        await talk(agent, Input("hi"))
+        assert agent.check is not None
+        await agent.check()
+    assert read == []

@@ -8,19 +8,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from narthex.adapters.agents.sse import MAX_EVENT_BYTES, EventReader
+from narthex.adapters.agents.sse import MAX_EVENT_BYTES, EventReader, ServerEvent
 from narthex.ports.agents import AgentError
 
 STREAM = (
-    ": hello\r\n"
+    "\ufeff: hello\r\n"
     "event: x\r\ndata: one\r\n\r\n"
     "data:two\ndata: lines\nid: 7\n\n"
     "data: ü 😀\r\r"
     "\n\n"
     "data\n\n"
+    "Internal Server Error\n"
+    '{"error": 1}\n'
     "data: cut off"
 ).encode()
-EVENTS = ["one", "two\nlines", "ü 😀"]
+EVENTS = [
+    ServerEvent("x", "one"),
+    ServerEvent("message", "two\nlines"),
+    ServerEvent("message", "ü 😀"),
+    ServerEvent("stray", "Internal Server Error"),
+    ServerEvent("stray", '{"error": 1}'),
+]
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
@@ -28,10 +36,11 @@ def test_any_split_gives_the_same_events(cuts: list[int]) -> None:
     """Whatever the network does, including split CRLF and characters."""
     edges = [0, *sorted(cuts), len(STREAM)]
     reader = EventReader()
-    found: list[str] = []
+    found: list[ServerEvent] = []
     for start, end in itertools.pairwise(edges):
         found += reader.feed(STREAM[start:end])
     assert found == EVENTS
+    assert reader.end() == [ServerEvent("message", "cut off")]
 
 
 @pytest.mark.parametrize("line", [b"data: " + b"x" * MAX_EVENT_BYTES + b"x", b"data: x\n" * 2_000_000])

@@ -5,15 +5,22 @@ One POST with a RunAgentInput per run, answered by server-sent events. Not here:
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from narthex.adapters.agents.agui_stream import relay
+from narthex.adapters.agents.openai_answer import MAX_QUOTE, words
 from narthex.adapters.agents.remote import Endpoint, parse_url
+from narthex.adapters.agents.sse import MESSAGE, ServerEvent
+from narthex.adapters.agents.surrogates import joined
 from narthex.ports.agents import Agent, AgentError, Event, RunInput
 from narthex.ports.tracing import ending
+
+_KEEP_ALIVES: Final = frozenset({"ping", "keepalive", "keep-alive", "heartbeat"})
+_ERRORS: Final = frozenset({"error", "detail", "message"})
 
 
 def agui_agent(url: str, *, name: str = "", secrets: Mapping[str, str] | None = None) -> Agent:
@@ -33,8 +40,9 @@ def agui_agent(url: str, *, name: str = "", secrets: Mapping[str, str] | None = 
 
     async def start(request: dict[str, Any], deadline: float) -> AsyncGenerator[Event, None]:
         with ending(endpoint.request_span("POST")) as span:
-            async for data in endpoint.stream(url, request, deadline, span):
-                yield _event(data)
+            async for sent in endpoint.stream(url, request, deadline, span):
+                if (event := _event(sent, endpoint)) is not None:
+                    yield event
 
     async def agent(run: RunInput) -> AsyncIterator[Event | str]:
         async for event in relay(run, lambda request: start(request, run.deadline)):
@@ -49,10 +57,34 @@ def agui_agent(url: str, *, name: str = "", secrets: Mapping[str, str] | None = 
     )
 
 
-def _event(data: str) -> Event:
+def _event(sent: ServerEvent, endpoint: Endpoint) -> Event | None:
+    """The AG-UI event of a server-sent one; None for a keep-alive.
+
+    Raises:
+        AgentError: it is an error that the endpoint reports outside of AG-UI, in its own words, or no event.
+    """
+    kind, data = sent
     try:
-        return msgspec.json.decode(data, type=dict[str, Any])
-    except msgspec.MsgspecError as fault:
-        raise AgentError(
-            "The agent's endpoint sent an event that is not a JSON object.", "agent_event_invalid"
-        ) from fault
+        event: Any = msgspec.json.decode(data)
+    except msgspec.MsgspecError:
+        try:
+            event = json.loads(data)  # with halves of characters, which `agui_stream` joins
+        except (ValueError, RecursionError) as fault:
+            if kind in _KEEP_ALIVES:
+                return None
+            if kind == MESSAGE and data.lstrip()[:1] in ("{", "["):
+                raise AgentError(
+                    "The agent's endpoint sent an event that is not a JSON object.", "agent_event_invalid"
+                ) from fault
+            raise AgentError(_quoted(data, endpoint), "agent_failed") from fault
+    if isinstance(event, dict) and "type" in event and kind != "error":
+        return event
+    if kind in _KEEP_ALIVES or event in ({}, None):
+        return None
+    if kind == "error" or isinstance(event, str) or (isinstance(event, dict) and event.keys() & _ERRORS):
+        raise AgentError(_quoted(words(event), endpoint), "agent_failed")
+    raise AgentError("The agent's endpoint sent an event that is not an AG-UI event.", "agent_event_invalid")
+
+
+def _quoted(text: str, endpoint: Endpoint) -> str:
+    return joined(endpoint.hide(text))[:MAX_QUOTE] or "The agent failed."

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
+from narthex.adapters.agents.surrogates import Halves, cleaned, joined
 from narthex.domain.agent_input import MAX_BYTES
 from narthex.domain.answer_schema import schema_fault
 from narthex.domain.json_patch import PatchedDocument, PatchFault
@@ -245,17 +246,48 @@ def _own_id(name: str) -> str:
     return _PREFIX.sub("", name) or uuid.uuid4().hex
 
 
-class Translation:
-    """Events of AG-UI before 1.0 → 1.0."""
+_DELTA_ENDS: Final = {
+    "TEXT_MESSAGE_END": ("TEXT_MESSAGE_CONTENT", "messageId"),
+    "REASONING_MESSAGE_END": ("REASONING_MESSAGE_CONTENT", "messageId"),
+    "TOOL_CALL_END": ("TOOL_CALL_ARGS", "toolCallId"),
+}
 
-    __slots__ = ("_message", "_span")
+
+class Translation:
+    """Events of AG-UI before 1.0 → 1.0. Joins characters that arrive in two halves."""
+
+    __slots__ = ("_halves", "_message", "_span")
 
     def __init__(self) -> None:
         self._span = ""
         self._message = ""
+        self._halves: dict[tuple[str, str], Halves] = {}
 
     def event(self, event: Event) -> list[Event]:
-        """The event as 1.0 has it; usually itself."""
+        """The event as 1.0 has it, usually itself; no event where a delta holds half a character only."""
+        return [whole for one in self._renamed(event) for whole in self._whole(one)]
+
+    def _whole(self, event: Event) -> list[Event]:
+        kind = event.get("type", "")
+        if kind in _DELTA_ENDS:
+            name, member = _DELTA_ENDS[kind]
+            halves = self._halves.pop((name, str(event.get(member))), None)
+            left = halves.end() if halves is not None else ""
+            return [{"type": name, member: event.get(member), "delta": left}, event] if left else [event]
+        delta = event.get("delta")
+        if not isinstance(delta, str):
+            return [cleaned(event)] if _broken(event) else [event]
+        key = (kind, str(event.get("messageId") or event.get("toolCallId") or ""))
+        if key not in self._halves:
+            if joined(delta) == delta:
+                return [event]
+            self._halves[key] = Halves()
+        text = self._halves[key].feed(delta)
+        if delta and not text:
+            return []
+        return [cleaned({**event, "delta": text})]
+
+    def _renamed(self, event: Event) -> list[Event]:
         match event.get("type"):
             case "THINKING_START":
                 self._span = uuid.uuid4().hex
@@ -271,3 +303,12 @@ class Translation:
             case "THINKING_TEXT_MESSAGE_END":
                 return [{"type": "REASONING_MESSAGE_END", "messageId": self._message}]
         return [event]
+
+
+def _broken(event: Event) -> bool:
+    """Whether the event holds half a character, which no encoder takes."""
+    try:
+        msgspec.json.encode(event)
+    except (UnicodeEncodeError, msgspec.EncodeError, TypeError):
+        return True
+    return False

@@ -7,6 +7,8 @@ secret; the answer is read as it arrives and never held whole; the run's cancell
 
 from __future__ import annotations
 
+import functools
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
@@ -17,7 +19,7 @@ import msgspec
 import structlog
 
 from narthex._version import __version__
-from narthex.adapters.agents.sse import EventReader
+from narthex.adapters.agents.sse import MAX_EVENT_BYTES, MESSAGE, EventReader, ServerEvent
 from narthex.domain.endpoints import http_url
 from narthex.errors import ConfigError, DependencyError
 from narthex.ports.agents import AgentError
@@ -26,6 +28,10 @@ from narthex.ports.tracing import Attributes, Span, Value, current_span
 CONNECT_S: Final = 10.0
 CHECK_S: Final = 3.0
 ITS_OPERATOR: Final = "If the problem persists, the operator finds the cause in the gateway's log."
+_STREAMS: Final = frozenset(
+    {"text/event-stream", "application/x-ndjson", "application/jsonl", "text/plain", ""}
+)
+"""Content types under which endpoints send events; the first line of an answer that holds none is an error's text."""
 _LOGGED_BYTES: Final = 300  # of an error's body, for the person who set the endpoint up
 
 log = structlog.get_logger("narthex.agents", log_name="narthex.agents")
@@ -55,6 +61,7 @@ class Endpoint:
         self.url = url
         self.shown = f"{parts.scheme}://{parts.netloc}"
         self._secret = secret
+        self._tls = _tls()
         self._headers = {"User-Agent": f"narthex/{__version__}"}
         if secret:
             self._headers["Authorization"] = f"Bearer {secret}"
@@ -63,14 +70,17 @@ class Endpoint:
         """An endpoint's own words as people may read them: without the secret, should it quote it."""
         return text.replace(self._secret, "…") if self._secret else text
 
-    async def stream(self, url: str, body: Any, deadline: float, span: Span) -> AsyncIterator[str]:
-        """POST `body` as JSON; yield the data of each server-sent event.
+    async def stream(
+        self, url: str, body: Any, deadline: float, span: Span, *, whole: bool = False
+    ) -> AsyncIterator[ServerEvent]:
+        """POST `body` as JSON; yield each server-sent event.
 
         Args:
             url: where.
             body: anything msgspec encodes.
             deadline: of the run, seconds since the epoch; a silent endpoint is not waited for longer.
             span: of the request: the endpoint gets its trace context; the caller ends it.
+            whole: take an answer in JSON that is not streamed as one event.
 
         Raises:
             AgentError: `agent_unavailable`, or the stream's fault.
@@ -82,7 +92,9 @@ class Endpoint:
         reader = EventReader()
         try:
             async with (
-                httpx2.AsyncClient(timeout=timeout, follow_redirects=False, trust_env=False) as client,
+                httpx2.AsyncClient(
+                    timeout=timeout, follow_redirects=False, trust_env=False, verify=self._tls
+                ) as client,
                 client.stream("POST", url, content=msgspec.json.encode(body), headers=headers) as answer,
             ):
                 span.set({"http.response.status_code": answer.status_code})
@@ -98,16 +110,21 @@ class Endpoint:
                         "agent_unavailable",
                     )
                 kind = answer.headers.get("content-type", "").partition(";")[0].strip()
-                if kind != "text/event-stream":
+                if whole and kind == "application/json":
+                    yield ServerEvent(MESSAGE, await _whole(answer))
+                    return
+                if kind not in _STREAMS:
                     log.warning("agent_endpoint_odd", endpoint=self.shown, content_type=kind[:100])
                     raise AgentError(
-                        f"This agent's server answered {kind[:60] or 'no content type'} instead of text/event-stream. "
+                        f"This agent's server answered {kind[:60]} instead of text/event-stream. "
                         f"{ITS_OPERATOR}",
                         "agent_unavailable",
                     )
                 async for chunk in answer.aiter_bytes():
-                    for data in reader.feed(chunk):
-                        yield data
+                    for event in reader.feed(chunk):
+                        yield event
+                for event in reader.end():
+                    yield event
         except httpx2.HTTPError as fault:
             # People read the sentence; where the endpoint is and what the library says are the operator's.
             log.warning(
@@ -139,7 +156,7 @@ class Endpoint:
         async def look() -> None:
             try:
                 async with (
-                    httpx2.AsyncClient(timeout=CHECK_S, trust_env=False) as client,
+                    httpx2.AsyncClient(timeout=CHECK_S, trust_env=False, verify=self._tls) as client,
                     # Its body may be a stream without end.
                     client.stream("GET", url, headers=self._headers) as answer,
                 ):
@@ -152,6 +169,21 @@ class Endpoint:
                 raise DependencyError("agents", f"{self.shown} answers {status}.", "Check its log.")
 
         return look
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Made once, at start: it reads every authority's certificate, which holds the event loop for 30 ms."""
+    return httpx2.create_ssl_context(trust_env=False)
+
+
+async def _whole(answer: httpx2.Response) -> str:
+    body = b""
+    async for chunk in answer.aiter_bytes():
+        body += chunk
+        if len(body) > MAX_EVENT_BYTES:
+            raise AgentError("The agent's endpoint sent an answer of more than 1 MB.", "agent_flood")
+    return body.decode("utf-8-sig", "replace")
 
 
 async def _beginning(answer: httpx2.Response) -> str:
