@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from narthex.ports.agents import Agent, RunInput
-from narthex.ports.broker import Control
+from narthex.ports.broker import Control, Page
 from narthex.testing import Running, gateway
 
 
@@ -127,6 +127,8 @@ async def test_history_pages_forwards_and_backwards(running: Running) -> None:
     assert [p["offset"] for p in everything] == list(range(1, top["offset"] + 1))
     page = await raw.call("history", channel=channel, limit=2, since={"offset": 1, "epoch": top["epoch"]})
     assert [p["offset"] for p in page["history"]["publications"]] == [2, 3]
+    begin = await raw.call("history", channel=channel, limit=2, since={"epoch": top["epoch"]})
+    assert [p["offset"] for p in begin["history"]["publications"]] == [1, 2]  # some SDKs omit zeros
     back = await raw.call("history", channel=channel, limit=2, reverse=True)
     assert [p["offset"] for p in back["history"]["publications"]] == [top["offset"], top["offset"] - 1]
     lost = await raw.call("history", channel=channel, limit=2, since={"offset": 1, "epoch": "other"})
@@ -144,6 +146,11 @@ async def test_subscribe_recovers_all_or_says_so(running: Running) -> None:
     assert [p["offset"] for p in whole["publications"]] == list(range(1, whole["offset"] + 1))
     assert (await raw.call("subscribe", channel=channel))["error"]["code"] == 105
     await raw.call("unsubscribe", channel=channel)
+    unnamed = (await raw.call("subscribe", channel=channel, recover=True))[
+        "subscribe"
+    ]  # as SDKs that omit zeros
+    assert (unnamed["recovered"], unnamed["publications"]) == (True, whole["publications"])
+    await raw.call("unsubscribe", channel=channel)
     some = (await raw.call("subscribe", channel=channel, recover=True, offset=4, epoch=whole["epoch"]))[
         "subscribe"
     ]
@@ -152,6 +159,33 @@ async def test_subscribe_recovers_all_or_says_so(running: Running) -> None:
     lost = (await raw.call("subscribe", channel=channel, recover=True, offset=4, epoch="other"))["subscribe"]
     assert not lost.get("recovered", False)
     assert "publications" not in lost or lost["publications"] == []
+
+
+@pytest.mark.parametrize("offset", [-1, -(2**70), 2**53, 2**63, 2**64, 2**70])
+async def test_an_offset_that_no_engine_can_hold_is_beyond_the_end(
+    running: Running, monkeypatch: pytest.MonkeyPatch, offset: int
+) -> None:
+    """Redis and NATS refuse such numbers: the command failed after their time-out, and an SDK repeats it for ever."""
+    raw = await client(running, "ada")
+    channel = f"thread:{(await spoken(raw, 'one two'))['thread_id']}"
+    top = (await raw.call("subscribe", channel=channel))["subscribe"]
+    parts, asked = running.gateway.parts, list[int]()
+    assert parts is not None
+    history = parts.broker.history
+
+    async def noted(*args: Any, **more: Any) -> Page:
+        if (since := more.get("since")) is not None:
+            asked.append(since.offset)
+        return await history(*args, **more)
+
+    monkeypatch.setattr(parts.broker, "history", noted)
+    since = {"offset": offset, "epoch": top["epoch"]}
+    after = await raw.call("history", channel=channel, limit=5, since=since)
+    assert after["history"]["publications"] == []
+    await raw.call("unsubscribe", channel=channel)
+    lost = (await raw.call("subscribe", channel=channel, recover=True, **since))["subscribe"]
+    assert not lost.get("recovered", False)
+    assert asked == [2**53 - 1] * 2
 
 
 async def test_presence_join_and_leave(running: Running) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from narthex.domain.ids import MAX_EXACT_INTEGER
 from narthex.errors import DependencyError
 from narthex.ports.broker import ANY_OFFSET, Broker, Control, LogMoved, Member, Position, Published
 from tests.contracts.recorder import Recorder
@@ -457,8 +458,11 @@ class TestHistory:
     async def test_beyond_the_end_is_not_complete(self, broker: Broker) -> None:
         """A position past the end of this log is not reported as recovered."""
         epoch = (await fill(broker, THREAD, 2))[-1].epoch
-        page = await broker.history(THREAD, since=Position(7, epoch))
-        assert (page.publications, page.complete) == ([], False)
+        for offset in (7, MAX_EXACT_INTEGER):
+            page = await broker.history(THREAD, since=Position(offset, epoch))
+            assert (page.publications, page.complete) == ([], False)
+            page = await broker.history(THREAD, since=Position(offset, epoch), reverse=True)
+            assert [p.offset for p in page.publications] == [2, 1]
 
     async def test_reverse(self, broker: Broker) -> None:
         """Newest first; `since` is then an exclusive upper bound."""

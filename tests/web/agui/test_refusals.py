@@ -163,12 +163,25 @@ async def test_capabilities_are_agui_s_and_true(running: Running, http: httpx2.A
     assert found.transport is not None
     assert (found.transport.streaming, found.transport.websocket, found.transport.resumable) == (True,) * 3
     assert found.transport.http_binary is False
+    assert found.multimodal is not None
+    assert found.multimodal.input is not None
+    assert not any(found.multimodal.input.model_dump().values())  # `content_not_text`
     assert found.human_in_the_loop is not None
     assert found.human_in_the_loop.interrupts is True
     assert found.execution is not None
     assert found.execution.max_execution_time == 600_000
     one = await http.get("/agui/words", headers=bearer(running))
     assert one.json() == agents[0]
+
+
+@pytest.mark.parametrize("before", ["soon", "nan", "inf", "-inf", "1e999", "1790000000000"])
+async def test_a_page_of_history_begins_at_a_moment(
+    running: Running, http: httpx2.AsyncClient, before: str
+) -> None:
+    """Another number would be answered by an empty page, or by the newest one again."""
+    await ask(http, "/agui/words", said("x"), bearer(running))
+    refused = await http.get(f"/agui/words/threads/t-1?before={before}", headers=bearer(running))
+    assert (refused.status_code, refused.json()["code"]) == (400, "bad_params")
 
 
 async def test_a_page_of_an_allowed_origin_may_use_it(running: Running, http: httpx2.AsyncClient) -> None:

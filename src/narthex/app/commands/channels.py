@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import msgspec
 
-from narthex.app.commands.reading import HISTORY_BYTES, read, view
+from narthex.app.commands.reading import HISTORY_BYTES, named_position, read, view
 from narthex.app.commands.subscribing import RECOVERY_LIMIT
 from narthex.app.connection import Connection, Outcome
 from narthex.app.publisher_info import client_info, with_info
 from narthex.domain.channels import channel_key, parse_channel
 from narthex.domain.identity import ADMIN
-from narthex.ports.broker import Broker, Position
+from narthex.ports.broker import Broker
 from narthex.ports.telemetry import Meter
 from narthex.protocol import codes
 from narthex.protocol.commands import NO_DATA, ChannelRequest, HistoryRequest, PublishRequest
@@ -54,7 +54,7 @@ class ChannelCommands:
     async def _history(
         self, connection: Connection, command: ReceivedCommand, request: HistoryRequest, key: str
     ) -> bytes:
-        since = Position(request.since.offset, request.since.epoch) if request.since else None
+        since = named_position(request.since.offset, request.since.epoch) if request.since else None
         limit = RECOVERY_LIMIT if request.limit < 0 else min(request.limit, RECOVERY_LIMIT)
         page = await read(
             self._broker, key, since=since, limit=limit, max_bytes=HISTORY_BYTES, reverse=request.reverse

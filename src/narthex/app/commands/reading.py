@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from narthex.app.publisher_info import without_info
+from narthex.domain.ids import MAX_EXACT_INTEGER
 from narthex.ports.broker import Broker, Page, Position, Publication
 from narthex.protocol.fossil import create_delta
 from narthex.protocol.replies import PublicationView, encode_json
@@ -28,6 +29,11 @@ DELTA_SLICE: Final = 50  # publications shown before the loop gets its turn in a
 DELTA_SLICE_S: Final = 0.002  # of CPU for deltas before it does: one of unlike texts takes 1 ms
 MOST_DELTAS: Final = 1_000  # of one recovery …
 MOST_DELTAS_S: Final = 0.04  # … and the CPU time for them: no other client shares their cost
+
+
+def named_position(offset: int, epoch: str) -> Position:
+    """A position that a client names: with a number that no log has where it is one that engines cannot hold."""
+    return Position(offset if 0 <= offset <= MAX_EXACT_INTEGER else MAX_EXACT_INTEGER, epoch)
 
 
 async def read(

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from narthex.app.chat import Chat
-from narthex.app.commands.reading import RECOVERY_BYTES, read, view, views_with_deltas
+from narthex.app.commands.reading import RECOVERY_BYTES, named_position, read, view, views_with_deltas
 from narthex.app.connection import Connection, Outcome
 from narthex.app.hub import Hub
 from narthex.app.hub.channel import Channel
@@ -251,7 +251,7 @@ class Subscriptions:
             return page, SubscribeResult(
                 recoverable=True, positioned=True, epoch=page.top.epoch, offset=page.top.offset
             )
-        since = Position(request.offset, request.epoch)
+        since = named_position(request.offset, request.epoch)
         limit = self.recovery_limit + 1
         page = await read(self._broker, key, since=since, limit=limit, max_bytes=RECOVERY_BYTES)
         whole = page.complete and len(page.publications) <= self.recovery_limit

@@ -311,7 +311,7 @@ class Execution:
             if failed.done():
                 await self.journal.flush()  # raises the journal's failure
             if self._loop.time() - self.journal.last_at >= silence_s:
-                await self.intake.own(ev.custom("narthex.working", {"silent_s": round(silence_s, 3)}))
+                await self.intake.own(ev.custom("narthex.working", {"silent_s": silence_s}))
 
     async def conclude(self, ending: Ending) -> Ending:
         """End the run with `ending`: all steps of the module's order.

@@ -36,6 +36,7 @@ from narthex.domain import endpoints
 from narthex.domain.channels import thread_channel
 from narthex.domain.events import Event
 from narthex.domain.identity import Identity, IdentityClass
+from narthex.domain.moments import MOMENT_RULE, valid_moment
 from narthex.domain.refusals import TABLE, Refusal
 from narthex.errors import ClientError, DependencyError
 from narthex.ports.edge import Decision, Deny, UpgradeHandler
@@ -271,9 +272,11 @@ class AguiRoutes:
             query = request.query_params
             try:
                 before = float(query["before"]) if "before" in query else None
+                if before is not None and not valid_moment(before):
+                    raise ValueError(before)
             except ValueError as fault:
                 raise ClientError(
-                    "bad_params", "`before` is not a number.", "Send `next` as it came."
+                    "bad_params", "`before` is not a moment.", f"Send `next` as it came, in {MOMENT_RULE}."
                 ) from fault
             view, rows = await self._requests.view(found, thread_id, before, query.get("beforeId", ""))
         except ClientError as fault:
