@@ -263,10 +263,8 @@ async def test_answers_of_every_form_and_questions_of_every_name(gateway: Progra
         ada.check()
 
 
-async def test_keys_of_an_input_method_and_what_others_say(gateway: Program, browser: Browser) -> None:
-    """Escape that closes a suggestion does not stop a run; new messages of others are announced; opening a thread marks
-    it read.
-    """
+async def test_keys_of_an_input_method_are_its_own(gateway: Program, browser: Browser) -> None:
+    """Escape that closes a suggestion does not stop a run, and Enter that chooses one sends no message."""
     async with visitor(browser, gateway.http, "ime") as ada:
         await ada.open()
         await ada.sign_in("ada@example.org")

@@ -12,11 +12,13 @@ import pytest
 
 from narthex.adapters.edge.websocket import WebSocket
 from narthex.app.backlog import _ENTRY_BYTES
-from narthex.app.connection import Connection
+from narthex.app.connection import DRAIN_BYTES, Connection
 from narthex.app.hub.channel import Channel
 from narthex.app.hub.delivery import Delivery
 from narthex.ports.agents import Agent
+from narthex.ports.edge import SendProgress
 from narthex.protocol.framing import Prepared
+from narthex.protocol.session import NEVER
 from narthex.testing import Running, gateway
 from tests.app.test_commands import client, words
 from tests.timing import within
@@ -105,3 +107,78 @@ async def test_lag(running: Running) -> None:
     connection._wake_at = began
     connection.wake(again.started_at + LAG_S + 0.001)
     assert connection.is_closed
+
+
+async def test_a_client_that_fills_up_again_gets_the_rest_later_and_in_order(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its backlog is written in parts; what the transport does not take waits on, from the moment at which it began."""
+    connection, channel = await stalled(running)
+    written: list[bytes] = []
+    full_after = 1
+
+    def send_frames(_socket: WebSocket, frames: bytes) -> None:
+        written.append(frames)
+        if len(written) == full_after:
+            connection.writable(False)
+
+    monkeypatch.setattr(WebSocket, "send_frames", send_frames)
+    texts = [bytes([number]) * (DRAIN_BYTES // 4) for number in range(4)]
+    connection.deliver_late(channel, [Delivery(Prepared(text), None) for text in texts[:3]])
+    backlog = connection._backlog
+    assert backlog is not None
+    monkeypatch.setattr("narthex.app.connection.DRAIN_BYTES", len(texts[0]))
+    connection.writable(True)
+    rest = connection._backlog
+    assert rest is not None
+    assert rest.started_at == backlog.started_at
+    connection.deliver_late(channel, [Delivery(Prepared(texts[3]), None)])
+    full_after = 0
+    connection.writable(True)
+    assert connection._backlog is None
+    sent = b"".join(written)
+    assert [sent.find(text) >= 0 for text in texts] == [True] * 4
+    assert sorted(texts, key=sent.find) == texts
+
+
+@pytest.mark.parametrize(
+    ("taken", "left", "closed"),
+    [
+        (1, 1, False),  # slow, and it reads
+        (0, 1, True),  # it reads nothing
+        (1, 0, True),  # it has read all, and answers no ping
+    ],
+)
+async def test_a_pong_may_come_late_while_the_client_reads(
+    running: Running, monkeypatch: pytest.MonkeyPatch, taken: int, left: int, closed: bool
+) -> None:
+    """The ping is behind bytes that a slow client has to read first; a client that does not read is gone."""
+    connection, _ = await stalled(running)
+    progress = SendProgress(left=1, taken=100)
+    monkeypatch.setattr(WebSocket, "send_progress", lambda _: progress)
+    now = connection.runtime.timers.now()
+    connection.wake(now + 60)  # a ping
+    assert not connection.is_closed
+    for late_s in (90, 120):
+        progress = SendProgress(left=left, taken=progress.taken + taken)
+        connection.wake(now + late_s)
+    assert connection.is_closed is closed
+
+
+async def test_a_rotation_waits_for_a_command_and_not_for_ever(tmp_path: Path) -> None:
+    """A connection near the platform's maximum life reconnects when it is idle, in the end also while it is busy."""
+    async with gateway(tmp_path) as running:
+        parts = running.gateway.parts
+        assert parts is not None
+        await client(running, "ada")
+        (connection,) = parts.core.registry.of_user("default/ada")
+        session, now = connection.session, connection.runtime.timers.now()
+        session._next_ping_at = session._pong_until = NEVER
+        session._life_ends_at, session._life_until = now, now + 60
+        connection._in_flight += 1
+        ended = []
+        for moment in (now, now + 60):
+            connection.wake(moment)
+            ended.append(connection.is_closed)
+        connection._in_flight -= 1
+        assert ended == [False, True]

@@ -94,6 +94,26 @@ async def test_publications_that_were_only_told_count(pair: ValkeyPair) -> None:
         assert (await placed(told, "after")).epoch != before.epoch
 
 
+async def test_publications_that_were_only_read_count(
+    pair: ValkeyPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that showed a publication from the log knows that it is lost, also before its next beat."""
+
+    async def no_beat() -> None: ...
+
+    async with running(pair.url, "reader") as reader:
+        async with running(pair.url, "publisher") as publisher:
+            before = await placed(publisher, "kept")
+            await pair.level()
+            await pair.detach()
+            reader.unsubscribe(THREAD)
+            monkeypatch.setattr(reader._attachment, "beat", no_beat)
+            await placed(publisher, "lost")
+            assert len((await reader.history(THREAD)).publications) == 2
+        await pair.fail_over()
+        assert (await placed(reader, "after")).epoch != before.epoch
+
+
 async def test_a_replica_with_everything_keeps_the_epoch(pair: ValkeyPair) -> None:
     """Every node has compared: clients continue at their positions, and a repeated key is found."""
     async with running(pair.url, "n1") as one, running(pair.url, "n2") as two:

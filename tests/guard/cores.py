@@ -52,10 +52,14 @@ class Held:
 
 
 @asynccontextmanager
-async def core(directory: Path, *, in_band: bool = False, **options: Any) -> AsyncIterator[GuardCore]:
+async def core(
+    directory: Path, *, in_band: bool = False, environ: dict[str, str] | None = None, **options: Any
+) -> AsyncIterator[GuardCore]:
     """A started core; others may share its directory."""
     settings = load(
-        {"data_dir": directory, "jwt_secret": SECRET} | options, {"ENVIRONMENT": "testing"}, parts={"store"}
+        {"data_dir": directory, "jwt_secret": SECRET} | options,
+        {"ENVIRONMENT": "testing"} | (environ or {}),
+        parts={"store"},
     )
     made = GuardCore(
         settings,

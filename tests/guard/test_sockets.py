@@ -17,7 +17,9 @@ from structlog.testing import capture_logs
 
 import narthex
 from narthex.app.connection_context import ConnectionContext
+from narthex.errors import ConfigError
 from narthex.guard import Guard
+from narthex.guard.asgi import _endpoint
 from narthex.guard.life import SocketLife
 from narthex.guard.paths import PathPatterns
 from narthex.guard.sockets import ClosedByGuard, GuardedSocket
@@ -126,6 +128,35 @@ async def test_a_first_message_proves_the_user(tmp_path: Path) -> None:
         assert narthex.identity(app.scopes[0]).subject == "ann"
         assert "websocket.http.response" not in app.scopes[0]["extensions"]
         await server.end()
+
+
+async def test_a_first_message_that_only_proves_is_not_passed_on(tmp_path: Path) -> None:
+    """The application's first message is the next one; a message of bytes is read as one of text."""
+    app = Echo()
+    async with guarded(app, tmp_path, in_band=in_band) as guard:
+        for proof in (
+            {"text": json.dumps({"token": token()})},
+            {"bytes": json.dumps({"token": token()}).encode()},
+        ):
+            server = Server(guard)
+            assert (await server.next())["type"] == "websocket.accept"
+            server.events.put_nowait({"type": "websocket.receive"} | proof)
+            server.events.put_nowait({"type": "websocket.receive", "text": "hello"})
+            assert await server.next() == {"type": "websocket.send", "text": "hello"}
+            await server.end()
+
+
+async def test_a_guard_that_was_stopped_begins_anew(tmp_path: Path) -> None:
+    """With the next connection, as a server does that is started again in one process."""
+    app = Echo()
+    async with guarded(app, tmp_path) as guard:
+        for _ in range(2):
+            server = Server(guard, authorization=f"Bearer {token('ann')}")
+            assert (await server.next())["type"] == "websocket.accept"
+            await server.end()
+            await guard.stop()
+            await guard.stop()
+    assert [narthex.identity(scope).subject for scope in app.scopes] == ["ann", "ann"]
 
 
 @pytest.mark.parametrize(
@@ -331,6 +362,23 @@ def test_a_configuration_error_ends_the_import_with_78(
     told = capfd.readouterr().err
     assert "NARTHEX_JWT_LEEWAY_S" in told
     assert "nonsense" in told
+
+
+def test_the_endpoint_is_a_path_that_clients_can_ask_for() -> None:
+    """`/ws/config` names the first path without parameters, if there is one; the probe needs one."""
+    probe: Any = object()
+    assert _endpoint(["/rooms/{room}", "/chat/*", "/plain", "/other"], "/ws", None) == "/plain"
+    assert _endpoint(["/rooms/{room}", "/chat/*"], "/ws", None) == "/rooms/{room}"
+    assert _endpoint(["/plain"], "/ws", probe) == "/plain"
+    for paths, prefix, given in (
+        ([], "/ws", None),
+        (["/rooms/{room}"], "/ws", probe),
+        (["/chat/*"], "/ws", probe),
+        (["/plain"], "ws", None),
+        (["/plain"], "/ws/", None),
+    ):
+        with pytest.raises(ConfigError):
+            _endpoint(paths, prefix, given)
 
 
 @pytest.mark.parametrize("logged", [True, False])

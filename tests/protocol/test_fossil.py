@@ -30,6 +30,7 @@ PIECES = st.lists(
 @example("🐢" * 20 + "🐣", "🐢" * 20 + "🐤" + "🐢" * 20)  # the characters differ in their last byte only
 @example("x" * 70_000, "x" * 70_001)
 @example("", "y" * 300)
+@example("source é" + "y" * 40, "target ©" + "y" * 40)  # é and © end in the same byte
 def test_a_client_gets_the_same_bytes(one: str, other: str) -> None:
     """Any two texts; a delta is text too, and shorter than the target by an eighth."""
     source, target = one.encode(), other.encode()
@@ -75,6 +76,17 @@ def test_the_events_of_a_text_become_small() -> None:
     assert delta is not None
     assert applied(source, delta) == target
     assert len(delta) < len(target) / 4
+
+
+@pytest.mark.parametrize(("shared", "copied"), [(b"01234567", True), (b"0123456", False)])
+def test_a_short_likeness_is_copied_where_that_is_shorter(shared: bytes, copied: bool) -> None:
+    """Eight bytes are; a copy of fewer would be no shorter than they are."""
+    source = b"x" * 100 + b"????" + shared + b"!!!!"
+    target = b"x" * 100 + b"AAAA" + shared + b"BBBB"
+    delta = create_delta(source, target)
+    assert delta is not None
+    assert applied(source, delta) == target
+    assert (shared not in delta) is copied
 
 
 def test_texts_without_likeness_are_not_worth_a_delta() -> None:

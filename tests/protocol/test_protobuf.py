@@ -267,6 +267,7 @@ def test_unknown_fields_are_skipped_however_they_are_nested() -> None:
         + b"\xa5\x06abcd"
         + b"\xa1\x06abcdefgh"
         + b"\xa0\x06\x7f"
+        + b"\x80\x01\x05"  # field 16, the first whose tag takes two bytes
     )
     (found,) = protobuf.decode_frame(oracle.length(raw) + raw)
     assert found.subscribe is not None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
 import json
+import pkgutil
 import time
-import types
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from typing import Any, Self
@@ -17,9 +18,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from narthex.adapters.tokens.keys import key_from_secret, sign_compact
-from narthex.app.rpc import runs, threads
+from narthex.app import rpc
 from narthex.domain.ids import ID_FIELDS, Identified
-from narthex.web.api import bodies
+from narthex.web import api
 from tests.acceptance.program import Program
 from tests.timing import within
 
@@ -202,33 +203,32 @@ async def test_values_that_only_one_layer_could_hold_are_refused_at_the_edge(
     assert "bug" not in program.log.lower(), program.log
 
 
-def structs(module: types.ModuleType) -> list[type[msgspec.Struct]]:
-    """The bodies and params that a module defines."""
+def structs() -> list[type[msgspec.Struct]]:
+    """Every body and every params with an id, of all modules of the RPC methods and of the server API."""
     return [
         found
-        for _, found in inspect.getmembers(module, inspect.isclass)
-        if issubclass(found, msgspec.Struct) and found.__module__ == module.__name__
+        for package in (rpc, api)
+        for name in sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+        for _, found in inspect.getmembers(
+            importlib.import_module(f"{package.__name__}.{name}"), inspect.isclass
+        )
+        if issubclass(found, msgspec.Struct)
+        and found.__module__ == f"{package.__name__}.{name}"
+        and ID_FIELDS.intersection(found.__struct_fields__)
     ]
 
 
-@pytest.mark.parametrize("module", [bodies, threads, runs], ids=lambda module: module.__name__)
-def test_every_body_and_every_params_with_an_id_takes_all_and_only_ids(module: types.ModuleType) -> None:
+@pytest.mark.parametrize("kind", structs(), ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
+def test_every_body_and_every_params_with_an_id_takes_all_and_only_ids(kind: type[msgspec.Struct]) -> None:
     """A new route or method cannot use another type: its Struct is checked here as soon as it exists."""
-    walked = 0
-    for kind in structs(module):
-        named = ID_FIELDS.intersection(kind.__struct_fields__)
-        if not named:
-            continue
-        assert issubclass(kind, Identified), kind
-        for name in named:
-            many = name == "thread_ids"
-            for text in RANGE:
+    assert issubclass(kind, Identified)
+    for name in ID_FIELDS.intersection(kind.__struct_fields__):
+        many = name == "thread_ids"
+        for text in RANGE:
+            _with(kind, name, [text] if many else text)
+        for text in NO_IDS:
+            with pytest.raises(msgspec.ValidationError):
                 _with(kind, name, [text] if many else text)
-            for text in NO_IDS:
-                with pytest.raises(msgspec.ValidationError):
-                    _with(kind, name, [text] if many else text)
-            walked += 1
-    assert walked
 
 
 def _with(kind: type[msgspec.Struct], name: str, value: object) -> object:
@@ -236,7 +236,7 @@ def _with(kind: type[msgspec.Struct], name: str, value: object) -> object:
     samples: dict[str, object] = dict.fromkeys(ID_FIELDS, "a")
     samples["results"] = [{"tool_call_id": "a", "content": "c"}]
     samples |= {"channel": "user:a", "kind": "jti", "text": "t", "title": "t"}
-    samples |= dict.fromkeys(("data", "payload", "offset", "passed", "failed", "since"), 1)
+    samples |= dict.fromkeys(("data", "payload", "offset", "passed", "failed", "since", "input"), 1)
     required = [
         field.encode_name for field in msgspec.structs.fields(kind) if field.required and field.name != name
     ]

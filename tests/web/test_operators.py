@@ -217,6 +217,11 @@ async def test_connections_are_listed_newest_first_in_pages(
     for query, count in (
         ({"user": "u1"}, 2),
         ({"user": "u1", "tenant": "acme"}, 1),
+        ({"user": "u1", "plan": "mid"}, 1),
+        ({"user": "u1", "class": "guest"}, 0),
+        ({"tenant": "acme"}, 1),
+        ({"tenant": "acme", "user": "u2"}, 0),
+        ({"class": "user"}, 6),
         ({"plan": "mid"}, 5),
         ({"class": "guest"}, 0),
         ({"slow": "1"}, 0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,16 +22,21 @@ ROOMS = ("app", "domain", "guard", "protocol", "status", "web", "wiring")
 """Code that answers clients; the commands' own errors (cli, doctor, e2e, bench) never leave their terminal."""
 
 
-def codes_in(path: Path) -> set[str]:
-    """The codes that a module gives to `ClientError`."""
-    calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
-    return {
-        argument.value
-        for call in calls
-        if isinstance(call.func, ast.Name) and call.func.id == "ClientError"
-        for argument in call.args[:1]
-        if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
-    }
+def errors_in(path: Path) -> Iterator[tuple[str, int]]:
+    """The codes that a module gives to `ClientError`, with their numbers."""
+    for call in ast.walk(ast.parse(path.read_text())):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "ClientError":
+            numbers = [one.value for one in call.keywords if one.arg == "number"]
+            code = call.args[0] if call.args else None
+            if isinstance(code, ast.Constant) and isinstance(code.value, str):
+                (number,) = numbers or [ast.Constant(ClientError(code.value, "").number)]
+                assert isinstance(number, ast.Constant), f"{path}:{call.lineno}"
+                yield code.value, int(str(number.value))
+
+
+def errors() -> set[tuple[str, int]]:
+    """All of them."""
+    return {found for room in ROOMS for path in (SOURCES / room).rglob("*.py") for found in errors_in(path)}
 
 
 @pytest.fixture
@@ -41,9 +47,18 @@ def http() -> TestClient:
 
 def test_every_code_of_the_sources_has_a_row() -> None:
     """A code without a page would be a `type` that leads nowhere."""
-    found = {code for room in ROOMS for path in (SOURCES / room).rglob("*.py") for code in codes_in(path)}
+    found = {code for code, _ in errors()}
     assert len(found) > 30
     assert found - set(problem_codes()) == set()
+
+
+def test_a_page_has_the_status_of_its_error() -> None:
+    """A program that reads the list branches on it."""
+    numbers: dict[str, set[int]] = {}
+    for code, number in errors():
+        numbers.setdefault(code, set()).add(number)
+    wrong = {code: found for code, found in numbers.items() if problem_facts(code)["status"] not in found}
+    assert wrong == {}
 
 
 def test_a_problem_s_type_leads_to_its_page(http: TestClient) -> None:

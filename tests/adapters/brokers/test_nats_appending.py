@@ -207,6 +207,42 @@ async def test_an_expected_end_is_compared_and_appended_in_one_step() -> None:
     assert node.appender.pending == 0
 
 
+class HeldStream(MemoryStream):
+    """A stream whose reads wait until tests let them go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reading, self.may = asyncio.Event(), asyncio.Event()
+        self.may.set()
+
+    async def between(self, subject: str, first: int, last: int, *more: int) -> list[Stored]:
+        """See `JetStream`."""
+        self.reading.set()
+        await self.may.wait()
+        return await super().between(subject, first, last, *more)
+
+
+async def test_a_publication_that_comes_while_the_log_is_read_is_judged_by_the_next_reading() -> None:
+    """Its expected end is compared with the log as it is after it came; it is not forgotten either."""
+    stream = HeldStream()
+    node, other = Node(stream), Node(stream)
+    await node.publish(expected=Position(0, "e"))
+    await other.publish()
+    stream.may.clear()
+    stream.reading.clear()
+    first = node.submit(expected=Position(1, "e"))
+    await asyncio.wait_for(stream.reading.wait(), within(5))
+    late = node.submit(expected=Position(1, "e"))
+    right = node.submit(expected=Position(2, "e"))
+    stream.may.set()
+    for waiting in (first, late):
+        with pytest.raises(LogMoved) as moved:
+            await asyncio.wait_for(waiting, within(5))
+        assert moved.value.end == Position(2, "e")
+    assert (await asyncio.wait_for(right, within(5))).offset == 3
+    assert node.appender.pending == 0
+
+
 async def test_a_removed_channel_begins_again_with_its_keys_forgotten() -> None:
     """Another incarnation, from 1, at every node."""
     stream = MemoryStream()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import secrets
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlparse
 
 import pytest
+from nats.aio.client import Server
 from nats.errors import Error as NatsError
 
 from narthex.adapters.brokers.nats import NatsBroker, broker, connection, contention, stream_monitor
@@ -463,3 +466,40 @@ async def test_the_client_never_gives_up_and_keeps_nothing_back(
     assert {
         name: asked[name] for name in ("user", "password", "token", "user_credentials") if name in asked
     } == credentials
+
+
+def test_nodes_reconnect_one_by_one_to_the_server_tried_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait is random, so that a fleet does not come in one wave; it grows with the attempts up to a bound."""
+    monkeypatch.setattr(connection, "random", random.Random(7))
+    servers = [Server(uri=urlparse(f"nats://{name}:4222")) for name in ("a", "b")]
+    waits: dict[int, list[float]] = {}
+    for attempts in (0, 3, 60):
+        servers[1].reconnects = attempts
+        servers[0].reconnects = attempts + 1
+        chosen = [connection._next_server(servers, {}) for _ in range(300)]
+        assert {server.uri.hostname for server, _ in chosen} == {"b"}
+        waits[attempts] = [wait for _, wait in chosen]
+    for attempts, most in ((0, 0.2), (3, 1.6), (60, connection.MAX_WAIT_S)):
+        assert min(waits[attempts]) >= 0.02
+        assert most * 0.8 < max(waits[attempts]) <= most
+        assert min(waits[attempts]) < most / 4
+    servers[0].reconnects = 60
+    assert {connection._next_server(servers, {})[0].uri.hostname for _ in range(100)} == {"a", "b"}
+
+
+@pytest.mark.parametrize("fault", [NatsError("nats: permissions violation"), TimeoutError()])
+async def test_a_start_whose_subscriptions_fail_is_no_start(
+    url: str, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    """A node without them would serve and get no message of another node."""
+
+    async def fails(*_: object, **__: object) -> None:
+        raise fault
+
+    one = NatsBroker(url)
+    monkeypatch.setattr("nats.aio.client.Client.subscribe", fails)
+    try:
+        with pytest.raises(DependencyError):
+            await one.start(Recorder(), "n1")
+    finally:
+        await one.stop()

@@ -27,6 +27,7 @@ class Wire:
     def __init__(self) -> None:
         self.arriving: asyncio.Queue[dict[str, Any] | Exception] = asyncio.Queue()
         self.subscribed: list[str] = []
+        self.closed = False
 
     async def subscribe(self, *names: str) -> None:
         """Note it; the test confirms it."""
@@ -47,7 +48,8 @@ class Wire:
         return found
 
     async def aclose(self) -> None:
-        """Nothing is held."""
+        """Note it."""
+        self.closed = True
 
 
 class Wires:
@@ -91,8 +93,10 @@ async def test_a_name_is_confirmed_anew_after_a_break() -> None:
     second.arriving.put_nowait(confirmation)
     await asyncio.wait_for(settled, within(5))
     assert second.subscribed == ["told"]
+    assert (first.closed, second.closed) == (True, False), "each break would leave a connection at the server"
     running.cancel()
     await asyncio.wait([running])
+    assert second.closed
 
 
 async def test_an_error_that_is_nobodys_does_not_end_the_listening() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from functools import partial
 
 import pytest
 
@@ -113,6 +114,18 @@ def test_pings_are_answered_in_order(server: Running) -> None:
         peer.send(masked(9, b"a") + masked(10, b"x") + masked(9, b"b" * 125))
         assert peer.frame() == (0x8A, b"a")
         assert peer.frame() == (0x8A, b"b" * 125)
+
+
+def test_as_many_control_frames_a_second_as_allowed() -> None:
+    """The last allowed ping of each second is answered; one more closes 3013."""
+    with Running(EdgeLimits(app=MessageLimits(control_per_s=5))) as server, server.websocket() as peer:
+        for second in (100.0, 101.0):
+            server.call(partial(setattr, server.edge, "clock", partial(float, second)))
+            peer.send(b"".join(masked(9, bytes([number])) for number in range(5)))
+            assert [peer.frame() for _ in range(5)] == [(0x8A, bytes([number])) for number in range(5)]
+        peer.send(masked(9, b"one more"))
+        code, reason = peer.close_frame()
+        assert (code, reason) == (3013, "rate_limited: more than 5 control frames a second")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from narthex.app.runs.session import STEER_LIMIT
+from narthex.app.runs.session import MAX_QUESTIONS, STEER_LIMIT
 from narthex.domain import events as ev
 from narthex.domain.digest import digest_of
 from narthex.domain.identity import Identity
@@ -661,14 +661,28 @@ async def ask_nonsense(run: RunInput) -> Items:
     await run.ask({"type": "string", "pattern": "a*"}, "?")
 
 
+async def ask_nothing(run: RunInput) -> Items:
+    """Asks no question."""
+    yield "x"
+    await run.ask_all([])
+
+
+async def ask_too_much(run: RunInput) -> Items:
+    """Asks one question more than may be asked at once."""
+    yield "x"
+    await run.ask_all([Question(schema=YES_NO, text="?")] * (MAX_QUESTIONS + 1))
+
+
 @pytest.mark.parametrize(
     ("function", "words"),
     [
         (open_then_ask, "ask was called while step 's' was open"),
         (ask_nonsense, "`pattern` is not supported"),
         (ask_a_book, "at most 262144"),
+        (ask_nothing, f"0 questions; ask 1 to {MAX_QUESTIONS} at once"),
+        (ask_too_much, f"{MAX_QUESTIONS + 1} questions; ask 1 to {MAX_QUESTIONS} at once"),
     ],
-    ids=["open", "schema", "size"],
+    ids=["open", "schema", "size", "none", "many"],
 )
 async def test_a_bad_question_fails_the_run(rig: Rig, function: Any, words: str) -> None:
     """With a sentence that names the fault."""

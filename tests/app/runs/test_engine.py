@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from narthex.domain import events as ev
+from narthex.domain.digest import canonical
 from narthex.errors import ClientError
 from narthex.ports.agents import Agent, AgentError, Event, RunInput
 from tests.app.runs.rig import ALICE, BOB, QUICK, Rig, agent, kinds, text_of
@@ -242,6 +243,21 @@ async def test_a_bad_agent_ends_in_an_error_that_says_what_it_did(
     assert (events[-1]["type"], events[-1]["code"]) == ("RUN_ERROR", code)
     assert words in events[-1]["message"]
     assert len(events[-1]["message"]) <= 2_000
+
+
+@pytest.mark.parametrize("limit", ["max_event_bytes", "max_run_bytes"])
+@pytest.mark.parametrize(("less", "state"), [(0, "finished"), (1, "failed")])
+async def test_an_agent_may_yield_as_much_as_the_limit(rig: Rig, limit: str, less: int, state: str) -> None:
+    """The size of an event, and of all of them, is that of its canonical JSON; one byte more is a flood."""
+    event = {"type": "CUSTOM", "name": "note", "value": "ü" * 100}
+
+    async def notes(run: RunInput) -> Items:
+        yield event
+
+    limits = msgspec.structs.replace(QUICK, **{limit: len(canonical(event)) - less})
+    engine = await rig.node(agent(notes), limits=limits)
+    row, _ = await rig.ended(await rig.say(engine, await rig.thread()))
+    assert (row.state, row.error) == (state, "" if state == "finished" else "agent_flood")
 
 
 async def test_an_exceptions_words_stay_inside_by_default(rig: Rig) -> None:

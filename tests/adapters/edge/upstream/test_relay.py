@@ -15,6 +15,7 @@ from narthex.protocol.framing import encode_close, encode_frame
 from tests.adapters.edge.harness import LOOPS, Peer, Running, masked, upgrade
 from tests.adapters.edge.upstream.harness import Admitted, Guarding
 from tests.adapters.edge.upstream.raw import Accepted, RawUpstream, reset
+from tests.timing import within
 
 EXPIRED = (3005, "expired: soon")
 FRAME = encode_frame(2, b"0123456789")
@@ -253,6 +254,23 @@ def test_a_client_that_leaves_ends_the_upstreams_connection(how: str) -> None:
             reset(peer)
         assert accepted.rest() == b""
         assert admitted.next() == ("closed", 1006, "")
+
+
+def test_an_upstream_that_does_not_end_is_dropped_in_time() -> None:
+    """It gets the client's FIN and `close_s` for its own: otherwise each client that leaves would keep a connection."""
+    with (
+        RawUpstream() as upstream,
+        Guarding(upstream.port, EdgeLimits(close_s=0.2)) as guard,
+        joined(upstream, guard) as (peer, accepted, admitted),
+    ):
+        peer.half_close()
+        assert accepted.rest() == b""
+        assert admitted.next() == ("closed", 1006, "")
+        gives_up_at = time.monotonic() + within(10)
+        with pytest.raises(OSError):
+            while time.monotonic() < gives_up_at:  # its own direction stays open until then
+                accepted.send(encode_frame(2, b"x"))
+                time.sleep(0.01)
 
 
 @pytest.mark.parametrize("loop", sorted(LOOPS))
