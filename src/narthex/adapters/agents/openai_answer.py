@@ -33,7 +33,7 @@ _QUIET: Final = frozenset(
 Item = Event | str
 
 
-class Answer:
+class ModelAnswer:
     """Feed it the stream's events; it returns what the agent yields.
 
     Args:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 from urllib.parse import unquote
 
-from narthex.adapters.agents.openai_answer import Answer
+from narthex.adapters.agents.openai_answer import ModelAnswer
 from narthex.adapters.agents.remote import Endpoint, parse_url
 from narthex.errors import ConfigError
 from narthex.ports.agents import Agent, Event, RunInput
@@ -75,7 +75,7 @@ async def completion(
     }
     if max_tokens is not None:
         body["max_tokens"] = max_tokens
-    answer = Answer(endpoint.hide)
+    answer = ModelAnswer(endpoint.hide)
     span = endpoint.request_span(
         f"chat {model}",
         {
