@@ -98,3 +98,27 @@ async def endless_model(messages: list[ModelMessage], info: AgentInfo) -> AsyncI
 
 endless = Agent(FunctionModel(stream_function=endless_model), name="endless")
 not_an_agent = ModelResponse(parts=[])
+
+
+async def spending_model(
+    messages: list[ModelMessage], info: AgentInfo
+) -> AsyncIterator[str | dict[int, DeltaToolCall]]:
+    """Calls a tool; then fails, waits for ever or answers, as the user says."""
+    if not returned(messages):
+        yield {0: DeltaToolCall(name="spend", json_args="{}", tool_call_id="call-spendspends")}
+        return
+    said = last_said(messages)
+    if "fail" in said:
+        raise RuntimeError("The model is gone.")
+    if "wait" in said:
+        await asyncio.Event().wait()
+    yield "Spent."
+
+
+spender = Agent(FunctionModel(stream_function=spending_model, model_name="spends"), name="spender")
+
+
+@spender.tool_plain
+async def spend() -> str:
+    """Spend something."""
+    return "nothing"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
 
 import pytest
 import structlog
+from pydantic_ai import capture_run_messages
+from pydantic_ai.messages import ModelResponse
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,6 +19,7 @@ from starlette.routing import Route
 
 from narthex.adapters.agents.concierge import concierge
 from narthex.adapters.agents.loading import load_agent
+from narthex.adapters.agents.pydantic_ai import pydantic_agent
 from narthex.app.runs.execution import TOKEN_KINDS
 from narthex.ports.agents import Agent
 from tests.adapters.agents import pydantic_agents
@@ -183,3 +187,27 @@ async def test_the_concierge(rig: Rig) -> None:
         row, _ = await rig.ended(run)
     assert row.state == "finished"
     assert "I watched for" in row.text
+
+
+@pytest.mark.parametrize("wish", ["succeed", "fail", "wait"])
+async def test_tokens_of_a_pydantic_ai_agent_however_its_run_ends(rig: Rig, wish: str) -> None:
+    """The tokens of each answer of its model, as Pydantic AI counts them: also of a run that fails or is cancelled."""
+    text = f"@spender {wish}"
+    with capture_run_messages() as messages, contextlib.suppress(RuntimeError):
+        async with pydantic_agents.spender.run_stream_events(text.replace("wait", "fail")) as events:
+            async for _ in events:
+                pass
+    answers = [message.usage for message in messages if isinstance(message, ModelResponse)]
+    engine = await rig.node(pydantic_agent("spender", pydantic_agents.spender))
+    run = await rig.say(engine, await rig.thread(), text)
+    if wish == "wait":
+        await rig.until(run, lambda events: any(event["type"] == "TOOL_CALL_RESULT" for event in events))
+        await engine.requests.cancel(ALICE, run.run_id)
+    row, found = await rig.ended(run)
+    assert row.state == {"succeed": "finished", "fail": "failed", "wait": "cancelled"}[wish]
+    (entry,) = found[-1]["usage"]
+    assert entry["model"] == "spends"
+    assert entry["inputTokens"] == sum(answer.input_tokens for answer in answers) > 0
+    assert entry["outputTokens"] == sum(answer.output_tokens for answer in answers) > 0
+    assert entry["totalTokens"] == entry["inputTokens"] + entry["outputTokens"]
+    assert (await engine.requests.get(ALICE, run.run_id))["usage"] == found[-1]["usage"]
