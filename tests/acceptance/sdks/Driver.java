@@ -134,6 +134,9 @@ public class Driver {
       SubscriptionOptions options = new SubscriptionOptions();
       options.setMinResubscribeDelay(50);
       options.setMaxResubscribeDelay(300);
+      if (line.has("delta")) { // by reflection: 0.4.1 has no deltas
+        SubscriptionOptions.class.getMethod("setDelta", String.class).invoke(options, line.get("delta").getAsString());
+      }
       found = client.newSubscription(channel, options, subscriptionListener(channel));
       SUBSCRIPTIONS.put(channel, found);
     }

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,8 @@ from tests.timing import within
 
 HERE: Final = Path(__file__).parent
 BUILD_S: Final = 300.0  # downloads included
+JAVA_CHECKOUT: Final = os.environ.get("CENTRIFUGE_JAVA", "")
+"""A checkout of centrifuge-java; empty: the newest release that Maven Central has here, 0.4.1."""
 WAIT_S: Final = within(15)
 
 
@@ -59,8 +62,18 @@ def java_classes() -> str:
         missing("mvn or javac", "apt-get install maven default-jdk-headless")
     found = Path(mkdtemp(prefix="narthex-java-"))
     build("mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={found}")
-    build("javac", "-cp", f"{found}/*", "-d", str(found), "Driver.java")
-    return f"{found}:{found}/*"
+    path = from_checkout(found) if JAVA_CHECKOUT else f"{found}/*"
+    build("javac", "-cp", path, "-d", str(found), "Driver.java")
+    return f"{found}:{path}"
+
+
+def from_checkout(libraries: Path) -> str:
+    """The class path of the SDK that `JAVA_CHECKOUT` has, built by Maven. `libraries` has the driver's own."""
+    own = Path(mkdtemp(prefix="narthex-java-own-"))
+    options = (f"-Dcheckout={JAVA_CHECKOUT}", f"-Dtarget={own}", f"-DoutputDirectory={own}/libraries")
+    build("mvn", "-q", "-B", "-f", "java_suite/pom.xml", *options, "compile", "dependency:copy-dependencies")
+    (gson,) = libraries.glob("gson-*.jar")
+    return f"{own}/classes:{own}/libraries/*:{gson}"
 
 
 def build(*words: str) -> None:
