@@ -16,11 +16,12 @@ from websockets.asyncio.client import connect
 from narthex.app.command_order import subject
 from narthex.app.connection import IN_FLIGHT_LIMIT
 from narthex.domain.admission import Admit
-from narthex.ports.agents import Agent
+from narthex.ports.agents import Agent, RunInput
 from narthex.protocol.codes import SHUTDOWN
 from narthex.protocol.commands import decode_frame, request_of
 from narthex.protocol.session import ReceivedCommand
 from narthex.testing import Running, gateway
+from tests.app.test_busy import event, follow
 from tests.app.test_commands import Raw, client, spoken, words
 from tests.app.test_connection import Slow, eventually, parts_of
 
@@ -229,6 +230,55 @@ async def test_a_command_behind_a_hung_one_is_answered_when_it_is_due(
     assert "subscribe" in await ada.call("subscribe", **channel)
 
 
+async def listening(run: RunInput) -> AsyncIterator[str]:
+    """Says what users add to its run."""
+    yield "ready"
+    async for text in run.steer:
+        yield f"[{text}]"
+
+
+async def test_a_user_who_stops_a_run_waits_for_no_text_that_was_sent_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the broker is away a text for the run waits, and its cancellation is accepted; what comes behind waits for
+    both.
+    """
+    async with gateway(tmp_path, agents=[Agent(name="listening", function=listening)]) as running:
+        ada = await client(running, "ada")
+        started = await ada.rpc("run.start", text="one", client_message_id="first")
+        run = {"run_id": started["run_id"]}
+        await follow(ada, started["channel"])
+        await event(ada, type="TEXT_MESSAGE_CONTENT", delta="ready")
+        parts = parts_of(running)
+        away = Away(parts.broker.publish)
+        monkeypatch.setattr(parts.broker, "publish", away)
+        steer, cancel, get = await sent(
+            ada,
+            ("rpc", {"method": "run.steer", "data": {**run, "text": "left"}}),
+            ("rpc", {"method": "run.cancel", "data": run}),
+            ("rpc", {"method": "run.get", "data": run}),
+        )
+        await away.asked.wait()
+        assert (await ada.reply(cancel))["rpc"]["data"]["state"] == "running"
+        await ada.rpc("echo", n=1)
+        assert not {steer, get} & set(ada.replies)
+        away.may.set()
+        await ada.reply(get)
+        assert steer in ada.replies
+        assert (await event(ada, type="RUN_FINISHED", runId=run["run_id"]))["outcome"]["type"] == "cancelled"
+        (connection,) = parts.core.registry
+        await eventually(lambda: connection._in_flight == 0 and connection._order is None)
+
+
+class Away(Slow):
+    """An engine that is away until released."""
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.asked.set()
+        await self.may.wait()
+        return await self.real(*args, **kwargs)
+
+
 @pytest.mark.parametrize("command", ["subscribe", "connect"])
 async def test_a_command_is_answered_once_though_its_presence_hangs(
     running: Running, monkeypatch: pytest.MonkeyPatch, command: str
@@ -381,6 +431,9 @@ async def test_commands_of_one_post_to_emulation_are_in_order(running: Running) 
         ('{"id":1,"rpc":{"method":"run.start","data":{"text":"x"}}}', ""),
         ('{"id":1,"rpc":{"method":"run.cancel","data":{"run_id":"r"}}}', "run r"),
         ('{"id":1,"rpc":{"method":"thread.get","data":{"thread_id":7}}}', ""),
+        ('{"id":1,"rpc":{"method":"agui.run","data":{"agent":"a","input":{"threadId":"t"}}}}', "agui t"),
+        ('{"id":1,"rpc":{"method":"agui.connect","data":{"agent":"a","input":{"threadId":"t"}}}}', "agui t"),
+        ('{"id":1,"rpc":{"method":"agui.cancel","data":{"run_id":"r"}}}', ""),
         ('{"id":1,"rpc":{"method":"thread.list"}}', ""),
         ('{"id":1,"rpc":{"method":"echo","data":{"thread_id":"t"}}}', ""),
         ('{"id":1,"rpc":{"method":"typing","data":{"thread_id":"t"}}}', ""),

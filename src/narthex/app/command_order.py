@@ -3,7 +3,8 @@
 Not here: executing them (`connection`). Rules: commands about the same channel, thread or run are executed one after
 the other, also when the first of them waits for an engine; commands about different subjects overtake each other
 freely. A waiting command keeps the deadline of its arrival, so that a queue is not slower than an engine that is
-down. Waiting commands count among those under way (`connection.IN_FLIGHT_LIMIT`).
+down. Waiting commands count among those under way (`connection.IN_FLIGHT_LIMIT`). A cancellation waits for no command
+of its run: a user who stops a run must not wait behind a text for it; later commands wait for both.
 """
 
 from __future__ import annotations
@@ -33,7 +34,14 @@ _OF_CHANNEL: Final = (
     SubRefreshRequest,
 )
 _CREDENTIAL: Final = "refresh"  # no channel has this name: theirs have a colon
-_ORDERED_METHODS: Final = ("run.", "thread.")
+_ORDERED_METHODS: Final = ("run.", "thread.", "agui.run", "agui.connect")
+_CANCEL: Final = "run.cancel"
+
+
+class _Input(msgspec.Struct, rename="camel"):
+    """AG-UI's RunAgentInput, as far as it names a subject."""
+
+    thread_id: str = ""
 
 
 class _Named(msgspec.Struct):
@@ -41,6 +49,7 @@ class _Named(msgspec.Struct):
 
     thread_id: str | None = None
     run_id: str | None = None
+    input: _Input | None = None
 
 
 _named: Final = msgspec.json.Decoder(_Named).decode
@@ -66,9 +75,16 @@ def _subject_of_rpc(request: RpcRequest) -> str:
         named = _named(request.data)
     except (msgspec.DecodeError, RecursionError):
         return ""  # the method reports the fault in its params
+    if named.input is not None:
+        return f"agui {named.input.thread_id}"  # the client's own name, not the thread's id
     if named.thread_id:
         return thread_channel(named.thread_id)
     return f"run {named.run_id}" if named.run_id else ""
+
+
+def overtakes(command: ReceivedCommand) -> bool:
+    """Whether a command begins at once, though others about its subject are under way."""
+    return isinstance(command.request, RpcRequest) and command.request.method == _CANCEL
 
 
 class WaitingCommand(NamedTuple):
@@ -85,10 +101,11 @@ class WaitingCommand(NamedTuple):
 class CommandOrder:
     """The subjects of one connection's commands under way, each with the commands that wait behind it."""
 
-    __slots__ = ("_behind",)
+    __slots__ = ("_behind", "_under_way")
 
     def __init__(self) -> None:
         self._behind: dict[str, deque[WaitingCommand]] = {}
+        self._under_way: dict[str, int] = {}  # more than one where one overtook the others
 
     def __len__(self) -> int:
         return len(self._behind)
@@ -99,12 +116,19 @@ class CommandOrder:
 
     def began(self, about: str) -> None:
         """A command about this subject continues in a task; later ones wait for `ended`."""
-        self._behind[about] = deque()
+        self._behind.setdefault(about, deque())
+        self._under_way[about] = self._under_way.get(about, 0) + 1
 
     def wait(self, about: str, waiting: WaitingCommand) -> None:
         """Put a command behind those about the same subject."""
         self._behind[about].append(waiting)
 
     def ended(self, about: str) -> deque[WaitingCommand]:
-        """The command under way has ended; returns the waiting ones, for the caller to execute in order."""
+        """A command under way has ended. Once none is left, returns the waiting ones, for the caller to execute in
+        order.
+        """
+        left = self._under_way.pop(about, 1) - 1
+        if left:
+            self._under_way[about] = left
+            return deque()
         return self._behind.pop(about, deque())

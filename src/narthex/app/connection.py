@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from narthex.app.backlog import Backlog, BacklogLimits
 from narthex.app.command_meter import CommandMeter, clock
-from narthex.app.command_order import CommandOrder, WaitingCommand, subject
+from narthex.app.command_order import CommandOrder, WaitingCommand, overtakes, subject
 from narthex.app.connection_context import ConnectionContext
 from narthex.app.connection_record import Carried, ConnectionRecorder
 from narthex.app.entropy import ENTROPY
@@ -303,7 +303,7 @@ class Connection:
             return
         about = subject(command)
         until = self.runtime.timers.now() + COMMAND_TIMEOUT_S
-        if about and self._order is not None and self._order.busy(about):
+        if about and self._order is not None and self._order.busy(about) and not overtakes(command):
             self._in_flight += 1
             self._order.wait(about, WaitingCommand(command, until))
             return
