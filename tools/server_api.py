@@ -34,7 +34,7 @@ POSTS: Final[dict[str, tuple[type[msgspec.Struct], str]]] = {
 }
 """By path: the body that a POST takes, and a summary."""
 GETS: Final[dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
-    "/api/v1/threads": ("Threads of the signed-in user", ("before", "limit"), ()),
+    "/api/v1/threads": ("Threads of the signed-in user", ("before", "before_id", "limit"), ()),
     "/api/v1/threads/{thread_id}": ("One thread with its newest messages", (), ("thread_id",)),
     "/api/v1/threads/{thread_id}/export": ("A thread as a download", ("format",), ("thread_id",)),
     "/api/v1/runs/{run_id}": ("One run", (), ("run_id",)),

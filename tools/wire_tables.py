@@ -66,6 +66,7 @@ METHODS: Final[dict[str, Result]] = {
                 **dict.fromkeys(("created_at", "started_at", "finished_at"), NUMBER),
                 "state": STATE,
                 "usage": {"type": "array", "items": OBJECT},
+                "result": ANY,
             }
         ),
     ),
@@ -287,6 +288,7 @@ MEANINGS: Final[dict[str, str]] = {
     "ttl": "Seconds until the credential ends.",
     "updated_at": "Seconds since the epoch.",
     "usage": "Tokens that each model took.",
+    "result": "What the agent returned.",
     "version": "The library's version; in replies the gateway's.",
     "was_recovering": "Whether the client asked for recovery.",
     "created_at": "Seconds since the epoch.",

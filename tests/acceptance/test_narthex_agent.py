@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx2
 import pytest
 import pytest_asyncio
 from starlette.applications import Starlette
@@ -195,6 +196,66 @@ async def test_reload_on_a_second_gateway_and_kill_9_of_the_first(
         assert shown(await reload.done("connect")) == shown(here)
     assert model.calls.count(text) == 1
     assert [event["runId"] for event in page.events if event["type"] == "RUN_STARTED"] == [run]
+
+
+async def posted(gateway: Program, token: str, body: dict[str, Any]) -> list[dict[str, Any]] | str:
+    """A run's events once it is over, or the code of the refusal."""
+    headers = {"Authorization": f"Bearer {token}"}
+    async with httpx2.AsyncClient(trust_env=False, timeout=within(60)) as http:
+        answer = await http.post(f"{gateway.http}/agui/model", json=body, headers=headers)
+    if answer.status_code != 200:
+        return str(answer.json()["code"])
+    return [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: ")]
+
+
+def asked(thread: str, text: str, busy: str) -> dict[str, Any]:
+    """A request with a user's message."""
+    props = {"narthex": {"busy": busy}}
+    messages = [{"id": f"m-{thread}-{text}", "role": "user", "content": text}]
+    names = {"threadId": thread, "runId": f"r-{thread}-{text}"}
+    return {**names, "messages": messages, "state": {}, "tools": [], "context": [], "forwardedProps": props}
+
+
+@pytest.mark.parametrize("busy", ["enqueue", "reject", "interrupt"])
+async def test_two_gateways_take_one_request_at_once(gateways: Gateways, busy: str) -> None:
+    """The same request to both: one run, which neither refuses nor cancels itself, and one call of the model."""
+    model, first, second, token = gateways
+    for number in range(3):
+        text = f"once-{busy}-{number}"
+        model.gate(text).set()
+        body = asked(f"same-{busy}", text, busy)
+        found = await asyncio.gather(*(posted(one, token, body) for one in (first, second, first)))
+        events = [one for one in found if isinstance(one, list)]
+        assert len(events) == 3, found
+        assert [one[-1]["outcome"] for one in events] == [{"type": "success"}] * 3
+        assert [(one[0], one[-1]) for one in events] == [(events[0][0], events[0][-1])] * 3
+        assert model.calls.count(text) == 1
+
+
+@pytest.mark.parametrize("busy", ["reject", "interrupt"])
+async def test_two_gateways_take_two_messages_at_once(gateways: Gateways, busy: str) -> None:
+    """One of two that want the thread for themselves is refused, or ended by the other."""
+    model, first, second, token = gateways
+    for number in range(3):
+        thread = f"two-{busy}-{number}"
+        texts = [f"{thread}-a", f"{thread}-b"]
+        tasks = [
+            asyncio.create_task(posted(one, token, asked(thread, text, busy)))
+            for one, text in zip((first, second), texts, strict=True)
+        ]
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        (lost,) = [task.result() for task in done]
+        if busy == "reject":
+            assert lost == "thread_busy"
+        else:
+            assert isinstance(lost, list)
+            assert lost[-1]["outcome"] == {"type": "cancelled"}
+        for text in texts:
+            model.gate(text).set()
+        (won,) = [task for task in tasks if task not in done]
+        found = await won
+        assert isinstance(found, list)
+        assert found[-1]["outcome"] == {"type": "success"}
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import msgspec
 import pytest
 
 from narthex.errors import Bug, ClientError
 from narthex.ports.broker import Position
-from narthex.ports.runs import Queue
+from narthex.ports.runs import MAX_REPORT, Queue
 from narthex.ports.store import Store
 from tests.contracts.rows import AGENTS, finish, ids, interrupt, message, run, start, thread
 from tests.timing import within
@@ -418,6 +419,7 @@ class TestLeases:
         assert await store.runs.request_cancel("b", "r1", "x", 1.0) is None
         await store.runs.closed(msgspec.structs.replace(after, count=9, digest="not this one"))
         said = {"state": "failed", "text": "so far", "error": "owner_lost", "error_message": "It died."}
+        said["result"] = '{"a":1}'
         await store.runs.closed(msgspec.structs.replace(queued, count=2, digest="d2", **said))
         await store.runs.closed(msgspec.structs.replace(queued, count=9, digest="once only"))
         assert await store.runs.unclosed(10) == []
@@ -479,6 +481,29 @@ class TestLeases:
         assert (failed.started_at, failed.finished_at) == (11.0, 13.0)
         assert (stopped.state, stopped.cancel_requested_by) == ("cancelled", "bob")
         assert (stopped.started_at, stopped.finished_at) == (0.0, 12.0)
+
+    async def test_what_a_run_reported_is_kept(self, store: Store) -> None:
+        """Tokens and result whole; in a page of ended runs only where they are short."""
+        await start(store, run("r0"), run("r1", "t2", user="bob"))
+        short, long = '[{"outputTokens":3}]', f'"{"x" * MAX_REPORT}"'
+        for claimed in await store.runs.claim("n1", 10.0, 5.0, 2, AGENTS):
+            usage, result = (short, long) if claimed.run_id == "r0" else (long, "7")
+            ended: dict[str, Any] = {
+                "state": "finished",
+                "count": 2,
+                "digest": "d",
+                "text": "",
+                "error": "",
+                "now": 13.0,
+            }
+            assert await store.runs.finish(claimed, usage=usage, result=result, **ended)
+        rows = [await store.runs.get("a", name) for name in ("r0", "r1")]
+        assert [(row.usage, row.result) for row in rows if row is not None] == [(short, long), (long, "7")]
+        pages = [
+            await store.runs.outcomes("a", name, since=0.0, before=None, run_ids=(), limit=9)
+            for name in ("t1", "t2")
+        ]
+        assert [(one.usage, one.result) for page in pages for one in page] == [(short, ""), ("", "7")]
 
 
 class TestInterrupts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -53,6 +54,8 @@ async def careful(run: RunInput) -> AsyncIterator[Any]:
         run.report(
             usage=[{"model": "m", "inputTokens": 7, "outputTokens": 3}] * (1 if said == "count" else 200)
         )
+    if said in ("sum", "sum much"):
+        run.report(result={"sum": 8} if said == "sum" else "x" * 10_000)
     yield f"heard {said}"
 
 
@@ -74,6 +77,19 @@ class Client:
         """Answer a question; the id of the run that goes on."""
         entry = {"interruptId": interrupt["id"], "status": "resolved", "payload": payload}
         return await self.ask(resume=[entry])
+
+    async def run(self, run_id: str) -> dict[str, Any]:
+        """A run's record."""
+        found: dict[str, Any] = (await self._http.get(f"/api/v1/runs/{run_id}")).json()
+        return found
+
+    async def connected(self) -> dict[str, Any]:
+        """The last event of the replay of the thread."""
+        body = {"threadId": "t", "runId": str(uuid.uuid4()), "messages": []}
+        answer = await self._http.post("/agui/careful/connect", json=body)
+        last: dict[str, Any] = json.loads(answer.text.strip().rpartition("data: ")[2])
+        assert last["type"] == "RUN_FINISHED"
+        return last
 
     async def thread(self) -> dict[str, Any]:
         """As it is stored."""
@@ -171,3 +187,17 @@ async def test_a_reload_has_the_tokens_of_ended_runs(ada: Client) -> None:
         None,
         None,
     ]
+
+
+async def test_a_reload_has_what_ended_runs_returned(ada: Client) -> None:
+    """A short result stands in the thread, a large one in the run; and a client that connects gets the last run's."""
+    runs = [await ada.ask(text) for text in ("sum", "x", "sum much")]
+    found = await ada.thread()
+    assert [one.get("result") for one in found["endedRuns"]] == [{"sum": 8}, None, None]
+    assert [(await ada.run(run))["result"] for run in runs] == [{"sum": 8}, None, "x" * 10_000]
+    assert (await ada.connected())["result"] == "x" * 10_000
+    await ada.ask("sum")
+    assert (await ada.connected())["result"] == {"sum": 8}
+    for text in ("x", "fail", "act"):
+        await ada.ask(text)
+        assert "result" not in await ada.connected(), text

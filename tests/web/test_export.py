@@ -141,6 +141,7 @@ def ended_run(run_id: str, state: RunState, began: float, ended: float, **more: 
         digest="",
         questions=[],
         usage="",
+        result="",
         **(fields | more),
     )
 

@@ -6,7 +6,10 @@ after any crash give the same run and no second message: known already? → thre
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final
+from weakref import WeakValueDictionary
 
 from narthex.app.chat import TEXT_BYTES, Chat, derived_id
 from narthex.app.quotas import Quotas
@@ -55,6 +58,7 @@ class RunStarter:
         self._chat = chat
         self._engine = engine
         self._quotas = quotas
+        self._alone: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def start(
         self,
@@ -87,8 +91,8 @@ class RunStarter:
         Raises:
             ClientError: `text_too_large`, `input_too_large` (413), `agent_not_found`, `thread_not_found` (404),
                 `client_message_id_used` (409: in another thread), `message_id_used`, `thread_busy` (409), those of
-                `Chat.post_results`, `rate_limited`, `queue_full` (429). Unless two requests came at the same moment, no
-                message was sent then.
+                `Chat.post_results`, `rate_limited`, `queue_full` (429). Unless two nodes took requests at the same
+                moment, no message was sent then.
         """
         known = await self._chat.run_of_message(identity, client_message_id)
         if known is not None:
@@ -114,44 +118,53 @@ class RunStarter:
         message_id = message_id or derived_id(
             "message", identity, f"{client_message_id}\x00{thread_id}\x00{text}"
         )
-        if busy == "interrupt":
-            await self._engine.requests.cancel_thread(identity, thread_id)
-        elif busy == "steer" and text:
+        run_id = derived_id("run", identity, client_message_id)
+        if busy == "steer" and text:
             steered = await self._steered(identity, thread_id, chosen.name, message_id, text)
             if steered is not None:
                 return steered
-        await self._engine.require_room(identity, thread_id, queue=busy != "reject")
-        with ending(current_span().child("publish", kind="producer")) as span:
-            if span.recording:
-                span.set({"messaging.operation.type": "send", "narthex.message_id": message_id})
-            said_at, fresh = await self._said(identity, thread_id, message_id, text, given)
-        if busy == "steer" and not fresh:
-            earlier = await self._engine.steering.run_of(identity, thread_id, message_id, said_at)
-            if earlier is not None:
-                own = earlier.message_id == message_id  # its agent left the message unread
-                return _existing(earlier, steered_by="" if own else message_id)
-        try:
-            run, queued = await self._engine.start(
-                identity,
-                thread_id,
-                message_id,
-                text,
-                client_message_id,
-                chosen.name,
-                run_id=derived_id("run", identity, client_message_id),
-                after=said_at,
-                given=given,
-                queue=busy != "reject",
-            )
-        except ClientError as fault:
-            if (
-                fault.code == "thread_not_found"
-            ):  # deleted meanwhile: the message must not outlive the thread in the log
-                await self._chat.forget(identity, thread_id)
-            raise
+        async with self._in_turn(busy, thread_id):
+            if busy == "interrupt":
+                await self._engine.requests.cancel_thread(identity, thread_id, but=run_id)
+            await self._engine.require_room(identity, thread_id, queue=busy != "reject", run_id=run_id)
+            with ending(current_span().child("publish", kind="producer")) as span:
+                if span.recording:
+                    span.set({"messaging.operation.type": "send", "narthex.message_id": message_id})
+                said_at, fresh = await self._said(identity, thread_id, message_id, text, given)
+            if busy == "steer" and not fresh:
+                earlier = await self._taken(identity, thread_id, message_id, said_at)
+                if earlier is not None:
+                    return earlier
+            try:
+                run, queued = await self._engine.start(
+                    identity,
+                    thread_id,
+                    message_id,
+                    text,
+                    client_message_id,
+                    chosen.name,
+                    run_id=run_id,
+                    after=said_at,
+                    given=given,
+                    queue=busy != "reject",
+                )
+            except ClientError as fault:
+                if (
+                    fault.code == "thread_not_found"
+                ):  # deleted meanwhile: the message must not outlive the thread in the log
+                    await self._chat.forget(identity, thread_id)
+                raise
+            if busy == "interrupt":  # another node may have begun a run meanwhile
+                await self._engine.requests.cancel_before(identity, thread_id, run.run_id)
         if run.thread_id != thread_id:  # begun at the same moment
             raise _used()
         return Started(run, queued=queued, said_at=said_at if fresh else None)
+
+    def _in_turn(self, busy: str, thread_id: str) -> AbstractAsyncContextManager[object]:
+        """Lets messages that must find the thread idle, or make it idle, come one after the other."""
+        if busy not in ("reject", "interrupt"):
+            return nullcontext()
+        return self._alone.setdefault(thread_id, asyncio.Lock())
 
     async def _said(
         self, identity: Identity, thread_id: str, message_id: str, text: str, given: AgentInput
@@ -173,9 +186,24 @@ class RunStarter:
         if run is None or run.agent != agent or len(text.encode()) > STEER_BYTES:
             return None
         said_at, fresh = await self._chat.say(identity, thread_id, message_id, text)
-        if fresh and await self._engine.steering.take(identity, run, message_id, text, said_at):
+        if not fresh and (earlier := await self._taken(identity, thread_id, message_id, said_at)) is not None:
+            return earlier
+        # Also for a repeat that came while the first request still gives the message to the agent, which takes it once.
+        if await self._engine.steering.take(identity, run, message_id, text, said_at):
             return Started(run, queued=False, said_at=None, steered_by=message_id)
-        return None  # the message is sent, and gets a run of its own, unless it was taken at an earlier try
+        return None  # the message is sent, and gets a run of its own
+
+    async def _taken(
+        self, identity: Identity, thread_id: str, message_id: str, said_at: Position | None
+    ) -> Started | None:
+        """The run that accepted the message for its agent when it was sent before, or the one that answers it because
+        that agent left it unread.
+        """
+        earlier = await self._engine.steering.run_of(identity, thread_id, message_id, said_at)
+        if earlier is None:
+            return None
+        own = earlier.message_id == message_id
+        return _existing(earlier, steered_by="" if own else message_id)
 
 
 def _existing(run: Run, *, steered_by: str = "") -> Started:

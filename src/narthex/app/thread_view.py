@@ -7,7 +7,7 @@ has it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import msgspec
 
@@ -15,8 +15,6 @@ from narthex.domain.events import is_terminal
 from narthex.ports.broker import Publication
 from narthex.ports.runs import Interrupt, Run, RunOutcome
 from narthex.ports.threads import Message, Thread, ThreadMember
-
-MAX_USAGE: Final = 4_096  # characters; a run with ten models has about two thousand
 
 
 class ActiveRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +84,8 @@ class Question(OpenQuestion, frozen=True, kw_only=True):
 
 class EndedRun(RunOutcome, frozen=True, kw_only=True):
     """How a run ended, for as long as the thread is kept, with the questions that it ended with. `usage` is the JSON
-    text of a list of AG-UI's TokenUsage, empty where it is larger than `MAX_USAGE`: a page has hundreds of runs.
+    text of a list of AG-UI's TokenUsage, `[]` where it is larger than `MAX_REPORT`; `result` is the JSON text of what
+    the agent returned, empty where it is larger, because a page has hundreds of runs. `run.get` has both.
     """
 
     questions: list[Question]
@@ -96,8 +95,7 @@ class EndedRun(RunOutcome, frozen=True, kw_only=True):
         """The visible part of an ended run."""
         questions = [Question.of(interrupt) for interrupt in asked if interrupt.run_id == run.run_id]
         shown = {name: getattr(run, name) for name in RunOutcome.__struct_fields__}
-        if len(run.usage) > MAX_USAGE:  # `run.get` has it
-            shown["usage"] = "[]"
+        shown["usage"] = run.usage or "[]"
         return cls(**shown, questions=questions)
 
 

@@ -40,6 +40,11 @@ class AgentState:
         elif kind == "CUSTOM" and event.get("name") == "narthex.restarted":
             self._snapshot, self._patches = _UNSET, []
 
+    @property
+    def changed(self) -> bool:
+        """Whether the run has changed the state."""
+        return self._snapshot is not _UNSET or bool(self._patches)
+
     async def after(self, before: Any, turn: Callable[[], Awaitable[object]]) -> str | None:
         """The state to store, as JSON text (`null`: it was too large), from the one before the run; None: none. Awaits
         `turn` now and then, because a run may have many deltas.

@@ -121,6 +121,11 @@ def run_finished(thread_id: str, run_id: str, outcome: Event, *, result: Any = N
     return event
 
 
+def voids_attempt(event: Event) -> bool:
+    """Whether it says that the agent begins anew: everything that its run has shown before is void."""
+    return event["type"] == "CUSTOM" and event.get("name") == "narthex.restarted"
+
+
 def success() -> Event:
     """Outcome: the agent returned."""
     return {"type": "success"}

@@ -59,6 +59,10 @@ class SteeredTexts:
             else:
                 self._accepted[steer_id] = msgspec.convert(value, SteeredText)
 
+    def knows(self, steer_id: str) -> bool:
+        """Whether the run accepted a text with this id."""
+        return steer_id in self._accepted
+
     @property
     def all(self) -> list[SteeredText]:
         """Every text, in the order in which they came."""

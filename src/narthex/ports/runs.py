@@ -11,13 +11,16 @@ several threads in the order of their starts.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from narthex.domain.runs import ACTIVE
 from narthex.ports.broker import Position
 from narthex.ports.threads import KEEPS_ALL, Kept
+
+MAX_REPORT: Final = 4_096
+"""Characters of an ended run's usage, and of its result, in a page of hundreds of runs; `Runs.get` has larger ones."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +49,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         trace: the position in the trace of the command that started it (`domain.traces.decoded_trace`); empty: none.
         client_run_id: the id that an AG-UI client gave it; empty: none. Several runs may have the same.
         usage: what its models reported, a JSON list of AG-UI's TokenUsage.
+        result: JSON of its RUN_FINISHED's `result`; `null`: it has none.
     """
 
     run_id: str
@@ -79,6 +83,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     trace: str = ""
     client_run_id: str = ""
     usage: str = "[]"
+    result: str = "null"
 
     @property
     def over(self) -> bool:
@@ -87,7 +92,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of an ended run; members as in `Run`, without its text."""
+    """The outcome of an ended run; members as in `Run`, without its text. `usage` and `result` are empty where they are
+    longer than `MAX_REPORT`.
+    """
 
     run_id: str
     state: str
@@ -105,6 +112,7 @@ class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
     error: str
     error_message: str
     usage: str
+    result: str
 
 
 class LeaseSeen(msgspec.Struct, frozen=True, kw_only=True):
@@ -235,6 +243,7 @@ class Runs(Protocol):
         now: float,
         error_message: str = "",
         usage: str = "[]",
+        result: str = "null",
         agent_state: str | None = None,
     ) -> bool:
         """Terminal step; False when (owner, attempt) no longer holds it or it is terminal already. With `agent_state`

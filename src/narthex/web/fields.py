@@ -14,6 +14,10 @@ from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
+from narthex.domain.ids import ID_RULE, valid_id
+from narthex.domain.moments import MOMENT_RULE, valid_moment
+from narthex.errors import ClientError
+
 MAX_BODY_BYTES: Final = 16 * 1024  # a token of 8 KB and some fields
 
 
@@ -60,6 +64,37 @@ def basic_password(request: Request) -> str:
         return base64.b64decode(encoded, validate=True).decode().partition(":")[2]
     except (binascii.Error, ValueError):
         return ""
+
+
+def moment_and_id(request: Request, moment: str, name: str, *, status: int = 422) -> tuple[float | None, str]:
+    """The place of a page in the query: a moment, None where it is not given, and an id, empty where it is not.
+
+    Raises:
+        ClientError: `bad_params` (`status`): also for `nan`, infinities, milliseconds and text that no store takes.
+    """
+    query = request.query_params
+    try:
+        at = float(query[moment]) if query.get(moment) else None
+        if at is not None and not valid_moment(at):
+            raise ValueError(moment)
+    except ValueError as fault:
+        raise ClientError(
+            "bad_params", f"`{moment}` is no moment.", f"Give {MOMENT_RULE}.", number=status
+        ) from fault
+    found = query.get(name, "")
+    if found and not valid_id(found):
+        raise ClientError("bad_params", f"`{name}` is no id.", f"Give {ID_RULE}.", number=status)
+    return at, found
+
+
+def whole_number(request: Request, name: str, default: int, *, most: int) -> int:
+    """A number of the query from 1 to `most`; one beyond is the nearest. Raises ClientError `bad_params` (422)."""
+    try:
+        return max(1, min(most, int(request.query_params.get(name, default))))
+    except ValueError as fault:
+        raise ClientError(
+            "bad_params", f"`{name}` is no whole number.", f"Give 1 to {most}.", number=422
+        ) from fault
 
 
 def local_path(path: str) -> str:

@@ -274,6 +274,7 @@ class FakeRuns:
         now: float,
         error_message: str = "",
         usage: str = "[]",
+        result: str = "null",
         agent_state: str | None = None,
     ) -> bool:
         if self.fail_finishes > 0:
@@ -290,6 +291,7 @@ class FakeRuns:
             error=error,
             error_message=error_message,
             usage=usage,
+            result=result,
             finished_at=now,
             owner="",
         )

@@ -15,6 +15,7 @@ from narthex.app.runs.journal import MAX_PENDING
 from narthex.app.runs.session import STEER_LIMIT
 from narthex.domain.channels import channel_key, thread_channel
 from narthex.domain.events import custom
+from narthex.errors import DependencyError
 from narthex.ports.agents import Event, RunInput
 from narthex.ports.broker import Position
 from narthex.ports.runs import Run
@@ -78,6 +79,41 @@ async def test_the_owner_on_another_node_takes_the_message(pair: Pair) -> None:
     found = await pair.other.steering.run_of(ALICE, pair.run.thread_id, "m-1", pair.at)
     assert found is not None
     assert found.run_id == pair.run.run_id
+
+
+async def test_a_message_that_comes_twice_is_taken_once(pair: Pair) -> None:
+    """Two nodes give the run the same message: a repeated request, on its way to the run twice."""
+    controls = pair.rig.fake_broker.controls
+    sent = len(controls)
+    takes = [
+        asyncio.create_task(pair.other.steering.take(ALICE, pair.run, "m-1", "left", pair.at))
+        for _ in range(2)
+    ]
+    await pair.rig.comes(lambda: len(controls) >= sent + 2)
+    for control in controls[sent:]:
+        pair.owner.control(control)
+    async with asyncio.timeout(within(10)):
+        assert await asyncio.gather(*takes) == [True, True]
+    execution = pair.owner._local_runs.executions[pair.run.run_id]
+    assert await execution.steer("left", ALICE, "m-1"), "long after it was taken"
+    assert await execution.steer("stop", ALICE)
+    row, _ = await pair.rig.ended(pair.run)
+    assert row.text == "ready. [left][stop]"
+
+
+async def test_a_cancellation_is_accepted_while_the_broker_is_away(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store has the request, and the owner on the other node looks there; the user is told no failure."""
+
+    async def away(_: object) -> None:
+        raise DependencyError("broker", "It is away.", "Wait.")
+
+    monkeypatch.setattr(pair.rig.fake_broker, "control", away)
+    found = await pair.other.requests.cancel(ALICE, pair.run.run_id)
+    assert found == {"run_id": pair.run.run_id, "state": "running"}
+    row, _ = await pair.rig.ended(pair.run)
+    assert row.state == "cancelled"
 
 
 async def test_a_run_that_ends_first_did_not_take_the_message(pair: Pair) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import httpx2
+import pytest
 
 from narthex.testing import Running
 from tests.timing import within
@@ -227,6 +228,29 @@ async def test_copilotkit_s_stop_ends_the_run_that_it_names(
         assert (await http.post(path, json={"runId": "unknown"}, headers=mine)).status_code == 200
     ended = await http.get(f"/agui/patient/runs/{first['runId']}", headers=mine)
     assert '"cancelled"' in ended.text
+
+
+async def test_a_stop_that_is_faster_than_its_run_ends_it(
+    running: Running, http: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user presses Stop while the request for the run is on its way, also of a new thread; another user's run of the
+    same name goes on, and so does a later run.
+    """
+    mine = bearer(running)
+    for thread, status in (("new", 404), ("new", 200)):
+        body = said("gate-1", thread)
+        stopped = await http.post(
+            f"/agui/agent/patient/stop/{thread}", json={"runId": body["runId"]}, headers=mine
+        )
+        assert stopped.status_code == status
+        eves = await ask(http, "/agui/words", said("hello", run=body["runId"]), bearer(running, "eve"))
+        assert eves.events[-1]["outcome"] == {"type": "success"}
+        told = await ask(http, "/agui/patient", body, mine)
+        assert told.events[-1]["outcome"] == {"type": "cancelled"}
+    monkeypatch.setattr("narthex.app.agui.early_stops.KEPT_S", 0.0)
+    body = said("on time", "new")
+    await http.post("/agui/agent/words/stop/new", json={"runId": body["runId"]}, headers=mine)
+    assert (await ask(http, "/agui/words", body, mine)).text == "on time "
 
 
 async def test_copilotkit_gets_the_reason_of_a_refusal(running: Running, http: httpx2.AsyncClient) -> None:

@@ -45,7 +45,7 @@ async def test_what_a_client_sends_reaches_the_agent(running: Running, http: htt
     )
     run_id = told[0]["metadata"]["narthex"]["runId"]
     found = (await http.get(f"/api/v1/runs/{run_id}", headers=mine)).json()
-    assert found["usage"] == told[-1]["usage"]
+    assert (found["usage"], found["result"]) == (told[-1]["usage"], told[-1]["result"])
 
 
 async def test_the_state_comes_back_in_the_next_run(running: Running, http: httpx2.AsyncClient) -> None:

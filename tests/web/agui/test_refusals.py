@@ -236,3 +236,30 @@ async def test_a_reader_that_stops_reading_is_cut_off(running: Running, http: ht
     whole = await ask(http, "/agui/flood", sent, bearer(running))
     assert whole.is_whole()
     assert len(whole.text) == 150 * 16_000
+
+
+@pytest.mark.parametrize(
+    "query", ["before=nan", "before=inf", "before=-1e300", "before=x", "before=1764530000000", "beforeId=%00"]
+)
+async def test_a_place_in_a_thread_that_is_none_is_refused(
+    running: Running, http: httpx2.AsyncClient, query: str
+) -> None:
+    """A page from nowhere was empty: a client took that for the beginning of the thread."""
+    mine = bearer(running)
+    await ask(http, "/agui/words", said("hello"), mine)
+    refused = await http.get(f"/agui/words/threads/t-1?{query}", headers=mine)
+    assert (refused.status_code, refused.json()["code"]) == (400, "bad_params"), refused.text
+    refused = await http.get(f"/api/v1/threads?{query.replace('Id', '_id')}", headers=mine)
+    assert (refused.status_code, refused.json()["code"]) == (422, "bad_params"), refused.text
+    assert len((await http.get("/agui/words/threads/t-1?before=", headers=mine)).json()["messages"]) == 2
+
+
+async def test_a_name_that_no_store_takes_is_not_found(running: Running, http: httpx2.AsyncClient) -> None:
+    """PostgreSQL takes no NUL: it was 503, as if the store were away."""
+    mine = bearer(running)
+    envelope = {"method": "agent/stop", "params": {"agentId": "words", "threadId": "a\x00b"}, "body": {}}
+    refused = await http.post("/agui", json=envelope, headers=mine)
+    assert (refused.status_code, refused.json()["code"]) == (404, "thread_not_found")
+    await ask(http, "/agui/words", said("hello"), mine)
+    stopped = await http.post("/agui/agent/words/stop/t-1", json={"runId": "a\x00b"}, headers=mine)
+    assert stopped.json() == {"stopped": True}

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 
-from narthex.testing import Running
-from tests.web.agui.agents import gates
-from tests.web.agui.client import Told, ask, bearer, real, said, stream, until
+from narthex.errors import DependencyError
+from narthex.ports.agents import Agent
+from narthex.testing import Running, gateway
+from tests.timing import within
+from tests.web.agui.agents import gates, patient
+from tests.web.agui.client import Told, ask, bearer, connecting, real, said, stream, until
 
 
 async def test_a_run_is_streamed_whole_and_belongs_to_the_thread(
@@ -167,3 +173,56 @@ async def test_a_busy_thread_does_as_the_request_says(running: Running, http: ht
     cancelled = await http.get(f"/agui/patient/runs/{real(told)}", headers=mine)
     assert '"outcome":{"type":"cancelled"}' in cancelled.text
     assert (await ask(http, "/agui/words", wish("idle", "reject"), mine)).text == "idle "
+
+
+@pytest.mark.parametrize("way", ["run", "connect", "watch"])
+async def test_a_stream_outlives_a_store_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """At a ping, or at the end of a run, a stream asks whether more is to come; without an answer it asks again, and
+    nothing is a bug.
+    """
+    gates.clear()
+    async with (
+        gateway(
+            tmp_path, agents=[Agent(name="patient", function=patient)], ping_interval_s=1.5, pong_timeout_s=1
+        ) as running,
+        httpx2.AsyncClient(base_url=running.http, trust_env=False, timeout=within(20)) as http,
+    ):
+        mine, told = bearer(running), Told()
+        assert running.gateway.parts is not None
+        parts = running.gateway.parts
+        asked: list[str] = []
+
+        async def away(*_: Any) -> Any:
+            asked.append(way)
+            raise DependencyError("store", "It is away.", "Wait.")
+
+        if way == "run":
+            path, body = "/agui/patient", said("gate-1")
+        else:
+            path = "/agui/patient/connect"
+            body = connecting(follow=True) if way == "watch" else connecting()
+        if way == "connect":
+            first = http.stream("POST", "/agui/patient", json=said("gate-1"), headers=mine)
+            async with first as response:
+                await stream(response, Told(), until=3)
+        async with http.stream("POST", path, json=body, headers=mine) as response:
+            reading = asyncio.create_task(stream(response, told))
+            await until(lambda: len(told.events) >= 3)
+            with monkeypatch.context() as patched:
+                for name in ("get", "active_in_thread"):
+                    patched.setattr(parts.store.runs, name, away)
+                patched.setattr(parts.store.threads, "get", away)
+                if way == "connect":
+                    gates.setdefault("gate-1", asyncio.Event()).set()
+                await until(lambda: bool(asked), 10)
+            gates.setdefault("gate-1", asyncio.Event()).set()
+            if way == "watch":
+                await ask(http, "/agui/patient", said("gate-1"), mine)
+                await until(lambda: told.kinds.count("RUN_FINISHED") == 2)
+                reading.cancel()
+            await asyncio.wait([reading])
+        assert told.kinds[-1] == "RUN_FINISHED"
+        assert told.text.endswith("begun ended")
+        assert b"narthex_bugs_total{" not in parts.meter.render()

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from narthex.domain import events as ev
-from narthex.domain.events import RUN_FINISHED, RUN_STARTED, Event
+from narthex.domain.events import RUN_STARTED, Event
 from narthex.ports.broker import Position
 
 
@@ -26,6 +26,7 @@ class Connected(msgspec.Struct, frozen=True, kw_only=True):
         messages: in AG-UI's form.
         state: of the agent; None: there is none.
         interrupts: open ones.
+        result: of the last run, if it finished and none goes on; None: there is none.
         at: every event that is not in `messages` comes after it.
         whole_runs: runs whose messages are in `messages`.
         preamble: whether the client needs it; a client that goes on after a cut has it.
@@ -42,6 +43,7 @@ class Connected(msgspec.Struct, frozen=True, kw_only=True):
     whole_runs: Collection[str]
     preamble: bool = True
     follow: bool = False
+    result: Any = None
 
     def opening(self) -> list[Event]:
         """The events of the preamble."""
@@ -51,5 +53,5 @@ class Connected(msgspec.Struct, frozen=True, kw_only=True):
         if self.state is not None:
             found.append(ev.state_snapshot(self.state))
         outcome = ev.interrupted(self.interrupts) if self.interrupts else ev.success()
-        found.append({"type": RUN_FINISHED, **names, "outcome": outcome})
+        found.append(ev.run_finished(self.thread_id, self.run_id, outcome, result=self.result))
         return found

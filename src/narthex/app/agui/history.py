@@ -114,6 +114,8 @@ def ended_run(run: EndedRun) -> dict[str, Any]:
         found |= {"error": run.error, "errorMessage": run.error_message}
     if usage := msgspec.json.decode(run.usage):
         found["usage"] = usage
+    if run.result not in ("", "null"):
+        found["result"] = msgspec.json.decode(run.result)
     return found | ({"interrupts": asked} if asked else {})
 
 

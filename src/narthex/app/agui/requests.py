@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from narthex.app.agui.connected import Connected
+from narthex.app.agui.early_stops import EarlyStops
 from narthex.app.agui.history import MAX_MESSAGES, interrupts, messages
 from narthex.app.agui.names import ClientNames
 from narthex.app.agui.run_input import Asked
@@ -21,9 +22,10 @@ from narthex.app.runs.engine import RunEngine
 from narthex.app.starting import RunStarter
 from narthex.app.thread_view import ThreadView
 from narthex.domain.channels import channel_key, thread_channel
+from narthex.domain.events import Event
 from narthex.domain.identity import Identity
 from narthex.domain.ids import valid_id
-from narthex.domain.runs import ACTIVE, run_not_found
+from narthex.domain.runs import ACTIVE, RunState, run_not_found
 from narthex.domain.threads import thread_not_found
 from narthex.errors import ClientError
 from narthex.ports.broker import Broker, Position
@@ -59,6 +61,7 @@ class AguiRequests:
         self._starter = starter
         self._store = store
         self._broker = broker
+        self._early_stops = EarlyStops()
 
     async def run(self, identity: Identity, asked: Asked, agent: str) -> FollowedRun:
         """Start the run that a request asks for, answer its questions, or find the run that it began before."""
@@ -67,6 +70,8 @@ class AguiRequests:
             run, since = await self._resumed(identity, asked, thread_id)
         else:
             run, since = await self._begun(identity, asked, thread_id, agent, create=create)
+        if self._early_stops.take(identity, asked.run_id):
+            await self._engine.requests.cancel(identity, run.run_id)
         parent = await self._client_name(run.tenant, run.parent_run_id)
         names = ClientNames(asked.thread_id, asked.run_id, parent)
         return FollowedRun(run, since, names, cancels=asked.wishes.on_disconnect == "cancel")
@@ -100,7 +105,16 @@ class AguiRequests:
             whole_runs={row.run_id for row in rows if row.run_id},
             preamble=preamble,
             follow=asked.wishes.follow,
+            result=await self._result(identity, view, agent) if view is not None else None,
         )
+
+    async def _result(self, identity: Identity, view: ThreadView, agent: str) -> Any:
+        """What the last run of a thread returned, for a client that was away at its end."""
+        last = view.outcomes[-1] if view.outcomes and not view.runs else None
+        if last is None or last.state != RunState.FINISHED or last.agent != agent:
+            return None
+        run = None if last.result else await self._store.runs.get(identity.tenant, last.run_id)  # a large one
+        return msgspec.json.decode(run.result if run is not None else last.result or "null")
 
     async def exists(self, identity: Identity, name: str) -> bool:
         """Whether the user has a thread of this name. Raises ClientError `thread_not_found` for another's."""
@@ -119,13 +133,30 @@ class AguiRequests:
             rows = page + rows
         return view, rows
 
+    async def before(self, identity: Identity, run_id: str) -> list[Event]:
+        """What lets a stock client drop the messages of a void attempt: the thread without those of the run; nothing to
+        a user who may not see it any more. It is no event of the run (`metadata.narthex.between`).
+        """
+        run = await self._store.runs.get(identity.tenant, run_id)
+        if run is None or await self._chat.role(identity, run.thread_id) is None:
+            return []
+        _, rows = await self.view(identity, run.thread_id, None, "")
+        kept = [row for row in rows if row.run_id != run_id]
+        between = {"metadata": {"narthex": {"between": True}}}
+        return [{"type": "MESSAGES_SNAPSHOT", "messages": messages(kept), **between}]
+
     async def thread(self, identity: Identity, name: str) -> tuple[str, bool]:
         """The thread that a client's `threadId` names, and whether it may have to be created.
 
         An id of the tenant's threads names that thread (404 unless the user is a member): the server makes ids, so
         another user cannot have taken it. Any other name is the user's own: two users' `main` are two threads.
         Earlier versions shared names within a tenant: for a member of such a thread, its name still names it.
+
+        Raises:
+            ClientError: `thread_not_found` (404): another user's, or no name at all.
         """
+        if not valid_id(name):  # no store takes every text
+            raise thread_not_found()
         if await self._store.threads.get(identity.tenant, name) is not None:
             await self._chat.require(identity, name)
             return name, False
@@ -145,11 +176,18 @@ class AguiRequests:
         Raises:
             ClientError: `run_not_found` (404).
         """
+        return (await self._all_named(identity, name))[0]
+
+    async def _all_named(self, identity: Identity, name: str) -> list[Run]:
+        """`named`, then the other runs of its thread that the user's clients gave the same name, newest first."""
+        if not valid_id(name):  # no store takes every text
+            raise run_not_found()
         run = await self._store.runs.get(identity.tenant, name)
         candidates = [run] if run is not None else await self._store.runs.by_client_run(identity.tenant, name)
         for run in sorted(candidates, key=lambda one: one.user_id != identity.subject):
             if await self._chat.role(identity, run.thread_id) is not None:
-                return run
+                place = (run.thread_id, run.user_id)
+                return [one for one in candidates if (one.thread_id, one.user_id) == place]
         raise run_not_found()
 
     async def names(self, tenant: str, thread: str, run_id: str, parent_run_id: str) -> ClientNames:
@@ -158,18 +196,27 @@ class AguiRequests:
         return ClientNames(thread, await self._client_name(tenant, run_id), parent)
 
     async def cancel(self, identity: Identity, name: str) -> dict[str, Any]:
-        """Cancel a run by its id or the client's name: `{run_id, state}`."""
-        run = await self.named(identity, name)
-        return await self._engine.requests.cancel(identity, run.run_id)
+        """Cancel a run by its id or the client's name: `{run_id, state}`. Where the client has given several runs of
+        the thread the same name, each of them that is queued or running ends, and the answer is about the first one.
+        """
+        runs = await self._all_named(identity, name)
+        ended = [
+            await self._engine.requests.cancel(identity, run.run_id)
+            for run in [run for run in runs if run.state in ACTIVE] or runs[:1]  # those that wait come first
+        ]
+        return ended[-1]
 
     async def cancel_thread(self, identity: Identity, name: str, run_name: str = "") -> None:
-        """Cancel the run of a thread that a client names, whether it goes on or not; without one in this thread, every
-        queued and running run of it.
+        """Cancel the run of a thread that a client names, whether it goes on or not, also one whose request is on its
+        way; without one in this thread, every queued and running run of it.
         """
         thread_id, _ = await self.thread(identity, name)
-        await self._chat.require(identity, thread_id)
-        named = await self._store.runs.by_client_run(identity.tenant, run_name) if run_name else []
+        known = valid_id(run_name)
+        named = await self._store.runs.by_client_run(identity.tenant, run_name) if known else []
         ours = [run for run in named if run.thread_id == thread_id]
+        if known and not ours:
+            self._early_stops.note(identity, run_name)
+        await self._chat.require(identity, thread_id)
         for run in ours:
             await self._engine.requests.cancel(identity, run.run_id)
         if not ours:

@@ -304,14 +304,19 @@ class RunEngine:
             and len(self._local_runs.leases) < limits.max_running
         )
 
-    async def require_room(self, identity: Identity, thread_id: str, *, queue: bool = True) -> None:
-        """Check whether one more run may wait in the thread, before a message is sent in it.
+    async def require_room(
+        self, identity: Identity, thread_id: str, *, queue: bool = True, run_id: str = ""
+    ) -> None:
+        """Check whether one more run may wait in the thread, before a message is sent in it. `run_id`: the run, which
+        may be there already: the same request came twice.
 
         Raises:
             ClientError: `queue_full` (429), `thread_busy` (409) without `queue`.
         """
         limit = self._services.limits.thread_queue
         active = await self._services.runs.active_in_thread(identity.tenant, thread_id)
+        if any(run.run_id == run_id for run in active):
+            return
         if active and not queue:
             raise thread_busy()
         if active and sum(run.state == RunState.QUEUED for run in active) >= limit:

@@ -9,6 +9,7 @@ does the store mark it as over. The next owner repeats the missing steps; all ar
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -112,6 +113,7 @@ class Execution:
         self.session: AgentSession | None = None
         self.given = given or AgentInput()
         self.steered_by: dict[str, Identity] = {}
+        self._steered: set[str] = set()  # ids of the texts that its agent was given
 
     # -- from outside --------------------------------------------------------------------------------------
 
@@ -141,18 +143,21 @@ class Execution:
             DependencyError: the log cannot be reached.
         """
         session = self.session
-        if self.ending or session is None or not session.accepts_steering:
+        if self.ending or session is None:
             return False
-        if message_id and not session.reads_steering:
+        again = message_id in self._steered or self.journal.log.steered.knows(message_id)
+        if not again and (not session.accepts_steering or (message_id and not session.reads_steering)):
             return False
         self.steered_by[by.subject] = by
         given = SteeredText(
             steer_id=message_id or uuid.uuid4().hex, text=text, by=by.subject, message_id=message_id
         )
         try:
-            # Without a wait between them: so the agent is not unbound meanwhile, and no text is over the limit.
-            self.intake.add_own(given.accepted())
-            session.steer_with(given)
+            if not again:  # else the same message came twice: the agent gets it once
+                # Without a wait between them: so the agent is not unbound meanwhile, and no text is over the limit.
+                self.intake.add_own(given.accepted())
+                session.steer_with(given)
+                self._steered.add(given.steer_id)
             await self.journal.flush()
         except (OwnershipLost, AgentFault):
             return False  # the run ends, or continues elsewhere
@@ -270,7 +275,13 @@ class Execution:
             await self._start()
             self.services.meter.observe("run_start_seconds", max(0.0, self.services.now() - run.created_at))
         if restart:
+            changed = self.journal.log.agent_state.changed
             await self.intake.restart(restart)
+            if changed:  # what the void attempt did to the state is void for clients too
+                with contextlib.suppress(AgentFault):  # a state that no event can hold
+                    await self.intake.own(
+                        ev.state_snapshot({} if self.given.state is None else self.given.state)
+                    )
         for opening in openings:
             await self.intake.own(opening)
         await self.journal.flush()
@@ -399,6 +410,7 @@ async def finish(
         error_message=ended.error_message,
         now=ended.finished_at or services.now(),
         usage=ended.usage,
+        result=ended.result,
         agent_state=await log_state.agent_state.after(given.state, lambda: asyncio.sleep(0)),
     )
     if not kept:

@@ -77,17 +77,38 @@ class RunRequests:
                 seen = execution.journal.log.terminal
                 state = state if seen is None else str(state_after(seen))  # its row is being written
             else:
-                await self._to_owner(run.owner, {"op": "cancel", "run_id": run_id, "by": identity.subject})
+                # The store has the request, and the owner looks there: a broker that is away delays the end only.
+                with contextlib.suppress(DependencyError, TimeoutError):
+                    async with asyncio.timeout(CLOSE_S):
+                        await self._to_owner(
+                            run.owner, {"op": "cancel", "run_id": run_id, "by": identity.subject}
+                        )
         elif run.unclosed:
             with contextlib.suppress(DependencyError):  # a loop does it later
                 await self._closed(run)
         return {"run_id": run_id, "state": state}
 
-    async def cancel_thread(self, identity: Identity, thread_id: str) -> None:
-        """Cancel every queued and running run of a thread of the user, and the answers to the messages that wait for a
-        running agent, which has not taken them (`busy: steer`).
+    async def cancel_thread(self, identity: Identity, thread_id: str, *, but: str = "") -> None:
+        """Cancel every queued and running run of a thread of the user except the run `but`, and the answers to the
+        messages that wait for a running agent, which has not taken them (`busy: steer`).
         """
-        for run in reversed(await self._services.runs.active_in_thread(identity.tenant, thread_id)):
+        active = await self._services.runs.active_in_thread(identity.tenant, thread_id)
+        await self._cancel_all(identity, [run for run in active if run.run_id != but])
+
+    async def cancel_before(self, identity: Identity, thread_id: str, run_id: str) -> None:
+        """As `cancel_thread`, but only what a queued run waits for: the runs before it, and the one that is running. So
+        of two runs that do this at the same moment on two nodes, one is left: a run that runs cancels nothing, and of
+        two queued ones the later one is not claimed first.
+        """
+        active = await self._services.runs.active_in_thread(identity.tenant, thread_id)
+        place = next((at for at, run in enumerate(active) if run.run_id == run_id), None)
+        if place is None or active[place].state != RunState.QUEUED:
+            return
+        running = [run for run in active[place:] if run.state == RunState.RUNNING]
+        await self._cancel_all(identity, active[:place] + running)
+
+    async def _cancel_all(self, identity: Identity, active: list[Run]) -> None:
+        for run in reversed(active):
             if run.state == RunState.RUNNING:
                 # The run must stop also where its log cannot be read.
                 with contextlib.suppress(DependencyError, TimeoutError):
@@ -214,6 +235,7 @@ class RunRequests:
             "count": run.count,
             "digest": run.digest,
             "usage": msgspec.json.decode(run.usage),
+            "result": msgspec.json.decode(run.result),
             "error": run.error,
             "attempt": run.attempt,
             "queue_position": position,

@@ -108,6 +108,7 @@ class RunLogState:
             count=self.seq,
             digest=str(end.get("digest", "")),
             usage=msgspec.json.encode(end.get("usage", [])).decode(),
+            result=msgspec.json.encode(end.get("result")).decode(),
             error=error,
             error_message=str(end.get("message", "")) if error else "",
             finished_at=run.finished_at

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -36,7 +37,6 @@ from narthex.domain import endpoints
 from narthex.domain.channels import thread_channel
 from narthex.domain.events import Event
 from narthex.domain.identity import Identity, IdentityClass
-from narthex.domain.moments import MOMENT_RULE, valid_moment
 from narthex.domain.refusals import TABLE, Refusal
 from narthex.errors import ClientError, DependencyError
 from narthex.ports.edge import Decision, Deny, UpgradeHandler
@@ -47,7 +47,7 @@ from narthex.web.agui.capabilities import capabilities
 from narthex.web.agui.stream import Ended, RunStream, event_id, position_of
 from narthex.web.agui.thread_stream import ThreadEvents, thread_blocks
 from narthex.web.fallbacks import StreamedAnswer
-from narthex.web.fields import bounded_body
+from narthex.web.fields import bounded_body, moment_and_id
 from narthex.web.paths import root_path
 from narthex.web.problems import client_error, problem
 from narthex.web.request_rules import RequestAuthenticator, abort_of, head_of
@@ -269,16 +269,8 @@ class AguiRoutes:
             if not await self._requests.exists(found, name):
                 return self._json(request, EMPTY_THREAD | {"threadId": name})
             thread_id, _ = await self._requests.thread(found, name)
-            query = request.query_params
-            try:
-                before = float(query["before"]) if "before" in query else None
-                if before is not None and not valid_moment(before):
-                    raise ValueError(before)
-            except ValueError as fault:
-                raise ClientError(
-                    "bad_params", "`before` is not a moment.", f"Send `next` as it came, in {MOMENT_RULE}."
-                ) from fault
-            view, rows = await self._requests.view(found, thread_id, before, query.get("beforeId", ""))
+            before, before_id = moment_and_id(request, "before", "beforeId", status=400)
+            view, rows = await self._requests.view(found, thread_id, before, before_id)
         except ClientError as fault:
             return self._failed(request, fault)
         return self._json(
@@ -363,7 +355,10 @@ class AguiRoutes:
         run = followed.run
 
         async def is_over() -> bool:
-            kept = await self._store.runs.get(run.tenant, run.run_id)
+            try:
+                kept = await self._store.runs.get(run.tenant, run.run_id)
+            except DependencyError:  # asked again at the next ping
+                return False
             return kept is None or kept.over
 
         def ended() -> None:
@@ -372,7 +367,13 @@ class AguiRoutes:
                 self._tasks.spawn(self._left(identity, run.run_id))
 
         headers = {**self._stream_headers(request, run.thread_id), "Narthex-Run": run.run_id}
-        events = stream.events(run.run_id, followed.names, over=run.over, is_over=is_over)
+        events = stream.events(
+            run.run_id,
+            followed.names,
+            over=run.over,
+            is_over=is_over,
+            before=partial(self._requests.before, identity),
+        )
         return StreamedAnswer(events, "text/event-stream", headers, ended)
 
     def _thread_answer(
@@ -383,13 +384,19 @@ class AguiRoutes:
             return await self._requests.names(identity.tenant, thread.thread_id, *ids)
 
         async def is_idle(ended: Collection[str]) -> bool:
-            active = await self._store.runs.active_in_thread(identity.tenant, thread.real_id)
+            try:
+                active = await self._store.runs.active_in_thread(identity.tenant, thread.real_id)
+            except DependencyError:  # as above
+                return False
             return all(run.run_id in ended for run in active)
 
         async def appears() -> str:
-            return await self._requests.existing(identity, thread.thread_id)
+            with contextlib.suppress(DependencyError):  # as above
+                return await self._requests.existing(identity, thread.thread_id)
+            return ""
 
-        blocks = thread_blocks(stream, thread, ThreadEvents(thread, names), is_idle, appears)
+        feed = ThreadEvents(thread, names, partial(self._requests.before, identity))
+        blocks = thread_blocks(stream, thread, feed, is_idle, appears)
         headers = self._stream_headers(request, thread.real_id)
         return StreamedAnswer(blocks, "text/event-stream", headers, stream.close)
 

@@ -9,6 +9,7 @@ event's `metadata.narthex`; the stream ends with the run and never ends the run.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,8 +17,8 @@ from typing import Any, Final
 
 from narthex.app.agui.names import ClientNames, pure
 from narthex.app.connection import Connection
-from narthex.domain.events import TERMINAL, Event
-from narthex.errors import ClientError
+from narthex.domain.events import TERMINAL, Event, voids_attempt
+from narthex.errors import ClientError, DependencyError
 from narthex.ports.broker import Position
 from narthex.protocol.client import ClientSession, Message, Ping, Push, Reply, StreamPosition
 from narthex.protocol.codes import Disconnect
@@ -109,7 +110,13 @@ class RunStream:
             )
 
     async def events(
-        self, run_id: str, names: ClientNames, *, over: bool, is_over: Callable[[], Awaitable[bool]]
+        self,
+        run_id: str,
+        names: ClientNames,
+        *,
+        over: bool,
+        is_over: Callable[[], Awaitable[bool]],
+        before: Callable[[str], Awaitable[list[Event]]],
     ) -> AsyncIterator[bytes]:
         """The run's events as SSE text, to its terminal event or the connection's end.
 
@@ -119,15 +126,25 @@ class RunStream:
             over: whether the run was over before `join`: then all of it was recovered, and the stream does not wait.
             is_over: returns whether it is over now; called at pings. If it was over a whole ping ago, the client's own
                 position is past the run's end, and the stream ends.
+            before: events that put a client back to before the run, which come before the one that says that its agent
+                begins anew.
         """
-        async for block in self._blocks(run_id, names, over=over, is_over=is_over):
-            yield block
+        # A client goes on after its last event where an engine is away at a moment at which the stream cannot.
+        with contextlib.suppress(DependencyError):
+            async for block in self._blocks(run_id, names, over=over, is_over=is_over, before=before):
+                yield block
         self._over = (
             True  # not where the client left: it closes the generator at a `yield`, or cancels its task
         )
 
     async def _blocks(
-        self, run_id: str, names: ClientNames, *, over: bool, is_over: Callable[[], Awaitable[bool]]
+        self,
+        run_id: str,
+        names: ClientNames,
+        *,
+        over: bool,
+        is_over: Callable[[], Awaitable[bool]],
+        before: Callable[[str], Awaitable[list[Event]]],
     ) -> AsyncIterator[bytes]:
         was_over = False
         while self._messages or not over:
@@ -140,6 +157,9 @@ class RunStream:
                 now_over = await is_over()
                 over, was_over = over or (now_over and was_over), now_over
             elif found and found[1].get("runId") == run_id and "seq" in found[1]:
+                if voids_attempt(found[1]):
+                    for event in await before(run_id):  # without an id: after a cut here they come again
+                        yield b"data: %s\n\n" % encode_json(event)
                 yield b"id: %s\ndata: %s\n\n" % (found[0], encode_json(pure(found[1], names)))
                 if found[1]["type"] in TERMINAL:
                     return

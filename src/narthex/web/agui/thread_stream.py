@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from narthex.app.agui.connected import Connected
 from narthex.app.agui.names import ClientNames, pure
 from narthex.domain.channels import thread_channel
-from narthex.domain.events import RUN_STARTED, TERMINAL, Event
-from narthex.errors import ClientError
+from narthex.domain.events import RUN_STARTED, TERMINAL, Event, voids_attempt
+from narthex.errors import ClientError, DependencyError
 from narthex.ports.broker import Position
 from narthex.protocol.replies import encode_json
 from narthex.web.agui.stream import HEART_BEAT, Ended, RunStream, event_id
@@ -39,15 +39,22 @@ class ThreadEvents:
     Args:
         thread: as it was.
         names: the client's names of a run, by its id.
+        before: events that put a client back to before a run whose agent begins anew, by its id.
 
     Attributes:
         current: the run that is under way; empty: none.
         ended: runs of which no further event is streamed.
     """
 
-    def __init__(self, thread: Connected, names: Callable[[Event], Awaitable[ClientNames]]) -> None:
+    def __init__(
+        self,
+        thread: Connected,
+        names: Callable[[Event], Awaitable[ClientNames]],
+        before: Callable[[str], Awaitable[list[Event]]],
+    ) -> None:
         self._thread = thread
         self._names_of = names
+        self._before = before
         self._names = ClientNames("", "")
         self._known = {message["id"] for message in thread.messages}
         self._between: list[Event] = []
@@ -68,6 +75,12 @@ class ThreadEvents:
             self.ended.add(run_id)
             return []
         out = [pure(event, self._names)]
+        if voids_attempt(event):
+            before = await self._before(run_id)
+            for snapshot in before:  # it has what users sent meanwhile
+                self._known.update(message["id"] for message in snapshot.get("messages", ()))
+                self._between = []
+            out = before + out
         if event["type"] == RUN_STARTED:
             out += self._between
             self._between = []
@@ -135,7 +148,10 @@ async def thread_blocks(
             done, was_over = done or (now_over and was_over), now_over
         elif found:
             position, event = found
-            events = await feed.take(event)
+            try:
+                events = await feed.take(event)
+            except DependencyError:  # its client goes on after its last event
+                return
             for out in events:
                 yield block(position if out is events[-1] else b"", out)
             if events and events[-1]["type"] in TERMINAL:

@@ -24,7 +24,6 @@ from narthex.domain.channels import channel_key, parse_channel
 from narthex.domain.identity import OPERATOR, Identity
 from narthex.domain.ids import user_key
 from narthex.domain.json_depth import MAX_EVENT_DEPTH, json_depth_exceeds
-from narthex.domain.moments import MOMENT_RULE, valid_moment
 from narthex.domain.refusals import Refusal
 from narthex.errors import ClientError
 from narthex.ports.broker import Broker, Control
@@ -44,6 +43,7 @@ from narthex.web.api.operations import (
     json_answer,
     operation,
 )
+from narthex.web.fields import moment_and_id, whole_number
 from narthex.web.problems import client_error, problem
 
 
@@ -222,20 +222,9 @@ class ServerApi:
     # -- a person's own data -------------------------------------------------------------------------------
 
     async def _threads(self, identity: Identity, request: Request) -> object:
-        before = request.query_params.get("before")
-        try:
-            moment = float(before) if before else None
-            limit = max(1, min(200, int(request.query_params.get("limit", "50"))))
-            if moment is not None and not valid_moment(moment):
-                raise ValueError(before)
-        except ValueError as fault:
-            raise ClientError(
-                "bad_params",
-                "`before` or `limit` is not a number.",
-                f"Give `before` in {MOMENT_RULE}.",
-                number=422,
-            ) from fault
-        return {"threads": await self._chat.threads_of(identity, moment, limit)}
+        moment, before_id = moment_and_id(request, "before", "before_id")
+        limit = whole_number(request, "limit", 50, most=200)
+        return {"threads": await self._chat.threads_of(identity, moment, limit, before_id)}
 
     async def _thread(self, identity: Identity, request: Request) -> object:
         return await self._chat.view(identity, request.path_params["thread_id"], None, 200)

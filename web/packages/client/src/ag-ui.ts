@@ -19,6 +19,7 @@ import {
   refusalOf,
   sleep,
   TERMINAL,
+  voidsAttempt,
   type RunProof,
   type StreamRequest,
   type Wire,
@@ -70,6 +71,8 @@ export class NarthexAgent extends HttpAgent {
   #socket: Connection | null = null;
   /** The run that this agent streams, by the client's name; empty: none. */
   #running = "";
+  /** Settled once the gateway has the run that this agent began last, or the request for it has failed. */
+  #accepted: Promise<void> = Promise.resolve();
   /** Leaves what this agent or its follower streams. */
   #leave: () => void = () => undefined;
   /** Runs that this agent began. */
@@ -123,7 +126,8 @@ export class NarthexAgent extends HttpAgent {
     if (runId === "") return leave();
     const timer = setTimeout(leave, END_AFTER_CANCEL_MS);
     (timer as { unref?: () => void }).unref?.(); // in Node it must not keep the process alive
-    this.cancel(runId).catch(leave);
+    // The user may be faster than the request: a cancellation that overtook it would find no run.
+    this.#accepted.then(() => this.cancel(runId)).catch(leave);
   }
 
   /** Cancel a run by the gateway's id or the client's; resolves to its state. */
@@ -224,6 +228,8 @@ export class NarthexAgent extends HttpAgent {
       if (!connects) outer.addEventListener("abort", stop); // a connection outlives a run that was aborted before
       const noting = this.#follows ?? this;
       noting.#leave = stop;
+      let accept = (): void => undefined;
+      if (!connects) this.#accepted = new Promise((resolve) => (accept = resolve));
       let over = false; // the run of a follower: the next one is brought in by itself
       const proofs = new Proofs();
       const calls = new OpenCalls();
@@ -234,10 +240,12 @@ export class NarthexAgent extends HttpAgent {
         calls.take(event);
         subscriber.next(calls.open ? (unsettled(event) as unknown as BaseEvent) : (event as unknown as BaseEvent));
       };
-      this.#pump(path, input, connects, controller.signal, emit).then(
-        () => subscriber.complete(),
-        (error: unknown) => (controller.signal.aborted ? subscriber.complete() : subscriber.error(error)),
-      );
+      this.#pump(path, input, connects, controller.signal, emit, accept)
+        .finally(accept)
+        .then(
+          () => subscriber.complete(),
+          (error: unknown) => (controller.signal.aborted ? subscriber.complete() : subscriber.error(error)),
+        );
       return () => {
         outer.removeEventListener("abort", stop);
         controller.abort();
@@ -258,11 +266,22 @@ export class NarthexAgent extends HttpAgent {
     return false;
   }
 
-  async #pump(path: string, input: RunAgentInput, connects: boolean, signal: AbortSignal, emit: (event: Wire) => void): Promise<void> {
+  async #pump(
+    path: string,
+    input: RunAgentInput,
+    connects: boolean,
+    signal: AbortSignal,
+    emit: (event: Wire) => void,
+    onOpen?: () => void,
+  ): Promise<void> {
     const follows = followed(input);
     const until = !connects ? "run" : follows ? "never" : "idle";
     const retries = follows ? Infinity : (this.#config.retries ?? DEFAULT_RETRIES); // a device may sleep for hours
-    if (this.#socket !== null) return (await this.#socket.open()).read({ agent: agentOf(this.url), input: { ...input }, until, retries }, signal, emit);
+    const opening = onOpen === undefined ? {} : { onOpen };
+    if (this.#socket !== null) {
+      const socket = await this.#socket.open();
+      return socket.read({ agent: agentOf(this.url), input: { ...input }, until, retries, ...opening }, signal, emit);
+    }
     const request: StreamRequest = {
       url: `${this.url}${path}`,
       body: JSON.stringify(input),
@@ -270,6 +289,7 @@ export class NarthexAgent extends HttpAgent {
       fetch: this.fetch,
       until,
       retries,
+      ...opening,
     };
     return readEvents(request, signal, emit);
   }
@@ -308,7 +328,7 @@ class OpenCalls {
   }
 
   take(event: Wire): void {
-    if (event.type === "RUN_STARTED") this.#ids.clear();
+    if (event.type === "RUN_STARTED" || voidsAttempt(event)) this.#ids.clear();
     else if (event.type === "TOOL_CALL_START") this.#ids.add(event["toolCallId"]);
     else if (event.type === "TOOL_CALL_RESULT") this.#ids.delete(event["toolCallId"]);
   }

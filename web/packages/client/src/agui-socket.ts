@@ -8,7 +8,7 @@
 
 import type { Centrifuge, Subscription } from "centrifuge";
 
-import { AguiRefusal, POSITION_LOST, sleep, TERMINAL, Unreachable, type Wire } from "./agui-stream.ts";
+import { AguiRefusal, POSITION_LOST, sleep, TERMINAL, Unreachable, voidsAttempt, type Wire } from "./agui-stream.ts";
 import { narthexWebSocket, type WebSocketConstructor } from "./websocket.ts";
 
 export interface SocketOptions {
@@ -28,6 +28,8 @@ export interface SocketRequest {
   until: "run" | "idle" | "never";
   /** Failed attempts to connect or to ask, one after the other. */
   retries: number;
+  /** Called when the gateway has the run. */
+  onOpen?: () => void;
 }
 
 const FIRST_RETRY_MS = 250;
@@ -147,12 +149,14 @@ export class AguiSocket {
   async #run(client: Centrifuge, request: SocketRequest, inbox: Inbox, emit: (event: Wire) => void): Promise<void> {
     const input = { ...request.input, messages: news(request.input["messages"] as Message[]) };
     const reply = await inbox.ask<Reply>("agui.run", { agent: request.agent, input });
+    request.onOpen?.();
     const { threadId, runId } = request.input;
     const names = { threadId, runId, parentRunId: reply.parent_run_id ?? "" };
     await this.#listening(client, reply, inbox, async () => {
       for (;;) {
         const event = await inbox.next();
         if (event === null || event["runId"] !== reply.run_id || event["seq"] === undefined) continue;
+        if (voidsAttempt(event)) for (const before of await this.#before(inbox, request, reply.run_id as string)) emit(before);
         emit(pure(event, names));
         if (TERMINAL.has(event.type)) return;
       }
@@ -168,7 +172,11 @@ export class AguiSocket {
       await inbox.noticed(); // the thread is not there yet: another device may begin it
       reply = await inbox.ask<Reply>("agui.connect", params);
     }
-    const feed = new Feed(reply, (runId) => this.#names(inbox, request.input.threadId, runId));
+    const feed = new Feed(
+      reply,
+      (runId) => this.#names(inbox, request.input.threadId, runId),
+      (runId) => this.#before(inbox, request, runId),
+    );
     await this.#listening(client, reply, inbox, async () => {
       let look = true;
       for (;;) {
@@ -191,6 +199,13 @@ export class AguiSocket {
   async #names(inbox: Inbox, threadId: string, runId: string): Promise<Names> {
     const found = await inbox.ask<{ run_id: string; parent_run_id: string }>("agui.names", { run_id: runId });
     return { threadId, runId: found.run_id, parentRunId: found.parent_run_id };
+  }
+
+  /** The thread as it was before a run whose agent begins anew: what the void attempt has shown is dropped by it. */
+  async #before(inbox: Inbox, request: SocketRequest, runId: string): Promise<Wire[]> {
+    const { events = [], ended = [] } = await inbox.ask<Reply>("agui.connect", { agent: request.agent, input: { ...request.input, messages: [] } });
+    if (ended.includes(runId)) return []; // its messages are in the thread by now
+    return events.filter(({ type }) => type === "MESSAGES_SNAPSHOT").map((event) => ({ ...event, metadata: { narthex: { between: true } } }));
   }
 
   /** Whether no run of the thread is queued or running, but for those whose end was emitted. */
@@ -410,10 +425,12 @@ class Feed {
   current = "";
   readonly #known: Set<unknown>;
   readonly #namesOf: (runId: string) => Promise<Names>;
+  readonly #before: (runId: string) => Promise<Wire[]>;
   #names: Names = { threadId: "", runId: "", parentRunId: "" };
   #between: Wire[] = [];
 
-  constructor(reply: Reply, namesOf: (runId: string) => Promise<Names>) {
+  constructor(reply: Reply, namesOf: (runId: string) => Promise<Names>, before: (runId: string) => Promise<Wire[]>) {
+    this.#before = before;
     const snapshot = reply.events?.find((event) => event.type === "MESSAGES_SNAPSHOT");
     this.ended = new Set(reply.ended);
     this.#known = new Set(((snapshot?.["messages"] ?? []) as { id: string }[]).map((message) => message.id));
@@ -433,6 +450,14 @@ class Feed {
       return [];
     }
     const out = [pure(event, this.#names)];
+    if (voidsAttempt(event)) {
+      const before = await this.#before(runId);
+      for (const snapshot of before) {
+        for (const { id } of (snapshot["messages"] ?? []) as { id: string }[]) this.#known.add(id);
+        this.#between = []; // the snapshot has what users sent meanwhile
+      }
+      out.unshift(...before);
+    }
     if (event.type === "RUN_STARTED") out.push(...this.#between.splice(0));
     if (TERMINAL.has(event.type)) {
       this.ended.add(runId);

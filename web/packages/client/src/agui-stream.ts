@@ -165,6 +165,11 @@ export function metaOf(event: Wire): Record<string, unknown> {
   return (metadata?.["narthex"] ?? {}) as Record<string, unknown>;
 }
 
+/** Whether the agent begins anew: everything that its run has shown before is void. */
+export function voidsAttempt(event: Wire): boolean {
+  return event.type === "CUSTOM" && event["name"] === "narthex.restarted";
+}
+
 /** Collects the events of one run after the other. */
 export class Proofs {
   #events: Wire[] = [];

@@ -87,6 +87,8 @@ export class NarthexChatTransport<Message extends UIMessage = UIMessage> impleme
   readonly #loaded = new Map<string, StoredChat>();
   /** Of each chat: how often `reconnectToStream` was called. */
   readonly #reconnects = new Map<string, number>();
+  /** Of each chat: the agent's state, as the last run that the page has seen left it. */
+  readonly #states = new Map<string, Json>();
   /** Runs that this page has started or followed, by both names. */
   readonly #ours = new Set<string>();
 
@@ -111,11 +113,13 @@ export class NarthexChatTransport<Message extends UIMessage = UIMessage> impleme
     const runId = uuid();
     // An approval may belong to an earlier answer than the last one.
     const last = messages.find((message) => message.id === messageId) ?? messages.at(-1);
-    const input = this.#input(chatId, runId, last, (body ?? {}) as NarthexChatBody);
+    const sent = (body ?? {}) as NarthexChatBody;
+    const input = this.#input(chatId, runId, last, sent);
+    if (typeof sent.state === "object" && sent.state !== null && Object.keys(sent.state).length > 0) this.#states.set(chatId, sent.state);
     this.#ours.add(runId);
     this.#loaded.delete(chatId);
     const request = this.#request(this.#url, headers, JSON.stringify(input));
-    return this.#streamed(request, runId, last?.role === "assistant" ? last : undefined, [], abortSignal, () => true);
+    return this.#streamed(chatId, request, runId, last?.role === "assistant" ? last : undefined, [], abortSignal, () => true);
   }
 
   /** For the SDK (`resume: true`, `resumeStream()`): the run that is under way, from its beginning; null: there is none. */
@@ -137,7 +141,7 @@ export class NarthexChatTransport<Message extends UIMessage = UIMessage> impleme
     const over = (): void => {
       if (this.#loaded.get(chatId) === stored) this.#loaded.delete(chatId);
     };
-    return this.#streamed(this.#request(path, headers), runId, continued, before, abortSignal, stops, over);
+    return this.#streamed(chatId, this.#request(path, headers), runId, continued, before, abortSignal, stops, over);
   }
 
   /**
@@ -221,6 +225,7 @@ export class NarthexChatTransport<Message extends UIMessage = UIMessage> impleme
    * `stops`: asked after the SDK's abort, whether it is for `stop()`.
    */
   async #streamed(
+    chatId: string,
     request: StreamRequest,
     runId: string,
     continued: UIMessage | undefined,
@@ -247,14 +252,17 @@ export class NarthexChatTransport<Message extends UIMessage = UIMessage> impleme
       if (!left) for (const chunk of chunks) out.enqueue(chunk);
     };
 
-    const chunks = new RunChunks(continued, this.#isClientTool);
+    const chunks = new RunChunks(continued, this.#isClientTool, this.#states.get(chatId) ?? null);
     const proofs = new Proofs();
     let ended = Promise.resolve();
     const reading = readEvents({ ...request, onOpen: () => accepted(true) }, controller.signal, (event) => {
       if (event.type === "RUN_STARTED") this.#ours.add(String(metaOf(event)["runId"]));
       const proof = proofs.take(event);
       if (proof === null) write(event.type === "RUN_STARTED" && before.length > 0 ? resumed(before, chunks.take(event)) : chunks.take(event));
-      else ended = proof.then((found) => write(chunks.end(event, found)));
+      else {
+        this.#states.set(chatId, chunks.state);
+        ended = proof.then((found) => write(chunks.end(event, found)));
+      }
     }).then(async () => {
       await ended;
       if (!controller.signal.aborted) over();
@@ -291,7 +299,9 @@ export class NarthexChatTransport<Message extends UIMessage = UIMessage> impleme
     const attempts = this.#options.retries ?? DEFAULT_RETRIES;
     try {
       const answer = await this.#answer(url, () => this.#headers(headers), { ...(signal === undefined ? {} : { signal }) }, attempts);
-      return new StoredChat((await answer.json()) as StoredThread, this.#isClientTool);
+      const stored = new StoredChat((await answer.json()) as StoredThread, this.#isClientTool);
+      this.#states.set(chatId, stored.state);
+      return stored;
     } catch (error) {
       if (!(error instanceof AguiRefusal) || error.status !== 404) throw error;
       return new StoredChat({ messages: [], messageRuns: {}, runs: [], endedRuns: [] }, this.#isClientTool);

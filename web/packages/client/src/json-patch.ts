@@ -12,15 +12,65 @@ export interface Operation {
 
 /** Of one patch's `copy` operations together, in UTF-16 units of their JSON: thirty of them make a gigabyte of a kilobyte. */
 const MAX_COPIED = 1_048_576;
+/** A document's bytes as JSON, and its levels: as the gateway keeps it (`src/narthex/domain/json_patch.py`). */
+const MAX_BYTES = 262_144;
+const MAX_DEPTH = 126;
 
 /** The value after the operations; `document` itself is not changed. Throws a RangeError where one cannot be applied. */
 export function patched(document: Json, operations: readonly Operation[]): Json {
-  let left = MAX_COPIED;
-  return operations.reduce((value, operation) => {
-    if (operation.op === "copy") left -= JSON.stringify(found(value, pointer(operation.from ?? ""))).length;
-    if (left < 0) throw new RangeError("The copies of one patch are too large together.");
-    return applied(value, operation);
+  return change(document, operations).value;
+}
+
+function change(document: Json, operations: readonly Operation[]): { value: Json; copied: number } {
+  let copied = 0;
+  const value = operations.reduce((here, operation) => {
+    if (operation.op === "copy") copied += JSON.stringify(found(here, pointer(operation.from ?? ""))).length;
+    if (copied > MAX_COPIED) throw new RangeError("The copies of one patch are too large together.");
+    return applied(here, operation);
   }, structuredClone(document));
+  return { value, copied };
+}
+
+/**
+ * A document that patches change one after the other, up to the size and the depth up to which the gateway keeps it:
+ * patches of a kilobyte can double it each. Beyond them it is null, and later patches change nothing.
+ */
+export class PatchedDocument {
+  #value: Json;
+  #tooLarge = false;
+  /** Bytes that it may still grow, at least; negative: unknown. */
+  #room = -1;
+
+  constructor(value: Json) {
+    this.#value = value;
+  }
+
+  get value(): Json {
+    return this.#value;
+  }
+
+  /** Apply a patch whole. Throws a RangeError where it does not fit, and changes nothing then. */
+  apply(operations: readonly Operation[]): void {
+    if (this.#tooLarge) return;
+    const { value, copied } = change(this.#value, operations);
+    this.#value = value;
+    this.#room -= 3 * (JSON.stringify(operations).length + copied); // a unit has three bytes at most
+    if (this.#room >= 0 && depthOf(value) <= MAX_DEPTH) return;
+    this.#room = MAX_BYTES - new TextEncoder().encode(JSON.stringify(value)).length;
+    this.#tooLarge = this.#room < 0 || depthOf(value) > MAX_DEPTH;
+    if (this.#tooLarge) this.#value = null;
+  }
+}
+
+/** The levels of a value; without recursion, because it may have thousands. */
+function depthOf(value: Json): number {
+  let depth = 0;
+  for (let level: Json[] = [value]; level.length > 0; depth += 1) {
+    const inner = level.filter((one) => typeof one === "object" && one !== null);
+    if (inner.length === 0) break;
+    level = inner.flatMap((one) => Object.values(one as object) as Json[]);
+  }
+  return depth;
 }
 
 function applied(document: Json, { op, path, from, value }: Operation): Json {

@@ -11,7 +11,7 @@ import type { UIMessage, UIMessageChunk } from "ai";
 
 import { metaOf, type RunProof, type Wire } from "./agui-stream.ts";
 import { interruptsOf, isTerminal, outcomeOf, type AguiEvent, type Interrupt, type Json } from "./events.ts";
-import { patched, type Operation } from "./json-patch.ts";
+import { PatchedDocument, type Operation } from "./json-patch.ts";
 
 /** What `metadata.narthex` of an assistant's message says. */
 export interface RunMetadata {
@@ -22,7 +22,7 @@ export interface RunMetadata {
   complete?: boolean | null;
   /** AG-UI's TokenUsage entries. */
   usage?: Json;
-  /** The agent's own result. Of runs that were streamed. */
+  /** The agent's own result; after a reload where it has up to 4 KB. */
   result?: Json;
   /** Of a run that failed. */
   error?: { code: string; message: string };
@@ -69,16 +69,25 @@ export class RunChunks {
   #runId = "";
   #pendingClientTool = false;
   #stopReason = "";
-  #state: Json = null;
+  readonly #before: Json;
+  #state: PatchedDocument;
+  #stateChanged = false;
 
-  /** `continued`: the message that the run goes on with, if it begins none. */
-  constructor(continued: UIMessage | undefined, isClientTool: (name: string) => boolean) {
+  /** `continued`: the message that the run goes on with, if it begins none. `state`: the agent's before the run. */
+  constructor(continued: UIMessage | undefined, isClientTool: (name: string) => boolean, state: Json) {
     this.#continued = continued;
+    this.#before = state ?? {};
+    this.#state = new PatchedDocument(this.#before);
     this.#isClientTool = isClientTool;
     for (const part of continued?.parts ?? []) {
       if ("toolCallId" in part) this.#earlierCalls.add(part.toolCallId);
       if (part.type === "data-interrupt") this.#asked.set(part.id ?? "", part.data as AskedInterrupt);
     }
+  }
+
+  /** The agent's state as the run has left it so far. */
+  get state(): Json {
+    return this.#state.value;
   }
 
   /** The chunks of one more event, but for the run's last one. */
@@ -133,8 +142,8 @@ export class RunChunks {
       case "STEP_FINISHED":
         return [transient("step", { name: event.stepName, done: event.type === "STEP_FINISHED" })];
       case "STATE_SNAPSHOT":
-        this.#state = (event["snapshot"] ?? null) as Json;
-        return [transient("state", this.#state)];
+        this.#state = new PatchedDocument((event["snapshot"] ?? null) as Json);
+        return this.#stateShown();
       case "STATE_DELTA":
         return this.#changed(event["delta"]);
       case "ACTIVITY_SNAPSHOT":
@@ -252,12 +261,17 @@ export class RunChunks {
 
   #changed(delta: unknown): UIMessageChunk[] {
     try {
-      this.#state = patched(this.#state, delta as Operation[]);
+      this.#state.apply(delta as Operation[]);
     } catch (error) {
       if (error instanceof RangeError || error instanceof TypeError) return []; // as AG-UI's client: the next snapshot mends it
       throw error;
     }
-    return [transient("state", this.#state)];
+    return this.#stateShown();
+  }
+
+  #stateShown(): UIMessageChunk[] {
+    this.#stateChanged = true;
+    return [transient("state", this.#state.value)];
   }
 
   #custom(name: string, value: Json): UIMessageChunk[] {
@@ -266,7 +280,8 @@ export class RunChunks {
       this.#reasonings.clear();
       this.#calls = new Map();
       this.#pendingClientTool = false;
-      return [{ type: "reset-step" }];
+      this.#state = new PatchedDocument(this.#before);
+      return [{ type: "reset-step" }, ...(this.#stateChanged ? this.#stateShown() : [])];
     }
     if (name === "narthex.answered") {
       const { interruptId, by } = (value ?? {}) as { interruptId?: string; by?: string };

@@ -33,6 +33,7 @@ interface StoredRun {
   error?: string;
   errorMessage?: string;
   usage?: Json;
+  result?: Json;
   interrupts?: (Interrupt & { answeredBy: string })[];
 }
 
@@ -45,6 +46,8 @@ export interface StoredThread {
   runs: StoredRun[];
   /** Oldest first. */
   endedRuns: StoredRun[];
+  /** The agent's, as its last run left it. */
+  state?: Json;
 }
 
 type Part = UIMessage["parts"][number];
@@ -59,6 +62,11 @@ export class StoredChat {
     this.#thread = thread;
     this.#roots = rootsOf(thread);
     this.messages = built(thread, this.#roots, isClientTool);
+  }
+
+  /** The agent's state before the run that is under way. */
+  get state(): Json {
+    return this.#thread.state ?? null;
   }
 
   /** The run to follow first: the one that runs, else the next in the queue. */
@@ -152,6 +160,7 @@ function assembled({ root, runs }: Answer, order: StoredRun[], ended: Map<string
   const metadata: { narthex: RunMetadata } = { narthex: { runId: last?.runId ?? root, state: last?.state ?? "finished" } };
   if (last?.error) metadata.narthex.error = { code: last.error, message: last.errorMessage ?? "" };
   if (last?.usage !== undefined) metadata.narthex.usage = last.usage;
+  if (last?.result !== undefined) metadata.narthex.result = last.result;
   return { id: root, role: "assistant", metadata, parts };
 }
 

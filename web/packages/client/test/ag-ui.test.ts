@@ -87,6 +87,22 @@ test("abortRun cancels the run at the gateway, and its stream ends as it says", 
   assert.ok(calls.some((call) => call.url === "https://chat.example/agui/bot/runs/r/cancel"));
 });
 
+test("abortRun before the gateway has the run cancels it once it has", async () => {
+  const events = await run("t", "r");
+  let arrive = (): void => undefined;
+  const after = new Promise<void>((resolve) => (arrive = resolve));
+  const { calls, agent } = agentOf([{ events: numbered(events), after }, { json: { run_id: "real-run", state: "running" } }]);
+  const running = agent.runAgent({ runId: "r" });
+  await until(() => calls.length === 1);
+  agent.abortRun();
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.equal(calls.length, 1);
+  arrive();
+  await until(() => calls.length > 1);
+  assert.equal(calls[1]?.url, "https://chat.example/agui/bot/runs/r/cancel");
+  await running;
+});
+
 test("abortRun cancels a run that connectAgent found", async () => {
   const events = await run("t", "theirs");
   const preamble: [string, Event] = ["7-e", { type: "RUN_STARTED", threadId: "t", runId: "c", metadata: { narthex: { connect: true } } }];

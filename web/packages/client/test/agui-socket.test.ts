@@ -183,3 +183,26 @@ test("a reader that leaves ends its stream at once", async () => {
     await reading;
   });
 });
+
+test("an agent that begins anew puts the thread back to before its run", async () => {
+  const anew = [RUN[0]!, RUN[1]!, { type: "CUSTOM", ...IDS, seq: 3, name: "narthex.restarted", value: { attempt: 2 } }, { ...RUN[2]!, seq: 4 }];
+  const subscribe = (): object => ({
+    recoverable: true,
+    recovered: true,
+    was_recovering: true,
+    epoch: "e",
+    offset: 8,
+    publications: anew.map((data, at) => ({ data, offset: 5 + at })),
+  });
+  const snapshot = { type: "MESSAGES_SNAPSHOT", messages: [{ id: "u", role: "user", content: "hi" }] };
+  const stored = { ...REPLY, events: [{ type: "RUN_STARTED" }, snapshot, { type: "STATE_SNAPSHOT", snapshot: { n: 1 } }, { type: "RUN_FINISHED" }], ended: [] };
+  const rpc = { "agui.run": () => ({ result: REPLY }), "agui.connect": () => ({ result: stored }) };
+  await scripted({ rpc, subscribe }, async (agui) => {
+    const events = await read(agui, request({}, [{ id: "u", role: "user", content: "hi" }]));
+    assert.deepEqual(
+      events.map((event) => event.type),
+      ["RUN_STARTED", "TEXT_MESSAGE_START", "MESSAGES_SNAPSHOT", "CUSTOM", "RUN_FINISHED"],
+    );
+    assert.deepEqual(events[2], { ...snapshot, metadata: { narthex: { between: true } } });
+  });
+});

@@ -158,6 +158,32 @@ test("state is patched, and a delta that cannot be applied waits for the next sn
   ]);
 });
 
+test("deltas of a run go on from the state that the thread, the request or the run before left", async () => {
+  const delta = (value: string): Event => ({ type: "STATE_DELTA", delta: [{ op: "add", path: "/list/-", value }] });
+  const answers = [streamed(await run([delta("b")])), streamed(await run([delta("c")])), streamed(await run([delta("d")]))];
+  const gateway = new Gateway({
+    "GET /agui/bot/threads/t": [json({ ...EMPTY, state: { list: ["a"] } })],
+    "POST /agui/bot": answers,
+  });
+  const transport = gateway.transport();
+  await transport.loadMessages("t");
+  const states: unknown[] = [];
+  for (const body of [{}, {}, { state: { list: [] } }]) {
+    const chunks = await all(await transport.sendMessages(sending([user("hi")], { body })));
+    states.push(...chunks.filter((chunk) => chunk.type === "data-state").map((chunk) => (chunk as { data: unknown }).data));
+  }
+  assert.deepEqual(states, [{ list: ["a", "b"] }, { list: ["a", "b", "c"] }, { list: ["d"] }]);
+});
+
+test("an agent that begins anew begins with the state before its run", async () => {
+  const delta = { type: "STATE_DELTA", delta: [{ op: "add", path: "/list/-", value: "b" }] };
+  const events = await run([delta, { type: "CUSTOM", name: "narthex.restarted", value: { attempt: 2 } }, delta]);
+  const gateway = new Gateway({ "POST /agui/bot": [streamed(events)] });
+  const sent = gateway.transport().sendMessages(sending([user("hi")], { body: { state: { list: ["a"] } } }));
+  const states = (await all(await sent)).filter((chunk) => chunk.type === "data-state").map((chunk) => (chunk as { data: unknown }).data);
+  assert.deepEqual(states, [{ list: ["a", "b"] }, { list: ["a"] }, { list: ["a", "b"] }]);
+});
+
 test("a refusal is the error of the call, and is not tried again", async () => {
   const gateway = new Gateway({ "POST /agui/bot": [json({ code: "thread_busy", detail: "A run goes on.", remedy: "Wait." }, 409)] });
   const sent = gateway.transport().sendMessages(sending([user("hi")]));
@@ -353,7 +379,7 @@ test("a stored thread is the messages that its streams made", () => {
     messageRuns: { r: "run-1", a1: "run-1", a2: "run-2", d: "run-3" },
     runs: [],
     endedRuns: [
-      { runId: "run-1", messageId: "u1", parentRunId: "", state: "finished", usage: [{ inputTokens: 7 }] },
+      { runId: "run-1", messageId: "u1", parentRunId: "", state: "finished", usage: [{ inputTokens: 7 }], result: { sum: 8 } },
       { runId: "run-2", messageId: "u2", parentRunId: "", state: "interrupted", interrupts: [{ id: "q", message: "May I?", answeredBy: "ada" }] },
       { runId: "run-3", messageId: "u2", parentRunId: "run-2", state: "interrupted", interrupts: [{ id: "p", toolCallId: "d", answeredBy: "" }] },
       { runId: "run-4", messageId: "u3", parentRunId: "", state: "failed", error: "agent_failed", errorMessage: "No." },
@@ -367,7 +393,7 @@ test("a stored thread is the messages that its streams made", () => {
     {
       id: "run-1",
       role: "assistant",
-      metadata: { narthex: { runId: "run-1", state: "finished", usage: [{ inputTokens: 7 }] } },
+      metadata: { narthex: { runId: "run-1", state: "finished", usage: [{ inputTokens: 7 }], result: { sum: 8 } } },
       parts: [
         step,
         { type: "reasoning", id: "r", text: "Hm.", state: "done" },

@@ -85,11 +85,19 @@ def writes(
 
 
 class Shape(Generic[S]):
-    """A Struct's form in a table: columns named as its fields; bool as 0/1, tuple[str, …] as JSON text."""
+    """A Struct's form in a table: columns named as its fields; bool as 0/1, tuple[str, …] as JSON text.
 
-    def __init__(self, struct: type[S]) -> None:
+    Args:
+        struct: the Struct.
+        most: characters; a text that has more is read as empty, where it is one of the fields `bounded`.
+        bounded: see `most`.
+    """
+
+    def __init__(self, struct: type[S], *, bounded: Collection[str] = (), most: int = 0) -> None:
         fields = msgspec.structs.fields(struct)
         self._struct = struct
+        self._bounded = frozenset(bounded)
+        self._most = most
         self.names = tuple(field.name for field in fields)
         self.columns = ", ".join(f'"{name}"' for name in self.names)
         self.placeholders = ", ".join("?" * len(self.names))
@@ -99,7 +107,11 @@ class Shape(Generic[S]):
 
     def of(self, alias: str) -> str:
         """The columns, qualified."""
-        return ", ".join(f'{alias}."{name}"' for name in self.names)
+        columns = [f'{alias}."{name}"' for name in self.names]
+        for at, name in enumerate(self.names):
+            if name in self._bounded:
+                columns[at] = f"CASE WHEN length({columns[at]}) > {self._most} THEN '' ELSE {columns[at]} END"
+        return ", ".join(columns)
 
     def into(self, table: str, *more: str) -> str:
         """The INSERT of a Struct's `values`, and of values for `more` columns."""

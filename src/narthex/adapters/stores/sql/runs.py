@@ -29,13 +29,13 @@ from narthex.adapters.stores.sql.threads import MAX_LIMIT
 from narthex.domain.runs import ACTIVE, RunState, after, before, fairest, queue_full
 from narthex.domain.threads import thread_not_found
 from narthex.ports.broker import Position
-from narthex.ports.runs import LeaseSeen, Queue, Run, RunOutcome
+from narthex.ports.runs import MAX_REPORT, LeaseSeen, Queue, Run, RunOutcome
 from narthex.ports.threads import KEEPS_ALL, Kept
 
 RUN: Final = Shape(Run)
 MAX_CLIENT_RUNS: Final = 20  # runs that clients of one tenant gave the same id; the newest ones are looked at
 _LEASE: Final = Shape(LeaseSeen)
-_OUTCOME: Final = Shape(RunOutcome)
+_OUTCOME: Final = Shape(RunOutcome, bounded=("usage", "result"), most=MAX_REPORT)
 
 
 def _in(*states: RunState) -> str:
@@ -218,13 +218,14 @@ class SqlRuns(SqlInterrupts):
         now: float,
         error_message: str = "",
         usage: str = "[]",
+        result: str = "null",
         agent_state: str | None = None,
     ) -> Operation[bool]:
         """See the port."""
         ours = yield from found(
             f"""UPDATE runs SET state = ?, "count" = ?, digest = ?, "text" = ?, error = ?, error_message = ?,
-            "usage" = ?, finished_at = ?, lease_until = 0 WHERE {_HELD} RETURNING 1""",
-            *(state, count, digest, text, error, error_message, usage, now),
+            "usage" = ?, result = ?, finished_at = ?, lease_until = 0 WHERE {_HELD} RETURNING 1""",
+            *(state, count, digest, text, error, error_message, usage, result, now),
             *(run.tenant, run.run_id, run.owner, run.attempt),
         )
         if not ours:
@@ -314,9 +315,9 @@ class SqlRuns(SqlInterrupts):
         """See the port."""
         yield (
             """UPDATE runs SET unclosed = 0, state = ?, "count" = ?, digest = ?, "text" = ?, error = ?,
-            error_message = ? WHERE tenant = ? AND run_id = ? AND unclosed = 1""",
+            error_message = ?, result = ? WHERE tenant = ? AND run_id = ? AND unclosed = 1""",
             (
-                *(run.state, run.count, run.digest, run.text, run.error, run.error_message),
+                *(run.state, run.count, run.digest, run.text, run.error, run.error_message, run.result),
                 *(run.tenant, run.run_id),
             ),
         )

@@ -13,7 +13,7 @@ from narthex.adapters.stores.sql.dialect import Dialect
 from narthex.adapters.stores.sql.operation import Operation
 from narthex.errors import ConfigError
 
-VERSION: Final = 6
+VERSION: Final = 7
 INDEX: Final = "CREATE INDEX "
 
 
@@ -224,6 +224,11 @@ MIGRATIONS: Final = (
             """CREATE TABLE agent_states (thread_id TEXT NOT NULL, agent TEXT NOT NULL, tenant TEXT NOT NULL,
                state TEXT NOT NULL, PRIMARY KEY (thread_id, agent))""",
         ),
+    ),
+    Migration(
+        version=7,
+        readable_from=2,  # a column with a default: runs that earlier versions end have no result
+        statements=("ALTER TABLE runs ADD COLUMN result TEXT NOT NULL DEFAULT 'null'",),
     ),
 )
 
