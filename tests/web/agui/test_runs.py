@@ -12,6 +12,7 @@ import pytest
 from narthex.errors import DependencyError
 from narthex.ports.agents import Agent
 from narthex.testing import Running, gateway
+from tests.app.test_connection import bugs
 from tests.timing import within
 from tests.web.agui.agents import gates, patient
 from tests.web.agui.client import Told, ask, bearer, connecting, real, said, stream, until
@@ -225,4 +226,4 @@ async def test_a_stream_outlives_a_store_that_is_away(
             await asyncio.wait([reading])
         assert told.kinds[-1] == "RUN_FINISHED"
         assert told.text.endswith("begun ended")
-        assert b"narthex_bugs_total{" not in parts.meter.render()
+        assert bugs(running) == []
