@@ -77,6 +77,7 @@ def _by_wall_clock(
     asked_at: float,
     read_at: float,
     ours: Any,
+    courtesy_s: float = 0.0,
 ) -> list[Any]:
     world = _world[0]
     node = next(node for node in world.nodes if node.life == NODE.get())
