@@ -27,6 +27,12 @@ async def starter(run: RunInput) -> AsyncIterator[Any]:
         await asyncio.Event().wait()
 
 
+async def thread(http: httpx2.AsyncClient, headers: dict[str, str]) -> dict[str, Any]:
+    """As it is stored."""
+    found: dict[str, Any] = (await http.get("/agui/starter/threads/t-1", headers=headers)).json()
+    return found
+
+
 AGENT = Agent(name="starter", function=starter, restartable=True)
 
 
@@ -60,7 +66,9 @@ async def test_a_stock_client_has_what_the_thread_has(tmp_path: Path, way: str) 
         async with http.stream("POST", path, json=sent, headers=headers) as response:
             await stream(response, told)
         device.hears(told.events)
-        stored = (await http.get("/agui/starter/threads/t-1", headers=mine)).json()
+        async with asyncio.timeout(within(20)):  # the end is seen before it is stored
+            while len((stored := await thread(http, mine))["endedRuns"]) < 2:  # noqa: ASYNC110 - the store has no event for it
+                await asyncio.sleep(0.02)
     assert [one["content"] for one in stored["messages"]] == ["before", "attempt 1", "begin", "attempt 2"]
     assert [one["content"] for one in device.messages] == ["before", "attempt 1", "begin", "attempt 2"]
     assert device.state == stored["state"] == {"list": ["a", 1, 2]}
