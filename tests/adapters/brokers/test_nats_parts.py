@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 import pytest
-from nats.aio.client import Server
+from nats.aio.client import Client, Server
 from nats.errors import Error as NatsError
 
 from narthex.adapters.brokers.nats import NatsBroker, broker, connection, contention, stream_monitor
@@ -492,12 +492,15 @@ async def test_a_start_whose_subscriptions_fail_is_no_start(
     url: str, monkeypatch: pytest.MonkeyPatch, fault: Exception
 ) -> None:
     """A node without them would serve and get no message of another node."""
-
-    async def fails(*_: object, **__: object) -> None:
-        raise fault
-
     one = NatsBroker(url)
-    monkeypatch.setattr("nats.aio.client.Client.subscribe", fails)
+    subscribe = Client.subscribe
+
+    async def fails(client: Client, subject: str, *given: Any, **more: Any) -> Any:
+        if subject == one._names.control_all:
+            raise fault
+        return await subscribe(client, subject, *given, **more)
+
+    monkeypatch.setattr(Client, "subscribe", fails)
     try:
         with pytest.raises(DependencyError):
             await one.start(Recorder(), "n1")

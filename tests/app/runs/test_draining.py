@@ -402,8 +402,11 @@ async def test_a_node_that_dies_before_it_has_closed_a_cancelled_run(
         run = await drained_before_it_began(rig, engine, (rig.store.runs, "given"), monkeypatch, cancel)
     assert await rig.events(run) == []
     await rig.node(agent(says_where), name="n2")
-    await rig.until(run, lambda events: kinds(events) == ["RUN_STARTED", "RUN_FINISHED"])
-    row, _ = await rig.ended(run)
+    async with asyncio.timeout(within(20)):
+        while not (await rig.over(run)).count:  # noqa: ASYNC110 - nothing tells when the end is in the log
+            await asyncio.sleep(0.005)
+    row, events = await rig.ended(run)
+    assert kinds(events) == ["RUN_STARTED", "RUN_FINISHED"]
     assert (row.state, row.cancel_requested_by) == ("cancelled", ALICE.subject)
 
 
