@@ -15,8 +15,10 @@ from narthex.e2e.children import free_port
 
 
 @contextlib.contextmanager
-def answering(first: bytes, then: bytes | None) -> Iterator[str]:
-    """A server on loopback: `first` answers the first request, `then` all others (None: it never answers them)."""
+def answering(first: bytes, then: bytes | None, heads: list[bytes] | None = None) -> Iterator[str]:
+    """A server on loopback: `first` answers the first request, `then` all others (None: it never answers them).
+    `heads` gets the requests.
+    """
     listener = socket.create_server(("127.0.0.1", 0))
     lines: list[socket.socket] = []
 
@@ -26,7 +28,9 @@ def answering(first: bytes, then: bytes | None) -> Iterator[str]:
             while True:
                 line, _ = listener.accept()
                 lines.append(line)
-                line.recv(65_536)
+                head = line.recv(65_536)
+                if heads is not None:
+                    heads.append(head)
                 answer = next(answers, then)
                 if answer is not None:
                     line.sendall(answer)
@@ -72,6 +76,17 @@ def test_a_proxy_that_has_lost_it_is_not_the_end(capsys: pytest.CaptureFixture[s
     seen = capsys.readouterr()
     assert "gone" not in seen.out
     assert "After 0.6 s it still responds." in seen.err
+
+
+def test_only_the_drain_carries_the_key() -> None:
+    """Another program may have the port by the time at which the gateway has ended."""
+    heads: list[bytes] = []
+    with answering(answer("200 OK"), answer("200 OK"), heads) as url:
+        assert run(["drain", url, "--wait", "0.6"]) == 1
+    first, *later = [b"authorization" in head.lower() for head in heads]
+    assert first
+    assert later
+    assert not any(later)
 
 
 def test_a_wrong_key_is_told_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:

@@ -526,5 +526,6 @@ def test_every_migration_is_readable_one_version_back() -> None:
         4: 2,
         5: 2,
         6: 2,
+        7: 2,
     }
     assert MIGRATIONS[-1].version == VERSION

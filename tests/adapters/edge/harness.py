@@ -131,7 +131,9 @@ class PathHandler:
 
 
 async def echo_app(scope: Any, receive: Any, send: Any) -> None:
-    """An ASGI application that answers with path and body; `/port` with the peer's port, `/stuck` never."""
+    """An ASGI application that answers with path and body; `/port` with the peer's port, `/stuck` never, `/slow-answer`
+    after 0.3 s, `/stream` in two pieces with 1.5 s between.
+    """
     body = b""
     while True:
         message = await receive()
@@ -143,6 +145,14 @@ async def echo_app(scope: Any, receive: Any, send: Any) -> None:
     if scope["path"] == "/stuck":
         await receive()
         return
+    if scope["path"] == "/stream":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"first", "more_body": True})
+        await asyncio.sleep(1.5)
+        await send({"type": "http.response.body", "body": b"last"})
+        return
+    if scope["path"] == "/slow-answer":
+        await asyncio.sleep(0.3)
     answer = scope["path"].encode() + b"|" + body
     if scope["path"] == "/port":
         answer = str(scope["client"][1]).encode()

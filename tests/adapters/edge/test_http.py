@@ -9,6 +9,7 @@ import pytest
 
 from narthex.adapters.edge.limits import KIB, EdgeLimits
 from tests.adapters.edge.harness import Running, masked, upgrade
+from tests.timing import within
 
 HOST = b"Host: localhost\r\n"
 
@@ -171,6 +172,54 @@ def test_half_of_a_short_body_starts_no_application(server: Running, length: int
         assert running == tasks
         slow.send(request[-1:])
         assert slow.answer()[1] == b"/a|" + b"x" * length
+
+
+@pytest.mark.parametrize("before", [b"", get("/a"), get("/slow-answer")], ids=["first", "kept", "pipelined"])
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET http://localhost HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET http://localhost:99999/ HTTP/1.1\r\nHost: localhost:99999\r\n\r\n",
+        b"POST /b HTTP/1.1\r\n" + HOST + b"Content-Length: " + b"0" * 5000 + b"2\r\n\r\nab",
+    ],
+    ids=["no path", "port", "zeros"],
+)
+def test_an_error_in_a_head_touches_no_other_request(server: Running, before: bytes, request_: bytes) -> None:
+    """It is answered, in its place; the answer under way is complete, and no exception reaches the loop."""
+    faults: list[object] = []
+    server.call(lambda: server.loop.set_exception_handler(lambda _, context: faults.append(context)))
+    with server.peer() as peer:
+        peer.send(before + request_)
+        if before:
+            assert peer.answer()[1] in (b"/a|", b"/slow-answer|")
+        assert peer.answer()[0].status in (200, 400)
+    assert server.call(lambda: list(faults)) == []
+
+
+@pytest.mark.parametrize(
+    "half", [post("/stream", b"12")[:-1], post("/stream", b"12")[:-10]], ids=["body", "head"]
+)
+def test_the_keep_alive_time_of_an_answer_ends_no_request_that_has_begun(half: bytes) -> None:
+    """Half of a request came behind the one before: its answer may take longer than idle connections are kept."""
+    with Running(EdgeLimits(keep_alive_s=1)) as server, server.peer() as peer:
+        peer.send(get("/slow-answer") + half)
+        assert peer.answer()[1] == b"/slow-answer|"
+        peer.send(post("/stream", b"12")[len(half) :])
+        assert peer.head().status == 200
+        peer.socket.settimeout(within(10))
+        assert peer.exactly(len(b"5\r\nfirst\r\n4\r\nlast\r\n0\r\n\r\n")).endswith(b"4\r\nlast\r\n0\r\n\r\n")
+
+
+def test_a_stopping_server_refuses_a_request_whose_body_is_half_there() -> None:
+    """503 and not a reset: the client may repeat it elsewhere."""
+    with Running() as server, server.peer() as peer, server.peer() as other:
+        peer.send(post("/a", b"12")[:-1])
+        for _ in range(3):
+            other.send(get("/b"))
+            assert other.answer()[1] == b"/b|"
+        server.loop.call_soon_threadsafe(server.server.stop)
+        head, body = peer.answer()
+        assert (head.status, json.loads(body)["code"]) == (503, "draining")
 
 
 def test_a_client_that_expects_100_gets_it_before_its_short_body(server: Running) -> None:

@@ -3,8 +3,8 @@
 uvicorn parses, runs the web application and frames its answers. This subclass adds head limits and deadlines, the check
 of every head, a bound on pipelining, an answer and a FIN for every refusal, and upgrades on a kept-alive connection
 (proxies re-use their upstream connections). Not here: the check itself (`rules`). Rules: a refusal or an upgrade waits
-until all earlier answers are sent; a short body arrives whole before the application starts, so that a client that
-sends half of it costs a parser and no task.
+until all earlier answers are sent; a short body whose length is known arrives whole before the application starts,
+so that a client that sends half of it costs a parser and no task; limits of connections bound the others.
 """
 
 from __future__ import annotations
@@ -137,8 +137,10 @@ class HttpConnection(HttpToolsProtocol, Stage):
             self._fault(Refusal(code="handshake_timeout", detail="The request did not arrive in time."))
 
     def end(self) -> None:
-        """The process stops. uvicorn finishes an answer that is under way."""
-        if self.tcp.due or (self._unread is not None and self._unread.due):
+        """The process stops. uvicorn finishes an answer that is under way; a request without its body is refused."""
+        if self._body is not None and self._outcome is None and not self._owes():
+            self._end(Refusal(code="draining", retry_after_s=1))
+        elif self.tcp.due or (self._unread is not None and self._unread.due):
             self.transport.abort()
 
     def evict(self) -> None:
@@ -202,11 +204,13 @@ class HttpConnection(HttpToolsProtocol, Stage):
                 return
         if len(self.pipeline) >= self._edge.limits.pipelined:
             self._stop(malformed("Too many pipelined requests."), None)
-        self._phase = _BODY
         if self._has_short_body():
             self._body = bytearray()
         else:
             self._start()
+        self._phase = (
+            _BODY  # last: an error before this line is one of the head, and no application has begun
+        )
 
     def on_body(self, body: bytes) -> None:
         """A piece of a request's body."""
@@ -231,6 +235,8 @@ class HttpConnection(HttpToolsProtocol, Stage):
     def on_response_complete(self) -> None:
         """An answer is complete; it may be the last one before a refusal or an upgrade."""
         super().on_response_complete()
+        if self._phase != _BETWEEN:  # of the next request, which has its own deadline
+            self._unset_keepalive_if_required()
         if self.transport.get_write_buffer_size():
             self._watch()
             if self.transport.is_closing():  # the client only has to take the rest
@@ -249,8 +255,8 @@ class HttpConnection(HttpToolsProtocol, Stage):
     def _has_short_body(self) -> bool:
         if self.expect_100_continue:  # the client waits for the application before it sends the body
             return False
-        length = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
-        return 0 < length <= _SHORT_BODY_BYTES
+        length = next((value.strip() for name, value in self.headers if name == b"content-length"), b"0")
+        return len(length) <= len(b"%d" % _SHORT_BODY_BYTES) and 0 < int(length) <= _SHORT_BODY_BYTES
 
     def _between(self) -> None:
         """No answer is under way: the next step is the client's, or a proxy's for its next client."""
