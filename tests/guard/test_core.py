@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from itertools import count
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -71,15 +72,17 @@ async def test_in_band_upgrades_inert_as_the_gateway_does(tmp_path: Path) -> Non
 async def test_a_revocation_reaches_the_other_process_within_a_second(new_core: NewCore) -> None:
     """Two guards share a store: a revocation by one closes the sockets of its subject on both, and no other."""
     async with new_core() as one, new_core() as other:
-        anns = [await admitted(on, head(authorization=f"Bearer {token('ann')}")) for on in (one, other)]
+        subject = uuid4().hex  # stays revoked in the module's store
+        proof = f"Bearer {token(subject)}"
+        both = [await admitted(on, head(authorization=proof)) for on in (one, other)]
         bob = await admitted(other, head(authorization=f"Bearer {token('bob')}"))
         began = time.monotonic()
-        await one.revocations.revoke_subject("default", "ann", until=time.time() + 60, reason="test")
-        await until(lambda: all(held.closed is not None for held in anns))
-        assert all(held.closed_at - began < within(1.0) for held in anns)
-        assert {held.closed.code for held in anns if held.closed is not None} == {3500}
+        await one.revocations.revoke_subject("default", subject, until=time.time() + 60, reason="test")
+        await until(lambda: all(held.closed is not None for held in both))
+        assert all(held.closed_at - began < within(1.0) for held in both)
+        assert {held.closed.code for held in both if held.closed is not None} == {3500}
         assert bob.closed is None
-        assert isinstance(await decide(other, head(authorization=f"Bearer {token('ann')}")), Deny)
+        assert isinstance(await decide(other, head(authorization=proof)), Deny)
         assert (one.limiter.total, other.limiter.total) == (0, 1)
 
 

@@ -185,6 +185,20 @@ async def test_a_client_that_leaves_meanwhile(ann: Refreshing) -> None:
     assert core.limiter.of_user(USER.user) == 0
 
 
+async def test_a_refresh_while_the_guard_stops(ann: Refreshing) -> None:
+    """The refusal says that the client must come back."""
+    server = await ann.connected()
+    late = asyncio.create_task(ann.refresh(ann.known("late", hung=True)))
+    await asyncio.sleep(0)
+    stopping = asyncio.create_task(ann.guard.stop())
+    await asyncio.wait_for(server.task, within(5))
+    ann.verifier.arrived.set()
+    refused = await late
+    assert refused is not None
+    assert refused.code == "draining"
+    await stopping
+
+
 async def test_a_refresh_does_not_put_off_the_longest_life(tmp_path: Path) -> None:
     """`max_socket_life_s` counts from the handshake, also when newer tokens come."""
     verifier, app = TableVerifier(cast("Any", None)), Echo()

@@ -17,9 +17,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 import narthex
+from narthex.guard import sockets
 from narthex.guard.core import GuardCore
 from narthex.guard.sockets import REPORTING, ClosedByGuard
-from narthex.protocol.codes import SHUTDOWN
+from narthex.protocol.codes import REVOKED, SHUTDOWN
 from narthex.settings import load
 from tests.guard.cores import SECRET, token, until
 from tests.timing import within
@@ -28,6 +29,7 @@ Message = dict[str, Any]
 Library = Literal["websockets-sansio", "wsproto"]
 PROTOCOLS: dict[Library, type] = {"websockets-sansio": WebSocketsSansIOProtocol, "wsproto": WSProtocol}
 PIECE = bytes(1_000_000)
+MUCH = bytes(20_000_000)  # more than the kernel takes for a client that does not read
 STILL = 20  # polls without progress
 
 both = pytest.mark.parametrize("library", PROTOCOLS)
@@ -88,6 +90,37 @@ async def unread(port: int) -> AsyncIterator[asyncio.StreamReader]:
         writer.transport.abort()
 
 
+def protocol_of(scope: Message) -> Any:
+    """The connection's object of uvicorn's."""
+    return scope["narthex"]._receive.__self__
+
+
+class Writer:
+    """A task that writes without end, and how many of its messages uvicorn took."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self._protocol: Any = None
+
+    async def write(self, scope: Message, send: Any) -> None:
+        """Until `send` raises."""
+        self._protocol = protocol_of(scope)
+        while True:
+            await send({"type": "websocket.send", "bytes": PIECE})
+            self.sent += 1
+
+    async def blocked(self) -> int:
+        """Wait until the kernel takes no more; the messages that were sent."""
+        same, before = 0, -1
+        async with asyncio.timeout(within(10)):
+            while same < STILL:
+                await asyncio.sleep(0.01)
+                protocol = self._protocol
+                blocked = protocol is not None and not protocol.writable.is_set() and self.sent == before
+                same, before = same + 1 if blocked else 0, self.sent
+        return self.sent
+
+
 async def accepted(scope: Message, receive: Any, send: Any) -> None:
     """The beginning of an application without a lifespan."""
     if scope["type"] != "websocket":
@@ -101,6 +134,24 @@ def test_the_servers_that_report_are_uvicorn_s() -> None:
     calls = [call for kind in PROTOCOLS.values() for call in (kind.receive, kind.send)]  # type: ignore[attr-defined]
     assert {call.__module__ for call in calls} == REPORTING
     assert all(issubclass(kind, asyncio.Protocol) for kind in PROTOCOLS.values())
+
+
+@both
+async def test_uvicorn_has_the_attributes_that_the_guard_uses(library: Library, tmp_path: Path) -> None:
+    """The guard ends a connection by them; none is part of uvicorn's documented interface."""
+    protocols: list[Any] = []
+
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        await accepted(scope, receive, send)
+        protocols.append(protocol_of(scope))
+        await receive()
+
+    async with connected(app, library, tmp_path):
+        await until(lambda: bool(protocols))
+        assert not protocols[0].transport.is_closing()
+        assert callable(protocols[0].transport.abort)
+        assert isinstance(protocols[0].queue, asyncio.Queue)
+        assert isinstance(protocols[0].writable, asyncio.Event)
 
 
 @both
@@ -158,33 +209,23 @@ async def test_a_close_releases_an_application_whose_client_does_not_read(
 ) -> None:
     """Its `send` returns, the next one raises; the client that reads at last gets the code behind what was sent."""
     outcome: list[object] = []
-    protocols: list[Any] = []
-    sent = 0
+    writer = Writer()
 
     async def app(scope: Message, receive: Any, send: Any) -> None:
-        nonlocal sent
         await accepted(scope, receive, send)
-        protocols.append(scope["narthex"]._receive.__self__)
         try:
-            while True:
-                await send({"type": "websocket.send", "bytes": PIECE})
-                sent += 1
+            await writer.write(scope, send)
         except ClosedByGuard:
             outcome.append("refused")
         outcome.append((await receive())["code"])
 
     async with guarded(app, library, tmp_path) as (port, core), unread(port) as reader:
-        same, before = 0, -1
-        async with asyncio.timeout(within(10)):
-            while same < STILL:  # the kernel takes no more
-                await asyncio.sleep(0.01)
-                blocked = bool(protocols) and not protocols[0].writable.is_set() and sent == before
-                same, before = same + 1 if blocked else 0, sent
+        before = await writer.blocked()
         for life in core.lives.registry:
             life.close(SHUTDOWN)
         await until(lambda: len(outcome) == 2)
         assert outcome == ["refused", SHUTDOWN.code]
-        assert sent == before + 1
+        assert writer.sent == before + 1
         reason = SHUTDOWN.reason.encode()
         close = bytes((0x88, 2 + len(reason))) + SHUTDOWN.code.to_bytes(2) + reason
         end = b""
@@ -196,14 +237,107 @@ async def test_a_close_releases_an_application_whose_client_does_not_read(
 
 
 @both
-async def test_a_client_s_own_end_is_counted(library: Library, tmp_path: Path) -> None:
-    """As 1005, because its code is in a message that the guard does not see; its slot is free."""
+async def test_a_close_reaches_an_application_whose_connection_uvicorn_gave_up(
+    library: Library, tmp_path: Path
+) -> None:
+    """After a missing pong uvicorn reports no disconnect while data waits for a client that does not read."""
+    protocols: list[Any] = []
+    events: list[Message] = []
 
     async def app(scope: Message, receive: Any, send: Any) -> None:
         await accepted(scope, receive, send)
-        assert (await receive())["code"] == 4321
+        await send({"type": "websocket.send", "bytes": MUCH})
+        protocols.append(protocol_of(scope))
+        events.append(await receive())
+
+    async with guarded(app, library, tmp_path) as (port, core), unread(port):
+        await until(lambda: bool(protocols))
+        protocols[0].keepalive_timeout()
+        await asyncio.sleep(0)
+        assert protocols[0].transport.get_write_buffer_size() > 0
+        assert events == []
+        for life in core.lives.registry:
+            life.close(SHUTDOWN)
+        await until(lambda: core.limiter.total == 0)
+    assert [event["code"] for event in events] == [SHUTDOWN.code]
+
+
+@both
+async def test_a_close_reaches_every_task_that_receives(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server reports a close to one of them; the guard then ends the connection, which releases the other."""
+    monkeypatch.setattr(sockets, "CLOSE_S", 0.1)
+    waiting: list[asyncio.Task[Message]] = []
+
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        await accepted(scope, receive, send)
+        await send({"type": "websocket.send", "bytes": MUCH})
+        waiting.extend(asyncio.ensure_future(receive()) for _ in range(2))
+        await asyncio.wait(waiting)
+
+    async with guarded(app, library, tmp_path) as (port, core), unread(port):
+        await until(lambda: len(waiting) == 2)
+        await asyncio.sleep(0)
+        for life in core.lives.registry:
+            life.close(SHUTDOWN)
+        await until(lambda: core.limiter.total == 0)
+    assert {(await task)["code"] for task in waiting} == {SHUTDOWN.code}
+
+
+@both
+async def test_nothing_is_written_after_a_revocation(library: Library, tmp_path: Path) -> None:
+    """Every task that waits for a client that does not read fails, and its message stays unsent."""
+    writers = [Writer() for _ in range(3)]
+    outcomes: list[object] = []
+
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        await accepted(scope, receive, send)
+        outcomes.extend(
+            await asyncio.gather(*(writer.write(scope, send) for writer in writers), return_exceptions=True)
+        )
+        outcomes.append((await receive())["code"])
+
+    async with guarded(app, library, tmp_path) as (port, core), unread(port):
+        before = [await writer.blocked() for writer in writers]
+        for life in core.lives.registry:
+            life.close(REVOKED)
+        await until(lambda: core.limiter.total == 0)
+        assert core.meter.counts("disconnects") == {(str(REVOKED.code),): 1}
+    assert [writer.sent for writer in writers] == before
+    assert all(isinstance(outcome, OSError) for outcome in outcomes[:-1])
+    assert outcomes[-1] == REVOKED.code
+
+
+@both
+async def test_a_client_s_own_end_is_counted(library: Library, tmp_path: Path) -> None:
+    """As 1005, because its code is in a message that the guard does not see; its slot is free."""
+    codes: list[int] = []
+
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        await accepted(scope, receive, send)
+        codes.append((await receive())["code"])
 
     async with connected(app, library, tmp_path) as (client, core):
         await client.close(4321)
         await until(lambda: core.limiter.total == 0)
         assert core.meter.counts("disconnects") == {("1005",): 1}
+    assert codes == [4321]
+
+
+@both
+async def test_the_end_of_an_application_that_fails_is_counted(library: Library, tmp_path: Path) -> None:
+    """As 1006, which is what its client gets: the connection ends without a close frame."""
+
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        await accepted(scope, receive, send)
+        await receive()
+        raise LookupError("a bug of the application")
+
+    async with connected(app, library, tmp_path) as (client, core):
+        await client.send("a")
+        await until(lambda: core.limiter.total == 0)
+        assert core.meter.counts("disconnects") == {("1006",): 1}
+        with pytest.raises(ConnectionClosed):
+            await asyncio.wait_for(client.recv(), within(5))
+        assert client.close_code == 1006

@@ -191,10 +191,11 @@ class Guard:
             such as `expired` or `token_revoked` where the connection was closed meanwhile.
         """
         socket: GuardedSocket = socket_of(connection)
-        assert self._core is not None
-        refusal = await socket.refresh(self._core.in_band, token)
+        core = self._core
+        assert core is not None
+        refusal = await socket.refresh(core.in_band, token)
         result = "ok" if refusal is None else refusal.code
-        self._core.meter.count("token_refreshes", surface="connection", result=result)
+        core.meter.count("token_refreshes", surface="connection", result=result)
         return refusal
 
     # -- HTTP ----------------------------------------------------------------------------------------------

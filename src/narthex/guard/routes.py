@@ -42,8 +42,6 @@ from narthex.wiring.gauges import attempt_table
 from narthex.wiring.server_process import address_rates, make_health, trusted_scraper, user_rates
 from narthex.wiring.tokens import make_exchange
 
-"""Where the handlers have their routes; the guard's prefix replaces it."""
-
 LOGOUT: Final = "/auth/logout"
 LIMITS_COUNT: Final = "per process"  # whatever store the processes share: it holds revocations and tickets
 ENFORCED: Final = (

@@ -20,7 +20,7 @@ from narthex.app.connection_context import ConnectionContext
 from narthex.app.connection_record import UNKNOWN, Carried
 from narthex.app.in_band import InBandAdmission
 from narthex.domain.admission import Admit
-from narthex.domain.refusals import Refusal
+from narthex.domain.refusals import Refusal, is_final
 from narthex.guard.life import SocketLife, SocketLives, refusal_of
 from narthex.guard.scopes import (
     RESPONSE,
@@ -46,7 +46,8 @@ REPORTING: Final = frozenset(
     {"uvicorn.protocols.websockets.websockets_sansio_impl", "uvicorn.protocols.websockets.wsproto_impl"}
 )
 """Modules of servers that report a close by `send` to a waiting `receive` at once, with its code. Their `receive` is a
-method of the connection's `asyncio.Protocol`, whose `resume_writing` releases a waiting `send`.
+method of the connection's `asyncio.Protocol`, whose `resume_writing` releases a waiting `send`. Once the protocol has
+closed its `transport` it may report nothing until all that was written has been sent: `abort` ends that wait.
 """
 
 _RAISES_SINCE: Final = "2.4"  # of the ASGI specification: `send` on a closed connection raises OSError
@@ -78,6 +79,7 @@ class GuardedSocket:
     """
 
     __slots__ = (
+        "_aborting",
         "_accepted",
         "_closed",
         "_closing",
@@ -108,6 +110,7 @@ class GuardedSocket:
         self._accepted = False
         self._closed: Disconnect | None = None  # set: the application gets its disconnect
         self._closing: asyncio.Task[None] | None = None
+        self._aborting: asyncio.TimerHandle | None = None  # if the application does not return
         # The application's tasks inside a call of the server: nearly always at most one.
         self._loop = lives.loop
         self._task: asyncio.Task[Any] | None = None
@@ -160,8 +163,11 @@ class GuardedSocket:
         """The connection is over for this side: its slot is free once its close has been sent."""
         if self._closing is not None and not self._closing.done():  # nearly always it is
             await asyncio.wait((self._closing,), timeout=CLOSE_S)
+        if self._aborting is not None:
+            self._aborting.cancel()
         # A client's own code was in the message that the application has got from the server.
-        self.life.ended(_NO_STATUS if self._passes else _BROKEN, self.carried)
+        left = self._passes and self._protocol().transport.is_closing()
+        self.life.ended(_NO_STATUS if left else _BROKEN, self.carried)
         # A task of the application that continues gets its disconnect from this object: a reference to the server's
         # callables would keep the server's whole connection alive until the garbage collector runs.
         self._closed = self._closed or _LEFT
@@ -182,14 +188,30 @@ class GuardedSocket:
         self._closed = disconnect
         if self._passes:
             self._passes = False
-            # A `send` that waits for the client to read ends now, and the close comes after its message.
-            cast("asyncio.Protocol", cast("Any", self._receive).__self__).resume_writing()
+            protocol = self._protocol()
+            final = is_final(disconnect.code)
+            if protocol.transport.is_closing() or (final and not protocol.writable.is_set()):
+                self._abort()
+            else:
+                # A `send` that waits for the client to read ends now, and the close comes after its message.
+                protocol.resume_writing()
+                self._aborting = self._loop.call_later(CLOSE_S, self._abort)
         if self._scope is not None:
             self._closing = self._spawn(self._send_close(disconnect))
         tasks = [*(self._others or ()), *([self._task] if self._task is not None else [])]
         self._cut = {task: task.cancelling() for task in tasks}
         for task in tasks:
             task.cancel()
+
+    def _protocol(self) -> Any:
+        """The server's, which is one of `REPORTING`."""
+        return cast("Any", self._receive).__self__
+
+    def _abort(self) -> None:
+        """End the server's connection: each task of the application that waits in the server's calls continues."""
+        protocol = self._protocol()
+        protocol.queue.put_nowait(self._disconnect())
+        protocol.transport.abort()
 
     async def _send_close(self, disconnect: Disconnect) -> None:
         """Give the server the close; a client that does not read gets `CLOSE_S`."""
