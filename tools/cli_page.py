@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 from unittest import mock
@@ -48,7 +47,12 @@ def commands_below(app: App, words: tuple[str, ...]) -> Iterator[tuple[str, ...]
 
 
 def _help(words: tuple[str, ...]) -> str:
+    from cyclopts import App
+    from rich.console import Console
+
     said = io.StringIO()
-    with mock.patch.dict(os.environ, {"COLUMNS": str(COLUMNS)}), contextlib.redirect_stdout(said):
+    # An application keeps its first console, whose width is that of an earlier caller in this process.
+    wide = mock.patch.object(App, "console", property(lambda _: Console(width=COLUMNS)))
+    with wide, contextlib.redirect_stdout(said):
         main.run([*words, "--help"])
     return "\n".join(line.rstrip() for line in said.getvalue().strip().splitlines())
