@@ -367,6 +367,63 @@ async def test_the_metric_follows_where_no_caller_asks() -> None:
         await health.stop()
 
 
+async def test_no_agent_is_called_unasked() -> None:
+    """Its service may be billed by use, or sleep while none calls it. Two rounds of the others show the omission."""
+    bench = Bench()
+    health = bench.make(unasked_s=0.01)
+    await health.start()
+    try:
+        async with asyncio.timeout(within(10)):
+            while bench.probes["store"].asked < 2:  # noqa: ASYNC110 - a plain counter
+                await asyncio.sleep(0.01)
+    finally:
+        await health.stop()
+    assert bench.probes["agents"].asked == 0
+
+
+async def test_each_result_is_made_anew_when_it_falls_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 15 s, and no earlier because a caller asked meanwhile; while the process is not ready, nothing runs and the
+    task still pauses.
+    """
+
+    class EnoughError(Exception):
+        pass
+
+    now = 1_000.0
+    bench = Bench()
+    health = bench.make(unasked_s=15.0)
+    pauses: list[float] = []
+    ran: list[set[str]] = []
+
+    async def slept(pause_s: float) -> None:
+        nonlocal now
+        ran.append({name for name, probe in bench.probes.items() if probe.asked})
+        for probe in bench.probes.values():
+            probe.asked = 0
+        pauses.append(pause_s)
+        match len(pauses):
+            case 2:  # a caller asks for one
+                now += 5
+                await health.result("store", fresh=True)
+                bench.probes["store"].asked = 0
+                pause_s -= 5
+            case 4:
+                bench.state = "draining"
+            case 5:
+                bench.state = "ready"
+            case 6:
+                raise EnoughError
+        now += pause_s
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
+    monkeypatch.setattr(asyncio, "sleep", slept)
+    with pytest.raises(EnoughError):
+        await health._refresh()
+    others = {"handshake", "auth", "broker"}
+    assert pauses == [15, 15, 5, 10, 1, 4]
+    assert ran == [set(), {*others, "store"}, others, {"store"}, set(), others]
+
+
 # -- the checks of ports ---------------------------------------------------------------------------------------
 
 

@@ -31,7 +31,7 @@ from narthex.ports.tokens import TokenVerifier
 
 CHECK_TIMEOUT_S: Final = 2.0  # below every load balancer's probe time-out of 5 s
 CACHE_S: Final = 2.0  # docs/design.md#health: a flood of health requests costs one round of checks per 2 s
-UNASKED_S: Final = 15.0  # a result that no caller has asked for is made anew, for the metrics
+UNASKED_S: Final = 15.0  # the age at which a result that no caller asks for is made anew, for the metrics
 PROBE_TICKET_S: Final = 10.0  # outlives one probe with its time-out, and little more
 
 HEALTHY: Final = "healthy"
@@ -45,6 +45,8 @@ ORDER: Final = ("handshake", "auth", "broker", "store", "agents")
 ENGINES: Final = ("broker", "store")
 """Where causes are not shown, a time-out of these is `engine_hung`; their `ping` finds one that is down at once."""
 READY_CHECKS: Final = ("broker", "store", "auth")
+ONLY_ASKED: Final = frozenset({"agents"})
+"""Checks that run only for a caller: an agent's may call a service that is billed by use or sleeps while none does."""
 
 
 class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,7 +108,8 @@ class Health:
         on_change: takes (name, result, cause) when a check's status changes, for the log.
         timeout_s: of one check.
         cache_s: how long a result is used.
-        unasked_s: the age at which a result that no caller asks for is made anew, between `start` and `stop`.
+        unasked_s: the age at which a result that no caller asks for is made anew, between `start` and `stop`;
+            `ONLY_ASKED` are not.
         clock: seconds since the epoch.
     """
 
@@ -153,17 +156,22 @@ class Health:
 
     async def start(self) -> None:
         """Begin to make results anew that no caller asks for: where no prober and no status page does, metrics and the
-        dashboard would show the last answer to a request for ever.
+        dashboard would show the last answer to a request for ever. `ONLY_ASKED` are left out.
         """
         await self._unasked.start()
 
     async def _refresh(self) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        slots = {name: slot for name, slot in self._slots.items() if name not in ONLY_ASKED}
         while True:
-            await asyncio.sleep(self._unasked_s)
+            oldest = min((max(slot.done_at, began) for slot in slots.values()), default=loop.time())
+            # The least pause: while the state is not `ready` every result stays due.
+            await asyncio.sleep(max(oldest + self._unasked_s - loop.time(), self._unasked_s / 15))
             if self._state() == "ready":
-                since = asyncio.get_running_loop().time() - self._unasked_s
-                old = [name for name, slot in self._slots.items() if slot.done_at <= since]
-                await asyncio.gather(*(self.result(name) for name in old), return_exceptions=True)
+                since = loop.time() - self._unasked_s
+                due = [name for name, slot in slots.items() if slot.done_at <= since]
+                await asyncio.gather(*(self.result(name) for name in due), return_exceptions=True)
 
     async def stop(self) -> None:
         """End the running checks."""
