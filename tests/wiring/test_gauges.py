@@ -110,3 +110,9 @@ async def test_the_first_event_is_an_increase(tmp_path: Path) -> None:
         if not any(line.partition("{")[0].partition(" ")[0] == name and label in line for line in lines)
     ]
     assert missing == []
+    never = [
+        line
+        for line in lines
+        if re.search('^narthex_handshakes_total.*code="(upstream_|starting|draining)', line)
+    ]
+    assert never == [], "no alert reads these, and the first never occur in this counter"

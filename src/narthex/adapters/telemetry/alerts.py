@@ -14,20 +14,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
+from narthex.adapters.telemetry.catalogue import OF_DEPLOYS, OWN_FAULTS
 from narthex.domain.refusals import TABLE
 
-_NORMAL: Final = frozenset(
-    {"starting", "draining"}
-)  # a deploy's own refusals: clients go to another instance
-
-
-def _codes(least: int, below: int) -> str:
-    """The regular expression of the refusal codes whose HTTP status is in this range."""
-    found = [code for code, row in TABLE.items() if row.http is not None and least <= row.http < below]
-    return "|".join(code for code in found if code not in _NORMAL)
-
-
-WORDS: Final = {"client": _codes(400, 404), "server": _codes(500, 600), "normal": "|".join(sorted(_NORMAL))}
+WORDS: Final = {
+    "client": "|".join(code for code, row in TABLE.items() if row.http is not None and 400 <= row.http < 404),
+    "server": "|".join(OWN_FAULTS),
+    "normal": "|".join(sorted(OF_DEPLOYS)),
+}
 """`client`: the credential or the request is refused; `server`: the gateway's own fault; `normal`: of a deploy."""
 
 

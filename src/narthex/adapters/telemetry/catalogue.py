@@ -68,14 +68,25 @@ def _histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...] = 
     return Metric("histogram", name, labels, text, buckets)
 
 
-_OWN_FAULTS: Final = tuple(code for code, row in TABLE.items() if row.http is not None and row.http >= 500)
+OF_DEPLOYS: Final = frozenset({"starting", "draining"})
+"""A deploy's own refusals: clients go to another instance."""
+
+OWN_FAULTS: Final = tuple(
+    code
+    for code, row in TABLE.items()
+    if row.http is not None and row.http >= 500
+    if code not in OF_DEPLOYS and not code.startswith("upstream_")
+)
+"""The gateway's own faults in `handshakes`. Those of the server behind a guard come after the admission, and only
+`upstream_handshakes` counts them.
+"""
 
 CATALOGUE: Final = (
     _counter(
         "handshakes",
         "Handshakes by outcome and refusal code.",
         *("outcome", "code", "class"),
-        from_start=(("admitted", "ok", "user"), *(("refused", code, "user") for code in _OWN_FAULTS)),
+        from_start=(("admitted", "ok", "user"), *(("refused", code, "user") for code in OWN_FAULTS)),
     ),
     _histogram("handshake_seconds", "From the request head to the decision."),
     _counter("credential_extractions", "Credentials found in handshakes, by carrier.", "carrier", "result"),
