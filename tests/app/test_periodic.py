@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from narthex.app.periodic import BackgroundTask, Periodic
 from tests.timing import within
@@ -62,3 +63,29 @@ async def test_the_first_time_is_soon_and_the_others_are_apart(monkeypatch: pyte
     assert all(50.0 <= pause <= 150.0 for pause in pauses[1:])
     assert min(pauses[1:]) < 90.0 < 110.0 < max(pauses[1:])
     assert worked[:3] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), asyncio.CancelledError()])
+async def test_an_exception_that_ends_a_task_is_logged_at_once(error: BaseException) -> None:
+    """With its traceback and the work's name, because no caller awaits the task; a cancellation is no fault."""
+
+    async def work() -> None:
+        raise error
+
+    task = Periodic(work, every_s=0.001)
+    with capture_logs() as logged:
+        await task.start()
+        assert task._task is not None
+        await asyncio.wait({task._task}, timeout=within(10))
+        await asyncio.sleep(0)  # its callbacks run
+        await task.stop()
+    if isinstance(error, asyncio.CancelledError):
+        assert logged == []
+    else:
+        (line,) = logged
+        assert (line["event"], line["log_level"], line["exc_info"]) == (
+            "background_task_raised",
+            "error",
+            error,
+        )
+        assert line["task"].endswith("work")

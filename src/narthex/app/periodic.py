@@ -10,14 +10,14 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from narthex.app.tasks import end_tasks
+from narthex.app.tasks import end_tasks, log_error
 
 
 class BackgroundTask:
     """One task. `start` and `stop` are idempotent; a later `start` begins anew.
 
     Args:
-        run: the task's work, from its start to its cancellation; it raises nothing, an exception ends it.
+        run: the task's work, from its start to its cancellation; it raises nothing, an exception ends it and is logged.
         name: of the task.
     """
 
@@ -35,6 +35,7 @@ class BackgroundTask:
         """Begin."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run_task(), name=self._name)
+            self._task.add_done_callback(log_error)
 
     async def stop(self) -> None:
         """End, in the middle of the work if need be."""
@@ -46,12 +47,12 @@ class Periodic(BackgroundTask):
     """Work that is repeated; the first time is soon, for entries that ended while no process ran.
 
     Args:
-        work: called each time; it raises nothing, an exception ends the task.
+        work: called each time; it raises nothing, an exception ends the task and is logged with the work's name.
         every_s: from the end of one time to the next; the first is after a twentieth of it.
     """
 
     def __init__(self, work: Callable[[], Awaitable[None]], *, every_s: float) -> None:
-        super().__init__(self._repeat, "periodic")
+        super().__init__(self._repeat, f"periodic {getattr(work, '__qualname__', type(work).__name__)}")
         self._work = work
         self._every_s = every_s
 

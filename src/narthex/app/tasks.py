@@ -9,11 +9,17 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import structlog
+
 from narthex.errors import Overloaded
+
+log = structlog.get_logger("narthex.tasks", log_name="narthex.tasks")
 
 
 async def end_tasks(*tasks: asyncio.Task[Any] | None) -> None:
-    """Cancel the tasks and wait until they have ended; drops their results and errors. None: nothing to end."""
+    """Cancel the tasks and wait until they have ended; drops their results and errors, which `log_error` logs where it
+    is a callback. None: nothing to end.
+    """
     found = [task for task in tasks if task is not None]
     for task in found:
         task.cancel()
@@ -26,6 +32,12 @@ def retrieve_error(task: asyncio.Task[Any]) -> None:
     """
     if not task.cancelled():
         task.exception()
+
+
+def log_error(task: asyncio.Task[Any]) -> None:
+    """Log the error that ended a task, as its done callback: the owner looks at the task only when it stops."""
+    if not task.cancelled() and (fault := task.exception()) is not None:
+        log.error("background_task_raised", task=task.get_name(), exc_info=fault)
 
 
 class Tasks:

@@ -22,7 +22,7 @@ from narthex.adapters.tokens.claims import LEEWAY_S, ClaimRules
 from narthex.adapters.tokens.compact import Compact, take_apart
 from narthex.adapters.tokens.keys import KeyTable, UnusableKey, VerificationKey, key_from_jwk, sign_compact
 from narthex.adapters.tokens.verification import IssuerRules, verify_token
-from narthex.app.tasks import end_tasks
+from narthex.app.tasks import end_tasks, log_error
 from narthex.domain.identity import Identity
 from narthex.domain.verdict import Rejected, Unavailable, Valid, Verdict
 from narthex.errors import ConfigError, DependencyError
@@ -285,7 +285,10 @@ class KeyRing:
         await self.load_or_create()
         self.self_check()
         if self._poll is None:
-            self._poll = asyncio.get_running_loop().create_task(self._keep_loading())
+            self._poll = asyncio.get_running_loop().create_task(
+                self._keep_loading(), name=f"keys of {self.name}"
+            )
+            self._poll.add_done_callback(log_error)
 
     async def stop(self) -> None:
         """End the reading."""

@@ -20,7 +20,7 @@ import structlog
 
 from narthex.app.connection import Connection
 from narthex.app.fleet.taps import Tap, TappedSocket
-from narthex.app.tasks import end_tasks
+from narthex.app.tasks import end_tasks, log_error
 from narthex.domain.ids import user_key
 from narthex.errors import ClientError, NarthexError
 from narthex.ports.broker import Control, ControlBus
@@ -199,6 +199,7 @@ class Tracing:
         self._running[trace.trace_id] = _Running(trace, own=trace.node == self._node)
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run(), name="traces")
+            self._task.add_done_callback(log_error)
 
     def _end(self, running: _Running) -> None:
         if running.ended:
