@@ -22,7 +22,7 @@ BUFFERS = {
     *("control_unsent", "broker_queue", "store_queue", "introspections"),
     *("message_rate_table", "http_user_rate_table", "http_address_rate_table", "introspection_cache"),
     *("owner_plan_table", "failed_sign_in_table", "wrong_admin_key_table", "wrong_e2e_key_table"),
-    *("agent_threads", "password_queue", "history_rows", "operator_questions"),
+    *("agent_threads", "password_queue", "history_rows_table", "operator_questions"),
 }
 
 INCREASE = re.compile(r"(increase|rate)\((narthex_\w+_total)(?:\{([^}]*)\})?\[")

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 from narthex.ports.telemetry import Reading
 
 Buffer = tuple[str, Callable[[], int], int]
-"""A buffer's name, its fill, and its limit. The name of one that drops its oldest entry when it is full, and refuses
-nothing, ends in `_table` or `_cache`: no alert watches those.
+"""A buffer's name, its fill, and its limit. The name of one that drops its oldest entry when it is full, to the harm of
+no client, ends in `_table` or `_cache`: no alert watches those.
 """
 
 

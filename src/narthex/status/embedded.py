@@ -92,7 +92,8 @@ def reporting(
     if not settings.status_url:
         return []
     reporter = SampleReporter(settings.status_url, settings.status_tokens())
-    meter.read_from(partial(buffer_readings, [("status_samples", lambda: reporter.waiting, MAX_WAITING)]))
+    samples = ("status_samples_table", lambda: reporter.waiting, MAX_WAITING)
+    meter.read_from(partial(buffer_readings, [samples]))
     sampler = Sampler(health, fault, meter, node, reporter.record, log)
     return [
         Component("status", close=reporter.stop),

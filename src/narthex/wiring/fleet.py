@@ -83,7 +83,7 @@ class Fleet:
         self.publisher = SnapshotPublisher(builder, self.view, broker, operators, self.history.tick)
         self.questions = FleetQuestions(node, broker)
         buffers: list[Buffer] = [
-            ("history_rows", lambda: self.history.unwritten, MAX_UNWRITTEN),
+            ("history_rows_table", lambda: self.history.unwritten, MAX_UNWRITTEN),
             ("operator_questions", lambda: self.questions.open, MAX_OPEN),
         ]
         meter.read_from(partial(buffer_readings, buffers))
