@@ -157,6 +157,30 @@ async def test_a_refresh_that_cannot_be_judged_keeps_the_connection(
     assert ada.number not in ada.replies
 
 
+async def test_operators_see_the_refusals_that_the_commands_give_themselves(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A header of `connect` that is no bearer token, and a refresh with the token of another user than the guest's."""
+    parts = parts_of(running)
+    shown: list[tuple[str, tuple[str, ...]]] = []
+    monkeypatch.setattr(
+        parts.fleet.refusals,
+        "add",
+        lambda refusal, carriers, **_: shown.append((refusal.code, carriers)),
+    )
+    ada = await client(running, "ada")
+    monkeypatch.setattr(parts.in_band, "admit", lambda *_: Admit(identity=Identity(subject="bob")))
+    await ada.socket.send(json.dumps({"id": 9, "refresh": {"token": "t"}}))
+    assert await closed(ada) == 3501
+    headers = {"Authorization": f"Bearer {running.token('ada')}"}
+    async with connect(running.ws, additional_headers=headers, proxy=None) as socket:
+        await socket.send(json.dumps({"id": 1, "connect": {"headers": {"Authorization": "Bearer a b"}}}))
+        code = await closed(Raw(socket))
+    assert [found for _, found in shown] == [("connect_token",), ("connect_header",)]
+    assert shown[0][0] == "credential_conflict"
+    assert (shown[1][0], code) == ("token_malformed", 3500)
+
+
 async def test_a_binary_message_ends_the_connection_and_is_not_executed(running: Running) -> None:
     """3506, and no part of the message is executed."""
     ada = await client(running, "ada")

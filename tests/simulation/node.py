@@ -77,6 +77,10 @@ class Admission:
         assert context.identity is not None
         return Admit(identity=context.identity)
 
+    def refused(self, context: ConnectionContext, refusal: Refusal, carrier: str) -> Refusal:
+        """See the port; there are no operators."""
+        return refusal
+
 
 class Parts:
     """One life of a node: its core and its simulated environment."""

@@ -138,6 +138,18 @@ class InBandAdmission:
             )
         return outcome
 
+    def refused(self, context: ConnectionContext, refusal: Refusal, carrier: str) -> Refusal:
+        """Show operators a refusal of a credential that the command itself gives; returns it."""
+        self._decisions.refused(
+            refusal,
+            (carrier,),
+            (),
+            client=context.address,
+            traffic=_traffic(context),
+            trace_id=context.trace_id,
+        )
+        return refusal
+
     async def _bind_recorded(
         self,
         context: ConnectionContext,

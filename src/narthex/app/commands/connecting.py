@@ -18,7 +18,7 @@ from narthex.app.connection_context import ConnectionContext
 from narthex.app.presence import LocalPresence
 from narthex.app.registry import ConnectionRegistry
 from narthex.domain.admission import Admit
-from narthex.domain.carriers import connect_header
+from narthex.domain.carriers import CONNECT_HEADER, CONNECT_TOKEN, connect_header
 from narthex.domain.channels import channel_key, user_channel
 from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
@@ -35,6 +35,9 @@ class InBandAuthenticator(Protocol):
 
     def admit(self, context: ConnectionContext, token: str, header: str = "") -> Later[Admit | Refusal]:
         """Check the tokens of `connect` or `refresh` against the connection's bound user."""
+
+    def refused(self, context: ConnectionContext, refusal: Refusal, carrier: str) -> Refusal:
+        """Show operators a refusal that `admit` did not give; returns it."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -75,7 +78,7 @@ class ConnectCommands:
             connection.context.library = _library(request.name, request.version)
         header = connect_header(request.headers) if request.headers else None
         if isinstance(header, Refusal):
-            connection.refuse(header)
+            connection.refuse(self.in_band.refused(connection.context, header, CONNECT_HEADER))
             return None
         if request.token or header:
             return _then(
@@ -214,7 +217,8 @@ class ConnectCommands:
         current = connection.identity
         if identity is None or current is None or not identity.same_user(current):
             self.meter.count("token_refreshes", surface="connection", result="credential_conflict")
-            connection.refuse(Refusal(code="credential_conflict", detail="The token names another subject."))
+            conflict = Refusal(code="credential_conflict", detail="The token names another subject.")
+            connection.refuse(self.in_band.refused(connection.context, conflict, CONNECT_TOKEN))
             return None
         expires_at, ttl = self._life(identity)
         connection.refreshed(identity, expires_at)

@@ -18,11 +18,11 @@ from narthex.domain.addresses import address_class
 from narthex.domain.identity import Identity
 from narthex.domain.refusals import Refusal
 
-PER_SNAPSHOT: Final = 20  # more in a second cannot be read; the counters have them all
+PER_SNAPSHOT: Final = 20  # more in a second cannot be read; `omitted` counts them
 
 
 class RecentRefusal(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One refused handshake.
+    """One refused handshake, or one refused credential on an open connection.
 
     Attributes:
         at: seconds since the epoch.

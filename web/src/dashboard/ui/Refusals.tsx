@@ -47,7 +47,7 @@ export function Refusals({ app, most }: { app: Console; most: number }): JSX.Ele
           </table>
         </div>
       )}
-      {app.fleet.omitted > 0 && <p class="hint">{app.fleet.omitted} more in the last second are not listed; the counters have them all.</p>}
+      {app.fleet.omitted > 0 && <p class="hint">{app.fleet.omitted} more in the last second are not listed.</p>}
     </section>
   );
 }
