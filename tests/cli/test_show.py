@@ -15,8 +15,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from narthex.app.fleet.history import RANGES
-from narthex.cli import connections, show
-from narthex.errors import EXIT_OK
+from narthex.cli import connections, operator_client, show
+from narthex.cli.operator_client import ServerFault
+from narthex.errors import EXIT_OK, ClientError, DependencyError
 from narthex.testing import Running, gateway
 from tests.timing import within
 
@@ -68,6 +69,32 @@ async def printed(
     capsys.readouterr()
     assert await asyncio.to_thread(command, url, key=ADMIN, **options) == EXIT_OK
     return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [DependencyError("gateway", "It is away.", ""), ServerFault("draining", "It is away.", "")],
+)
+def test_a_restart_of_the_gateway_does_not_end_the_watching(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: Exception
+) -> None:
+    """Each outage is reported once; a refusal and a fault of the first call end the command."""
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    refusal = ClientError("permission_denied", "no")
+    course: list[Exception | None] = [None, fault, fault, None, fault, None, refusal]
+    answers = iter(course)
+
+    def read() -> None:
+        if (answer := next(answers)) is not None:
+            raise answer
+
+    with pytest.raises(ClientError) as ended:
+        operator_client.repeat(read, 1.0)
+    assert ended.value is refusal
+    assert capsys.readouterr().err == "It is away. Trying again; Ctrl-C ends it.\n" * 2
+    answers = iter([fault])
+    with pytest.raises(type(fault)):
+        operator_client.repeat(read, 1.0)
 
 
 async def refused_handshakes(running: Running) -> None:

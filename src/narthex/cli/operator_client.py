@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 from narthex.cli.arguments import base_url, usage
 from narthex.errors import EXIT_OK, ClientError, DependencyError
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 ANSWER_S: Final = 10.0
 KEY_REMEDY: Final = "Set NARTHEX_ADMIN_KEY to the gateway's admin key, or to the token of an operator."
+
+
+class ServerFault(ClientError):
+    """The server answered with a 5xx status; the command may succeed later."""
 
 
 class OperatorClient:
@@ -87,7 +92,8 @@ class OperatorClient:
         if answer.status_code in (401, 403):
             raise ClientError(str(problem.get("code") or "refused"), detail, KEY_REMEDY)
         remedy = str(problem.get("remedy") or "Check that the URL is that of a narthex gateway.")
-        raise ClientError(str(problem.get("code") or "failed"), detail, remedy)
+        kind = ServerFault if answer.status_code >= 500 else ClientError
+        raise kind(str(problem.get("code") or "failed"), detail, remedy)
 
     def responds(self, path: str, timeout_s: float) -> None:
         """Ask for `path` within a time; any answer will do. Raises httpx2.HTTPError without one.
@@ -106,6 +112,23 @@ def _secret(key: str) -> str:
     if not secret.isascii() or not secret.isprintable():
         raise ClientError("bad_key", "The key has characters that headers cannot carry.", KEY_REMEDY)
     return secret
+
+
+def repeat(read: Callable[[], object], pause_s: float) -> NoReturn:
+    """Call `read` until Ctrl-C. Its first fault is raised; a later one of the server, which may be restarting, is
+    reported once on stderr until an answer comes.
+    """
+    read()
+    reported = False
+    while True:
+        time.sleep(pause_s)
+        try:
+            read()
+            reported = False
+        except (DependencyError, ServerFault) as fault:
+            if not reported:
+                print(f"{fault.message} Trying again; Ctrl-C ends it.", file=sys.stderr, flush=True)
+            reported = True
 
 
 def with_client(url: str, key: str, work: Callable[[OperatorClient], int]) -> int:

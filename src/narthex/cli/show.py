@@ -2,7 +2,8 @@
 records, end-to-end runs, performance measurements, processes.
 
 Not here: what changes every second (`top`), and acting (`connections`, `trace`, `drain`, `incident`). Rules: `--json`
-prints what the API answers; an unknown figure is `-`, never 0; texts of others cannot move the cursor.
+prints the API's objects, of refusals and figures those that the options ask for; an unknown figure is `-`, never 0;
+texts of others cannot move the cursor.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from cyclopts import App, Parameter
 
 from narthex.cli.connections import duration
-from narthex.cli.operator_client import OperatorClient, with_client
+from narthex.cli.operator_client import OperatorClient, repeat, with_client
 from narthex.doctor.reports import harmless
 from narthex.domain.figures import quantile
 from narthex.errors import EXIT_OK
@@ -139,13 +140,16 @@ def refusals(
             found = read(client)
             return _json({"refusals": found}) if json_ else _table(_REFUSAL, map(_refusal_row, found))
         printed: set[str] = set()
-        while True:
-            found = read(client)
-            for one in found:
-                if (text := json.dumps(one)) not in printed:
+
+        def print_new() -> None:
+            nonlocal printed
+            found = {json.dumps(one): one for one in read(client)}
+            for text, one in found.items():
+                if text not in printed:
                     print(text if json_ else harmless("  ".join(_refusal_row(one))), flush=True)
-            printed = {json.dumps(one) for one in found}
-            time.sleep(POLL_S)
+            printed = set(found)
+
+        return repeat(print_new, POLL_S)
 
     return with_client(url, key, work)
 

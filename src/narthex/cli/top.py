@@ -17,7 +17,7 @@ from cyclopts import Parameter
 
 from narthex.cli.arguments import seconds_of, usage
 from narthex.cli.connections import duration
-from narthex.cli.operator_client import OperatorClient, with_client
+from narthex.cli.operator_client import OperatorClient, repeat, with_client
 from narthex.doctor.reports import harmless
 from narthex.domain.figures import Figures, Histogram, increase, quantile, total
 from narthex.errors import EXIT_FINDINGS, EXIT_OK, ClientError
@@ -73,19 +73,22 @@ def top(
         from rich.live import Live
 
         with Live(screen=True, auto_refresh=False) as live:
-            while True:
+
+            def show() -> None:
                 reading.read(client)
                 live.update(screen(reading), refresh=True)
-                time.sleep(pause_s)
+
+            return repeat(show, pause_s)
 
     return with_client(url, key, work)
 
 
 def _stream(client: OperatorClient, reading: FleetReading, pause_s: float, *, as_json: bool) -> int:
-    while True:
+    def show() -> None:
         reading.read(client)
         _print(reading, as_json=as_json)
-        time.sleep(pause_s)
+
+    return repeat(show, pause_s)
 
 
 def _print(reading: FleetReading, *, as_json: bool) -> None:
