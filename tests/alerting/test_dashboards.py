@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,9 @@ def test_every_metric_and_alert_is_on_a_dashboard() -> None:
     text = "\n".join(expr for _, _, expr in queries())
     assert [metric.name for metric in CATALOGUE if metric.full_name not in text] == []
     assert [alert.name for alert in ALERTS if alert.name not in text] == []
+    assert re.search(r"min by \(issuer\) \(narthex_keys_fetched_timestamp_seconds\{[^}]*\} > 0\)", text), (
+        "an instance that has fetched no keys yet would be drawn as 56 years"
+    )
     for board in boards().values():
         ids = [panel["id"] for panel in board["panels"]]
         assert len(set(ids)) == len(ids) > 3

@@ -214,8 +214,12 @@ def _panel(metric: Metric) -> Panel:
         return Panel(metric.name, metric.text, unit, ((_QUERIES[metric.name], legend),))
     if name.endswith("_timestamp_seconds"):
         ahead = "expiry" in name
-        worst = "min" if metric.mode == "livemin" else "max"
-        query = f"min by ({by}) ({series}) - time()" if ahead else f"time() - {worst} by ({by}) ({series})"
+        if ahead:
+            query = f"min by ({by}) ({series}) - time()"
+        elif metric.mode == "livemin":  # 0 is `none yet`, and would be drawn as 56 years
+            query = f"time() - min by ({by}) ({series} > 0)"
+        else:
+            query = f"time() - max by ({by}) ({series})"
         return Panel(
             metric.name,
             f"{metric.text} Shown as seconds {'left' if ahead else 'ago'}.",
