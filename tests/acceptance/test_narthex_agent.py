@@ -223,7 +223,7 @@ async def test_two_gateways_take_one_request_at_once(gateways: Gateways, busy: s
     for number in range(3):
         text = f"once-{busy}-{number}"
         model.gate(text).set()
-        body = asked(f"same-{busy}", text, busy)
+        body = asked(f"same-{busy}-{number}", text, busy)
         found = await asyncio.gather(*(posted(one, token, body) for one in (first, second, first)))
         events = [one for one in found if isinstance(one, list)]
         assert len(events) == 3, found

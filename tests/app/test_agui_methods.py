@@ -1,4 +1,4 @@
-"""AG-UI's requests over the WebSocket: `agui.run`, `agui.connect`, `agui.cancel` and `agui.names`."""
+"""AG-UI's requests over the WebSocket: `agui.run`, `agui.connect`, `agui.cancel`, `agui.names`, `agui.before`."""
 
 from __future__ import annotations
 
@@ -96,6 +96,22 @@ async def test_questions_names_and_cancelling(running: Running) -> None:
     await event(raw, type="TEXT_MESSAGE_CONTENT", delta="heard wait")
     assert await raw.rpc("agui.cancel", run_id="r-3") == {"run_id": waits["run_id"], "state": "running"}
     assert (await event(raw, type="RUN_FINISHED", runId=waits["run_id"]))["outcome"] == {"type": "cancelled"}
+
+
+async def test_the_thread_before_a_run_whose_messages_are_stored(running: Running) -> None:
+    """For a client that learns late that the run's agent began anew: without the run's messages, as over HTTP, and
+    without any message for a user who is no member.
+    """
+    raw = await client(running, "ada")
+    await ended(raw, asked("hello", "r-1"))
+    run_id = (await ended(raw, asked("more", "r-2")))["run_id"]
+    assert run_id in (await raw.rpc("agui.connect", **asked("", "c-1")))["ended"]
+    (snapshot,) = (await raw.rpc("agui.before", run_id=run_id))["events"]
+    assert (snapshot["type"], snapshot["metadata"]) == ("MESSAGES_SNAPSHOT", {"narthex": {"between": True}})
+    shown = [(one["role"], one["content"]) for one in snapshot["messages"]]
+    assert shown == [("user", "hello"), ("assistant", "heard hello"), ("user", "more")]
+    eve = await client(running, "eve")
+    assert await eve.rpc("agui.before", run_id=run_id) == {"events": []}
 
 
 async def test_what_cannot_be_done_is_refused(running: Running) -> None:

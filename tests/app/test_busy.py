@@ -12,6 +12,7 @@ import pytest
 from narthex.ports.agents import Agent, RunInput
 from narthex.testing import Running, gateway
 from tests.app.test_commands import Raw, client
+from tests.app.test_connection import Slow, parts_of
 
 
 async def listening(run: RunInput) -> AsyncIterator[str]:
@@ -164,3 +165,24 @@ async def test_a_message_that_the_agent_at_work_never_takes_is_answered_after_it
         )
         thread = await raw.rpc("thread.get", thread_id=first["thread_id"])
         assert [one["content"] for one in thread["messages"]] == ["one", "(one)[go on]", "two", "(two)"]
+
+
+async def test_a_late_repeat_does_not_end_the_run_that_interrupted_its_own(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It saw no run of its message, and comes to its turn when a later message has ended that run."""
+    raw, other = await client(running, "ada"), await client(running, "ada")
+    thread = (await raw.rpc("thread.create"))["thread_id"]
+    sent = {"busy": "interrupt", "thread_id": thread, "agent": "listening"}
+    late = Slow(parts_of(running).core.chat.run_of_message)
+    monkeypatch.setattr(parts_of(running).core.chat, "run_of_message", late)
+    repeat = asyncio.create_task(other.rpc("run.start", text="to me", client_message_id="1", **sent))
+    await late.asked.wait()
+    monkeypatch.undo()
+    first = await raw.rpc("run.start", text="to me", client_message_id="1", **sent)
+    second = await raw.rpc("run.start", text="no, me", client_message_id="2", **sent)
+    late.may.set()
+    assert (await repeat)["run_id"] == first["run_id"]
+    found = await raw.rpc("run.get", run_id=second["run_id"])
+    assert (found["state"], found["cancel_requested_by"]) == ("running", "")
+    await raw.rpc("run.cancel", run_id=second["run_id"])

@@ -42,6 +42,9 @@ async def test_what_is_stored() -> None:
     assert await folded().after(None, no_turn) is None
     assert await folded().after({"a": 1}, no_turn) == '{"a":1}'
     assert await stored(folded(ev.state_snapshot(None)), {"a": 1}) is None
+    anew = folded(ev.state_snapshot({"void": 1}), ev.restarted(2), ev.state_snapshot({}))
+    assert await anew.after(None, no_turn) is None
+    assert await anew.after({"a": 1}, no_turn) == "{}"
     assert await folded(ev.state_snapshot("x" * MAX_BYTES)).after(None, no_turn) == "null"
 
 

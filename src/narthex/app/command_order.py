@@ -44,14 +44,20 @@ class _Input(msgspec.Struct, rename="camel"):
     thread_id: str = ""
 
 
+class _Agui(msgspec.Struct):
+    """The params of `agui.run` and `agui.connect`, as far as they name a subject."""
+
+    input: _Input
+
+
 class _Named(msgspec.Struct):
-    """The params of an RPC method that name a subject."""
+    """The params of the other RPC methods, as far as they name a subject."""
 
     thread_id: str | None = None
     run_id: str | None = None
-    input: _Input | None = None
 
 
+_agui: Final = msgspec.json.Decoder(_Agui).decode
 _named: Final = msgspec.json.Decoder(_Named).decode
 
 
@@ -72,11 +78,11 @@ def _subject_of_rpc(request: RpcRequest) -> str:
     if not request.method.startswith(_ORDERED_METHODS):
         return ""
     try:
+        if request.method.startswith("agui."):
+            return f"agui {_agui(request.data).input.thread_id}"  # the client's own name, not the thread's id
         named = _named(request.data)
     except (msgspec.DecodeError, RecursionError):
         return ""  # the method reports the fault in its params
-    if named.input is not None:
-        return f"agui {named.input.thread_id}"  # the client's own name, not the thread's id
     if named.thread_id:
         return thread_channel(named.thread_id)
     return f"run {named.run_id}" if named.run_id else ""

@@ -24,6 +24,7 @@ from narthex.ports.broker import Position
 from narthex.ports.runs import Run
 from narthex.ports.tracing import current_span, ending
 
+_ALONE: Final = ("reject", "interrupt")  # of `BUSY`: those that must find the thread idle, or make it idle
 UNTITLED: Final = "New thread"  # of a thread whose first message has no words
 
 
@@ -94,11 +95,8 @@ class RunStarter:
                 `Chat.post_results`, `rate_limited`, `queue_full` (429). Unless two nodes took requests at the same
                 moment, no message was sent then.
         """
-        known = await self._chat.run_of_message(identity, client_message_id)
-        if known is not None:
-            if thread_id is not None and known.thread_id != thread_id:
-                raise _used()
-            return _existing(known)
+        if (known := await self._known(identity, client_message_id, thread_id)) is not None:
+            return known
         bounded(text)
         given = given or AgentInput()
         given.encoded()  # raises before a message is sent
@@ -124,6 +122,9 @@ class RunStarter:
             if steered is not None:
                 return steered
         async with self._in_turn(busy, thread_id):
+            # A repeat that waited behind its first request, and behind others, must not end or find busy their runs.
+            if busy in _ALONE and (known := await self._known(identity, client_message_id, thread_id)):
+                return known
             if busy == "interrupt":
                 await self._engine.requests.cancel_thread(identity, thread_id, but=run_id)
             await self._engine.require_room(identity, thread_id, queue=busy != "reject", run_id=run_id)
@@ -160,9 +161,20 @@ class RunStarter:
             raise _used()
         return Started(run, queued=queued, said_at=said_at if fresh else None)
 
+    async def _known(
+        self, identity: Identity, client_message_id: str, thread_id: str | None
+    ) -> Started | None:
+        """The run that the client's id began before. Raises ClientError `client_message_id_used`."""
+        known = await self._chat.run_of_message(identity, client_message_id)
+        if known is None:
+            return None
+        if thread_id is not None and known.thread_id != thread_id:
+            raise _used()
+        return _existing(known)
+
     def _in_turn(self, busy: str, thread_id: str) -> AbstractAsyncContextManager[object]:
         """Lets messages that must find the thread idle, or make it idle, come one after the other."""
-        if busy not in ("reject", "interrupt"):
+        if busy not in _ALONE:
             return nullcontext()
         return self._alone.setdefault(thread_id, asyncio.Lock())
 
@@ -186,8 +198,11 @@ class RunStarter:
         if run is None or run.agent != agent or len(text.encode()) > STEER_BYTES:
             return None
         said_at, fresh = await self._chat.say(identity, thread_id, message_id, text)
-        if not fresh and (earlier := await self._taken(identity, thread_id, message_id, said_at)) is not None:
-            return earlier
+        if not fresh:
+            if _is_before(said_at, run):  # its own question, or an older one, under a new `client_message_id`
+                return None  # it is answered again
+            if (earlier := await self._taken(identity, thread_id, message_id, said_at)) is not None:
+                return earlier
         # Also for a repeat that came while the first request still gives the message to the agent, which takes it once.
         if await self._engine.steering.take(identity, run, message_id, text, said_at):
             return Started(run, queued=False, said_at=None, steered_by=message_id)
@@ -204,6 +219,11 @@ class RunStarter:
             return None
         own = earlier.message_id == message_id
         return _existing(earlier, steered_by="" if own else message_id)
+
+
+def _is_before(at: Position, run: Run) -> bool:
+    """Whether a position is before a run's first event."""
+    return at.offset <= run.start_offset or run.start_epoch not in ("", at.epoch)
 
 
 def _existing(run: Run, *, steered_by: str = "") -> Started:

@@ -46,9 +46,12 @@ class AgentState:
         return self._snapshot is not _UNSET or bool(self._patches)
 
     async def after(self, before: Any, turn: Callable[[], Awaitable[object]]) -> str | None:
-        """The state to store, as JSON text (`null`: it was too large), from the one before the run; None: none. Awaits
-        `turn` now and then, because a run may have many deltas.
+        """The state to store, as JSON text (`null`: it was too large), from the one before the run; None: none, also
+        where there was none and a snapshot says that it is empty, as of an agent that begins anew. Awaits `turn` now
+        and then, because a run may have many deltas.
         """
+        if before is None and not self._patches and (self._snapshot is _UNSET or self._snapshot == {}):
+            return None
         state = before if self._snapshot is _UNSET else self._snapshot
         document = PatchedDocument({} if state is None and self._patches else state, MAX_BYTES)
         applied = 0
@@ -61,7 +64,5 @@ class AgentState:
             if applied >= _TURN_EVERY:
                 applied = 0
                 await turn()
-        if document.value is None and self._snapshot is _UNSET and not self._patches:
-            return None
         text = msgspec.json.encode(document.value)
         return text.decode() if len(text) <= MAX_BYTES else "null"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from narthex.adapters.stores import sqlite as sqlite_store
-from narthex.adapters.stores.sql.operation import Operation
+from narthex.adapters.stores.sql.operation import Operation, Shape
 from narthex.adapters.stores.sqlite import SqliteStore
 from narthex.errors import Bug, ConfigError, DependencyError
 from narthex.ports.credentials import SigningKey
@@ -204,3 +206,22 @@ async def test_what_is_asked_all_day_reads_no_ended_run(
     connection.close()
     assert len(asked) > 10
     assert wrong == []
+
+
+@pytest.mark.parametrize("alias", ["", "o"])
+def test_a_bounded_text_is_read_as_empty_with_and_without_an_alias(alias: str) -> None:
+    """A query over one table names no alias, and must not read a text of any length for that."""
+
+    class Pair(msgspec.Struct):
+        name: str
+        text: str
+
+    shape = Shape(Pair, bounded=("text",), most=3)
+    with contextlib.closing(sqlite3.connect(":memory:")) as sql:
+        sql.execute("CREATE TABLE pairs (name TEXT, text TEXT)")
+        sql.executemany("INSERT INTO pairs VALUES (?, ?)", [("whole", "abc"), ("long", "abcd")])
+        query = shape.many(f"FROM pairs {alias} ORDER BY rowid", alias=alias)
+        statement, values = next(query)
+        with pytest.raises(StopIteration) as found:
+            query.send(sql.execute(statement, values).fetchall())
+    assert found.value.value == [Pair("whole", "abc"), Pair("long", "")]

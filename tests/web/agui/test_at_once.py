@@ -14,7 +14,7 @@ from narthex.domain.runs import BUSY
 from narthex.ports.agents import Agent, RunInput
 from narthex.testing import gateway
 from tests.timing import within
-from tests.web.agui.client import Told, bearer, real, said, stream
+from tests.web.agui.client import Told, bearer, real, said, stream, until
 
 pytestmark = pytest.mark.timeout(within(60))
 
@@ -210,7 +210,8 @@ async def test_one_request_several_times_is_one_run(device: Device, busy: str) -
     texts = [f"hello {number}" for number in range(5)]
     for text in texts:
         device.agents.gate(text).set()
-        body = wish(text, busy, run=f"r of {text}", message=f"m of {text}")
+        # A thread each: a thread is busy until the row of its run says that it is over, a moment after its stream.
+        body = wish(text, busy, thread=f"t of {text}", run=f"r of {text}", message=f"m of {text}")
         told = await told_of([device.post(body) for _ in range(3)])
         assert [one.text for one in told] == [f"begun ended {text}"] * 3
         assert len({real(one) for one in told}) == 1
@@ -233,6 +234,23 @@ async def test_one_request_several_times_steers_once(device: Device) -> None:
     assert len({real(one) for one in told}) == 1
     assert told[0].text == "ready. " + "".join(f"[{text}]" for text in texts)
     assert device.agents.calls == ["listen"]
+
+
+async def test_a_message_that_is_older_than_the_run_is_answered_again(device: Device) -> None:
+    """`busy: steer` with the run's own question under a new `runId`: a run of its own, and the agent is not steered."""
+    first = await device.began(said("listen", message="m", run="r-1"), "listening")
+    again = device.post(wish("listen", "steer", message="m", run="r-2"), "listening")
+    await again.answered.wait()
+    assert await device.queued() != ""
+    ends = [device.post(wish("stop", "steer", message="end"), "listening")]
+    assert (await first.told()).text == "ready. "
+    await until(lambda: len(device.agents.calls) == 2)
+    ends.append(device.post(wish("stop", "steer", message="end again"), "listening"))
+    assert (await again.told()).text == "ready. "
+    runs = [real(one) for one in await told_of([first, again, *ends])]
+    assert runs == [runs[0], runs[1], runs[0], runs[1]]
+    assert runs[0] != runs[1]
+    assert [role for role, _ in await device.thread()].count("user") == 3
 
 
 async def test_one_message_id_for_two_texts_at_once(device: Device) -> None:

@@ -237,6 +237,7 @@ async def test_a_stop_that_is_faster_than_its_run_ends_it(
     same name goes on, and so does a later run.
     """
     mine = bearer(running)
+    monkeypatch.setattr("narthex.app.agui.early_stops.KEPT_S", within(10))
     for thread, status in (("new", 404), ("new", 200)):
         body = said("gate-1", thread)
         stopped = await http.post(

@@ -26,7 +26,9 @@ class Request(Identified, frozen=True, kw_only=True):
 
 
 class Named(Identified, frozen=True, kw_only=True):
-    """Params of `agui.cancel` and `agui.names`: a run by the gateway's id or the client's name."""
+    """Params of `agui.cancel`, `agui.names` and `agui.before`: a run by the gateway's id; the first two take the
+    client's name for it too.
+    """
 
     run_id: Ident
 
@@ -45,6 +47,7 @@ class AguiMethods:
             "agui.connect": typed(Request, self._connect),
             "agui.cancel": typed(Named, lambda who, p: self._requests.cancel(who, p.run_id)),
             "agui.names": typed(Named, self._names),
+            "agui.before": typed(Named, self._before),
         }
 
     async def _run(self, identity: Identity, params: Request) -> object:
@@ -61,6 +64,9 @@ class AguiMethods:
         run = await self._requests.named(identity, params.run_id)
         found = await self._requests.names(run.tenant, run.thread_id, run.run_id, run.parent_run_id)
         return {"run_id": found.run_id, "parent_run_id": found.parent_run_id}
+
+    async def _before(self, identity: Identity, params: Named) -> object:
+        return {"events": await self._requests.before(identity, params.run_id)}
 
 
 def _followed(followed: FollowedRun) -> dict[str, object]:

@@ -156,7 +156,7 @@ export class AguiSocket {
       for (;;) {
         const event = await inbox.next();
         if (event === null || event["runId"] !== reply.run_id || event["seq"] === undefined) continue;
-        if (voidsAttempt(event)) for (const before of await this.#before(inbox, request, reply.run_id as string)) emit(before);
+        if (voidsAttempt(event)) for (const before of await this.#before(inbox, reply.run_id as string)) emit(before);
         emit(pure(event, names));
         if (TERMINAL.has(event.type)) return;
       }
@@ -175,7 +175,7 @@ export class AguiSocket {
     const feed = new Feed(
       reply,
       (runId) => this.#names(inbox, request.input.threadId, runId),
-      (runId) => this.#before(inbox, request, runId),
+      (runId) => this.#before(inbox, runId),
     );
     await this.#listening(client, reply, inbox, async () => {
       let look = true;
@@ -202,10 +202,13 @@ export class AguiSocket {
   }
 
   /** The thread as it was before a run whose agent begins anew: what the void attempt has shown is dropped by it. */
-  async #before(inbox: Inbox, request: SocketRequest, runId: string): Promise<Wire[]> {
-    const { events = [], ended = [] } = await inbox.ask<Reply>("agui.connect", { agent: request.agent, input: { ...request.input, messages: [] } });
-    if (ended.includes(runId)) return []; // its messages are in the thread by now
-    return events.filter(({ type }) => type === "MESSAGES_SNAPSHOT").map((event) => ({ ...event, metadata: { narthex: { between: true } } }));
+  async #before(inbox: Inbox, runId: string): Promise<Wire[]> {
+    try {
+      return (await inbox.ask<{ events: Wire[] }>("agui.before", { run_id: runId })).events;
+    } catch (error) {
+      if (error instanceof AguiRefusal) return []; // an earlier version of the gateway does not have the method
+      throw error;
+    }
   }
 
   /** Whether no run of the thread is queued or running, but for those whose end was emitted. */

@@ -194,15 +194,24 @@ test("an agent that begins anew puts the thread back to before its run", async (
     offset: 8,
     publications: anew.map((data, at) => ({ data, offset: 5 + at })),
   });
-  const snapshot = { type: "MESSAGES_SNAPSHOT", messages: [{ id: "u", role: "user", content: "hi" }] };
-  const stored = { ...REPLY, events: [{ type: "RUN_STARTED" }, snapshot, { type: "STATE_SNAPSHOT", snapshot: { n: 1 } }, { type: "RUN_FINISHED" }], ended: [] };
-  const rpc = { "agui.run": () => ({ result: REPLY }), "agui.connect": () => ({ result: stored }) };
-  await scripted({ rpc, subscribe }, async (agui) => {
-    const events = await read(agui, request({}, [{ id: "u", role: "user", content: "hi" }]));
+  const between = { metadata: { narthex: { between: true } } };
+  const snapshot = { type: "MESSAGES_SNAPSHOT", messages: [{ id: "u", role: "user", content: "hi" }], ...between };
+  const earlier = { error: { code: 104, message: "method not found" } };
+  let answer: ReturnType<Answer> = { result: { events: [snapshot] } };
+  const rpc = { "agui.run": () => ({ result: REPLY }), "agui.before": () => answer };
+  await scripted({ rpc, subscribe }, async (agui, asked) => {
+    const sent = request({}, [{ id: "u", role: "user", content: "hi" }]);
+    const events = await read(agui, sent);
+    assert.deepEqual(asked.at(-1), ["agui.before", { run_id: "real" }]);
     assert.deepEqual(
       events.map((event) => event.type),
       ["RUN_STARTED", "TEXT_MESSAGE_START", "MESSAGES_SNAPSHOT", "CUSTOM", "RUN_FINISHED"],
     );
-    assert.deepEqual(events[2], { ...snapshot, metadata: { narthex: { between: true } } });
+    assert.deepEqual(events[2], snapshot);
+    answer = earlier; // of a gateway of an earlier version
+    assert.deepEqual(
+      (await read(agui, sent)).map((event) => event.type),
+      ["RUN_STARTED", "TEXT_MESSAGE_START", "CUSTOM", "RUN_FINISHED"],
+    );
   });
 });

@@ -105,9 +105,9 @@ class Shape(Generic[S]):
         self._booleans = frozenset(field.name for field in fields if field.type is bool)
         self._tuples = frozenset(field.name for field in fields if field.type == tuple[str, ...])
 
-    def of(self, alias: str) -> str:
-        """The columns, qualified."""
-        columns = [f'{alias}."{name}"' for name in self.names]
+    def of(self, alias: str = "") -> str:
+        """The columns of a SELECT, qualified by their table's alias, if it has one."""
+        columns = [f'{alias}."{name}"' if alias else f'"{name}"' for name in self.names]
         for at, name in enumerate(self.names):
             if name in self._bounded:
                 columns[at] = f"CASE WHEN length({columns[at]}) > {self._most} THEN '' ELSE {columns[at]} END"
@@ -120,7 +120,7 @@ class Shape(Generic[S]):
 
     def many(self, rest: str, *values: object, alias: str = "") -> Operation[list[S]]:
         """One Struct per row of `SELECT columns rest`; `alias` is the columns' table where `rest` joins several."""
-        rows = yield f"SELECT {self.of(alias) if alias else self.columns} {rest}", values
+        rows = yield f"SELECT {self.of(alias)} {rest}", values
         return self.read_all(rows)
 
     def one(self, rest: str, *values: object, alias: str = "") -> Operation[S | None]:
