@@ -181,6 +181,8 @@ async def test_a_late_repeat_does_not_end_the_run_that_interrupted_its_own(
     monkeypatch.undo()
     first = await raw.rpc("run.start", text="to me", client_message_id="1", **sent)
     second = await raw.rpc("run.start", text="no, me", client_message_id="2", **sent)
+    await follow(raw, first["channel"])
+    await event(raw, type="TEXT_MESSAGE_CONTENT", delta="(no, me)")
     late.may.set()
     assert (await repeat)["run_id"] == first["run_id"]
     found = await raw.rpc("run.get", run_id=second["run_id"])
