@@ -134,6 +134,10 @@ OPENAI = {
     "nothing": Case((DONE,), "", "agent_unavailable", "answered nothing"),
     "crlf": Case(tuple(part.replace(b"\n", b"\r\n") for part in (chunk("a"), chunk("b"), STOP, DONE)), "ab"),
     "crlf-cut": Case((chunk("a").replace(b"\n", b"\r\n")[:-1], b"\n" + chunk("b"), STOP + DONE), "ab"),
+    "unknown-fields": Case((b"timestamp: 12\n" + chunk("a"), b"x-request: 7\n\n", STOP, DONE), "a"),
+    "cut-inside-a-chunk": Case(
+        (chunk("half "), chunk("lost")[:30]), "half ", "agent_unavailable", "cut its answer short"
+    ),
     "comments": Case(
         (b": OPENROUTER PROCESSING\n\n", chunk("a"), b": ping\n\n", chunk("b"), STOP, DONE), "ab"
     ),
@@ -144,6 +148,8 @@ OPENAI = {
             chunk("a"),
             b"data: {}\n\n",
             b"event: ping\ndata: {}\n\n",
+            b"event: ping\ndata: 1\n\n",
+            b"data: null\n\n",
             chunk("b"),
             STOP,
             DONE,
@@ -229,6 +235,25 @@ OPENAI = {
             chunk(finish="stop"),
         ),
         tools=(("look", "{}"), ("find", "{}")),
+    ),
+    "tools-one-index-in-pieces": Case(
+        (
+            call("{", index=0, id="t1", name="look"),
+            call("}", index=0),
+            call("[", index=0, id="t2", name="find"),
+            call("]", index=0),
+            chunk(finish="stop"),
+        ),
+        tools=(("look", "{}"), ("find", "[]")),
+    ),
+    "tools-again-behind-parts": Case(
+        (
+            call("{}", index=0, id="t1", name="look"),
+            b'data: {"choices":[{"message":{"tool_calls":'
+            b'[{"id":"t1","function":{"name":"look","arguments":"{}"}}]}}]}\n\n',
+            chunk(finish="stop"),
+        ),
+        tools=(("look", "{}"),),
     ),
     "function-call": Case(
         (chunk(function_call={"name": "look", "arguments": "{}"}), chunk(finish="function_call")),

@@ -141,6 +141,12 @@ async def test_the_endpoint_is_told_who_asks_and_gets_its_secret() -> None:
         (scripted("data: nonsense\n\n"), "agent_failed", "nonsense"),
         (scripted("data: {nonsense\n\n"), "agent_event_invalid", "not a JSON object"),
         (scripted("data: []\n\n"), "agent_event_invalid", "not an AG-UI event"),
+        (scripted('data: {"type": "TEXT_ME'), "agent_event_order", "without RUN_FINISHED"),
+        (
+            scripted('data: {"type": "CUSTOM", "value": ' + "[" * 1_500 + "]" * 1_500 + "}\n\n"),
+            "agent_event_invalid",
+            "too deep",
+        ),
         (scripted("data: \xff\n\n"), "agent_failed", "\xff"),
         (scripted('data: {"type": "RUN_STARTED"}\n\n'), "agent_event_order", "without RUN_FINISHED"),
         (scripted(), "agent_event_order", "without RUN_FINISHED"),
@@ -342,6 +348,39 @@ def test_old_thinking_events_become_reasoning() -> None:
     ]
     assert len({e["messageId"] for e in out}) == 2
     assert all(ev.shape_fault(e) is None for e in out)
+
+
+def test_chunks_keep_their_halves_for_the_engine() -> None:
+    """Only it knows which message a chunk without an id continues; other members are cleaned."""
+    translate = Translation()
+    first = {"type": "TEXT_MESSAGE_CHUNK", "messageId": "m", "delta": "\ud83d"}
+    rest = {"type": "TEXT_MESSAGE_CHUNK", "delta": "\ude00!"}
+    assert [translate.event(first), translate.event(rest)] == [[first], [rest]]
+    assert translate.event(first | {"name": "x\ud83d"}) == [first | {"name": "x\ufffd"}]
+
+
+async def test_what_another_gateway_sends_between_its_runs_is_no_output() -> None:
+    """A gateway behind this one marks what its users said meanwhile."""
+    mark = {"metadata": {"narthex": {"between": True}}}
+    events = [
+        {"type": "MESSAGES_SNAPSHOT", "messages": [], **mark},
+        {**ev.text_start("u", "user"), **mark},
+        {**ev.text_content("u", "not mine"), **mark},
+        {**ev.text_end("u"), **mark},
+        {**ev.text_start("m"), "metadata": {"narthex": {"between": False}}},
+        ev.text_content("m", "mine"),
+        ev.text_end("m"),
+        {"type": "RUN_FINISHED"},
+    ]
+    lines = [f"data: {json.dumps(event)}\n\n" for event in events]
+    async with served(Starlette(routes=[scripted(*lines)])) as url:
+        heard = await talk(load_agent(f"agui+{url}/scripted"), Input("hi"))
+    assert heard.text == "mine"
+    assert [one["type"] for one in heard.events] == [
+        "TEXT_MESSAGE_START",
+        "TEXT_MESSAGE_CONTENT",
+        "TEXT_MESSAGE_END",
+    ]
 
 
 def test_a_resumed_request_has_what_was_said() -> None:

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from narthex.adapters.agents.loading import load_agent
+from narthex.adapters.agents.openai_answer import NOT_OFFERED
 from narthex.adapters.agents.openai_http import openai_agent
 from narthex.errors import ConfigError
 from narthex.ports.agents import AgentError, ChatMessage
@@ -29,6 +30,12 @@ def chunk(finish: str | None = None, **delta: str) -> str:
         "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
     }
     return f"data: {json.dumps(body)}\n\n"
+
+
+def called(function: dict[str, str], index: int = 0, **more: str) -> str:
+    """One chunk with a piece of a tool call."""
+    delta = {"tool_calls": [{"index": index, "function": function} | more]}
+    return f"data: {json.dumps({'choices': [{'index': 0, 'delta': delta}]})}\n\n"
 
 
 def model(*lines: str, status: int = 200) -> Starlette:
@@ -156,8 +163,17 @@ async def test_what_the_endpoint_is_asked() -> None:
         (model("data: {]\n\n"), "agent_event_invalid", "not JSON"),
         (model('data: {"error": {"message": "No memory."}}\n\n'), "agent_failed", "No memory."),
         (model(chunk(finish="content_filter")), "agent_failed", "content filter"),
+        (model('data: {"choices": [{"delta": {"cont'), "agent_unavailable", "cut its answer short"),
+        (model("error: out of memory\n"), "agent_failed", "error: out of memory"),
+        (
+            model('data: {"choices": ' + "[" * 1_500 + "]" * 1_500 + "}\n\n"),
+            "agent_event_invalid",
+            "too deep",
+        ),
+        (model(*[called({"arguments": "x" * 1_000})] * 80), "agent_flood", "without a name"),
+        (model(*[called({"name": "x" * 100})] * 3), "agent_flood", "256 characters"),
     ],
-    ids=["key", "cut", "json", "error", "filter"],
+    ids=["key", "cut", "json", "error", "filter", "cut-json", "field", "deep", "nameless", "long-name"],
 )
 async def test_a_bad_endpoint_is_named(app: Starlette, code: str, words: str) -> None:
     """Each fault of an endpoint ends in a code and a sentence."""
@@ -183,6 +199,119 @@ async def test_an_answer_that_was_cut_off_says_so() -> None:
         heard = await talk(load_agent(f"openai+{url}/v1#m"), Input("hi"))
     assert heard.text == "a lo"
     assert heard.of("CUSTOM")[0]["value"] == {"reason": "length"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "event: ping\ndata: 1",
+        'event: ping\ndata: "2026"',
+        "event: ping\ndata: null",
+        "data: null",
+        "event: heartbeat\ndata: [1]",
+        'event: heartbeat\ndata: {"message": "alive", "at": 1}',
+        "event: keep-alive\ndata: x",
+        "event: keep-alive\ndata: {x",
+        "timestamp: 12",
+        "x-request: 12",
+    ],
+)
+async def test_keep_alives_and_unknown_fields_are_passed_over(line: str) -> None:
+    """The answer around them is whole, and nothing is shown for them."""
+    async with served(
+        model(chunk(content="a"), f"{line}\n\n", chunk(content="b"), chunk(finish="stop"))
+    ) as url:
+        heard = await talk(load_agent(f"openai+{url}/v1#m"), Input("hi"))
+    assert heard.items == ["a", "b"]
+
+
+async def test_an_error_of_a_keep_alives_kind_is_told() -> None:
+    """Its name does not hide it."""
+    async with served(model('event: ping\ndata: {"error": "no memory"}\n\n')) as url:
+        with pytest.raises(AgentError, match="no memory"):
+            await talk(load_agent(f"openai+{url}/v1#m"), Input("hi"))
+
+
+async def test_a_count_that_is_cut_leaves_a_complete_answer() -> None:
+    """The reason of the end had arrived."""
+    async with served(model(chunk(content="a"), chunk(finish="stop"), 'data: {"usage": {"tot')) as url:
+        heard = await talk(load_agent(f"openai+{url}/v1#m"), Input("hi"))
+    assert heard.items == ["a"]
+
+
+def whole(**message: Any) -> str:
+    """The whole answer behind its parts."""
+    return f"data: {json.dumps({'choices': [{'message': message, 'finish_reason': 'tool_calls'}]})}\n\n"
+
+
+LOOK = {"id": "t1", "function": {"name": "look", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    ("lines", "calls", "text"),
+    [
+        (
+            (
+                called({"name": "look", "arguments": "{}"}, id="t1"),
+                whole(content=None, tool_calls=[LOOK]),
+            ),
+            [("look", "{}")],
+            "",
+        ),
+        (
+            (called({"name": "look", "arguments": "{}"}, id="t1"), whole(content="x", tool_calls=[LOOK])),
+            [("look", "{}")],
+            "x",
+        ),
+        ((chunk(content="x"), whole(content="x", tool_calls=[LOOK])), [("look", "{}")], "x"),
+        (
+            (
+                called({"name": "look", "arguments": "{}"}, 0, id="t1"),
+                called({"name": "find", "arguments": "["}, 1, id="t1"),
+                called({"arguments": "]"}, 1, id="t1"),
+                chunk(finish="stop"),
+            ),
+            [("look", "{}"), ("find", "[]")],
+            "",
+        ),
+        (
+            (
+                called({"name": "look", "arguments": "{"}, id="t1"),
+                called({"arguments": "1"}),
+                called({"name": "find", "arguments": "["}, id="t2"),
+                called({"arguments": "2"}),
+                called({"arguments": "3}"}, id="t1"),
+                called({"arguments": "4]"}, id="t2"),
+                chunk(finish="stop"),
+            ),
+            [("look", "{13}"), ("find", "[24]")],
+            "",
+        ),
+    ],
+    ids=["repeated", "repeated-with-text", "only-in-the-whole", "one-id", "one-index"],
+)
+async def test_tool_calls_are_told_apart(
+    lines: tuple[str, ...], calls: list[tuple[str, str]], text: str
+) -> None:
+    """Each is shown once, with its own arguments and a result that says that it was not executed."""
+    async with served(model(*lines)) as url:
+        heard = await talk(load_agent(f"openai+{url}/v1#m"), Input("hi"))
+    found = {one["toolCallId"]: [one["toolCallName"], ""] for one in heard.of("TOOL_CALL_START")}
+    for piece in heard.of("TOOL_CALL_ARGS"):
+        found[piece["toolCallId"]][1] += piece["delta"]
+    assert [tuple(one) for one in found.values()] == calls
+    assert heard.text == text
+    results = [(one["toolCallId"], one["content"]) for one in heard.of("TOOL_CALL_RESULT")]
+    assert results == [(call_id, NOT_OFFERED) for call_id in found]
+
+
+async def test_the_kind_of_a_part_does_not_quote_the_key() -> None:
+    """Users can read the note."""
+    line = 'data: {"choices": [{"delta": {"content": [{"type": "sk-very-secret"}]}}]}\n\n'
+    async with served(model(line, chunk(content="x", finish="stop"))) as url:
+        agent = load_agent(f"openai+{url}/v1#m", secrets={"m": "sk-very-secret"})
+        heard = await talk(agent, Input("hi"))
+    assert heard.of("CUSTOM")[0]["value"] == {"not_understood": "a part of type …"}
 
 
 def test_names_and_mistakes() -> None:

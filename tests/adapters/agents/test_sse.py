@@ -20,6 +20,7 @@ STREAM = (
     "data\n\n"
     "Internal Server Error\n"
     '{"error": 1}\n'
+    "timestamp: 12\nx-request: 7\ndata: good\n\n"
     "data: cut off"
 ).encode()
 EVENTS = [
@@ -28,6 +29,7 @@ EVENTS = [
     ServerEvent("message", "ü 😀"),
     ServerEvent("stray", "Internal Server Error"),
     ServerEvent("stray", '{"error": 1}'),
+    ServerEvent("message", "good"),
 ]
 
 
@@ -40,7 +42,21 @@ def test_any_split_gives_the_same_events(cuts: list[int]) -> None:
     for start, end in itertools.pairwise(edges):
         found += reader.feed(STREAM[start:end])
     assert found == EVENTS
-    assert reader.end() == [ServerEvent("message", "cut off")]
+    assert reader.end() == [ServerEvent("message", "cut off", cut=True)]
+
+
+def test_unknown_fields_at_the_end_may_be_an_error() -> None:
+    """No event follows them: their text is returned, bounded."""
+    reader = EventReader()
+    assert reader.feed(b"data: x\n\n" + b"error: no memory\n" * 20) == [ServerEvent("message", "x")]
+    assert reader.end() == [ServerEvent("stray", "\n".join(["error: no memory"] * 8), cut=True)]
+
+
+def test_the_end_of_the_stream_may_cut_a_character() -> None:
+    """That is a cut, not a fault of the encoding."""
+    reader = EventReader()
+    assert reader.feed(b"data: \xc3") == []
+    assert reader.end() == [ServerEvent("message", "\ufffd", cut=True)]
 
 
 @pytest.mark.parametrize("line", [b"data: " + b"x" * MAX_EVENT_BYTES + b"x", b"data: x\n" * 2_000_000])

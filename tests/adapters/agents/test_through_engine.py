@@ -110,6 +110,23 @@ def agui_stream(*events: dict[str, object]) -> Starlette:
     return Starlette(routes=[Route("/bot", answer, methods=["POST"])])
 
 
+async def test_halves_of_characters_in_chunks(rig: Rig) -> None:
+    """A first chunk that is half a character opens its message, a chunk without an id goes on with it."""
+    chunks: list[dict[str, object]] = [
+        {"messageId": "m", "delta": "\ud83d"},
+        {"delta": "\ude00 and \ud83d"},
+        {"delta": "\ude00!"},
+        {"messageId": "n", "delta": "\ud83d\ude00\ud83d"},
+    ]
+    app = agui_stream(
+        *({"type": "TEXT_MESSAGE_CHUNK", **one} for one in chunks), {"type": "RUN_FINISHED", "runId": "r"}
+    )
+    async with served(app) as url:
+        engine = await rig.node(load_agent(f"agui+{url}/bot"))
+        row, _ = await rig.ended(await rig.say(engine, await rig.thread()))
+    assert (row.state, row.text) == ("finished", "\U0001f600 and \U0001f600!\U0001f600\ufffd")
+
+
 TOKENS: list[dict[str, object]] = [
     {"model": "m", "inputTokens": 3, "outputTokens": 5, "providerSpecific": {"x": 1}},
     {"model": "n", "inputTokens": 2},

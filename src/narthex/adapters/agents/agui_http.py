@@ -14,12 +14,11 @@ import msgspec
 from narthex.adapters.agents.agui_stream import relay
 from narthex.adapters.agents.openai_answer import MAX_QUOTE, words
 from narthex.adapters.agents.remote import Endpoint, parse_url
-from narthex.adapters.agents.sse import MESSAGE, ServerEvent
+from narthex.adapters.agents.sse import KEEP_ALIVES, MESSAGE, ServerEvent
 from narthex.adapters.agents.surrogates import joined
 from narthex.ports.agents import Agent, AgentError, Event, RunInput
 from narthex.ports.tracing import ending
 
-_KEEP_ALIVES: Final = frozenset({"ping", "keepalive", "keep-alive", "heartbeat"})
 _ERRORS: Final = frozenset({"error", "detail", "message"})
 
 
@@ -58,28 +57,33 @@ def agui_agent(url: str, *, name: str = "", secrets: Mapping[str, str] | None = 
 
 
 def _event(sent: ServerEvent, endpoint: Endpoint) -> Event | None:
-    """The AG-UI event of a server-sent one; None for a keep-alive.
+    """The AG-UI event of a server-sent one; None for a keep-alive, and for JSON that the end of the stream cut.
 
     Raises:
         AgentError: it is an error that the endpoint reports outside of AG-UI, in its own words, or no event.
     """
-    kind, data = sent
+    kind, data, cut = sent
     try:
         event: Any = msgspec.json.decode(data)
+    except RecursionError as fault:
+        raise AgentError(
+            "The agent's endpoint sent an event that nests too deep.", "agent_event_invalid"
+        ) from fault
     except msgspec.MsgspecError:
         try:
             event = json.loads(data)  # with halves of characters, which `agui_stream` joins
         except (ValueError, RecursionError) as fault:
-            if kind in _KEEP_ALIVES:
+            json_like = data.lstrip()[:1] in ("{", "[")
+            if kind in KEEP_ALIVES or (cut and json_like):
                 return None
-            if kind == MESSAGE and data.lstrip()[:1] in ("{", "["):
+            if kind == MESSAGE and json_like:
                 raise AgentError(
                     "The agent's endpoint sent an event that is not a JSON object.", "agent_event_invalid"
                 ) from fault
             raise AgentError(_quoted(data, endpoint), "agent_failed") from fault
     if isinstance(event, dict) and "type" in event and kind != "error":
         return event
-    if kind in _KEEP_ALIVES or event in ({}, None):
+    if kind in KEEP_ALIVES or event in ({}, None):
         return None
     if kind == "error" or isinstance(event, str) or (isinstance(event, dict) and event.keys() & _ERRORS):
         raise AgentError(_quoted(words(event), endpoint), "agent_failed")

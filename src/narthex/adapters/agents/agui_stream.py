@@ -46,6 +46,8 @@ async def relay(run: RunInput, start: Start) -> AsyncIterator[Event]:
         translate = Translation()
         async with aclosing(start(conversation.request(run, resume))) as events:
             async for raw in events:
+                if _between_runs(raw):
+                    continue
                 for event in translate.event(raw):
                     kind = event.get("type")
                     if kind == "RUN_FINISHED":
@@ -70,6 +72,13 @@ async def relay(run: RunInput, start: Start) -> AsyncIterator[Event]:
         resume = await _asked(run, interrupts)
         conversation.state = run.state if run.state is not None else conversation.state
     raise AgentError(f"The agent asked more than {MAX_INTERRUPTS} questions in one run.", "agent_flood")
+
+
+def _between_runs(event: Event) -> bool:
+    """Whether another gateway marked it as sent between its runs (`web/agui/thread_stream`): no output of the agent."""
+    metadata = event.get("metadata")
+    ours = metadata.get("narthex") if isinstance(metadata, dict) else None
+    return isinstance(ours, dict) and ours.get("between") is True
 
 
 def _report(run: RunInput, terminal: Event) -> None:
@@ -275,6 +284,11 @@ class Translation:
             left = halves.end() if halves is not None else ""
             return [{"type": name, member: event.get(member), "delta": left}, event] if left else [event]
         delta = event.get("delta")
+        if str(kind).endswith("_CHUNK"):  # the engine's intake joins their halves: it knows whose they are
+            if not _broken(event):
+                return [event]
+            rest = cleaned({name: value for name, value in event.items() if name != "delta"})
+            return [rest | {"delta": delta} if isinstance(delta, str) else cleaned(event)]
         if not isinstance(delta, str):
             return [cleaned(event)] if _broken(event) else [event]
         key = (kind, str(event.get("messageId") or event.get("toolCallId") or ""))
@@ -311,4 +325,6 @@ def _broken(event: Event) -> bool:
         msgspec.json.encode(event)
     except (UnicodeEncodeError, msgspec.EncodeError, TypeError):
         return True
+    except RecursionError:  # the engine's intake names it
+        return False
     return False

@@ -3,7 +3,7 @@
 Not here: HTTP (`remote`), server-sent events (`sse`). Rules: nothing that users should read is dropped: text in any of
 its shapes, a refusal, an error's own words. A part of an unknown kind is named once a run in `CUSTOM
 narthex.model_note`. Left out on purpose: `logprobs`, keep-alive chunks, all choices but the first. A tool call, though
-no tool is offered, is shown as one without a result.
+no tool is offered, is shown with the result `NOT_OFFERED`: a page executes calls that have no result.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from narthex.adapters.agents.sse import KEEP_ALIVES
 from narthex.adapters.agents.surrogates import Halves, joined
 from narthex.domain import events as ev
 from narthex.ports.agents import AgentError, Event
@@ -23,6 +24,9 @@ from narthex.ports.tracing import Value
 MAX_QUOTE: Final = 500  # characters of an endpoint's own words
 MAX_NOTES: Final = 8
 MAX_CALLS: Final = 128
+MAX_CALL_NAME: Final = 256  # characters
+MAX_NAMELESS: Final = 64 * 1024  # characters of a call's arguments before its name
+NOT_OFFERED: Final = "Not executed: the gateway offers no tools to this model."
 _USAGE: Final = {"input_tokens": "prompt_tokens", "output_tokens": "completion_tokens"}
 _NORMAL: Final = frozenset({"stop", "eos", "end_turn", "eos_token", "stop_sequence", "complete", "unknown"})
 """Reasons for an end that mean only that the answer is complete."""
@@ -58,14 +62,25 @@ class ModelAnswer:
         self._text = Halves()
         self._thought = Halves()
         self._calls: dict[object, _Call] = {}
+        self._call_ids: set[str] = set()
+        self._at_index: dict[str, object] = {}  # the call that pieces of an index without an id continue
+        self._at_id: dict[str, object] = {}
         self._last_call: object = None
 
-    def event(self, kind: str, data: str) -> list[Item]:
-        """One server-sent event.
+    def event(self, kind: str, data: str, *, cut: bool = False) -> list[Item]:
+        """One server-sent event; `cut`: the end of the stream came before the event's own end.
 
         Raises:
             AgentError: it reports an error, or is no answer of a model.
         """
+        try:
+            return self._event(kind, data, cut)
+        except RecursionError as fault:
+            raise AgentError(
+                "The model's endpoint sent a chunk that nests too deep.", "agent_event_invalid"
+            ) from fault
+
+    def _event(self, kind: str, data: str, cut: bool) -> list[Item]:
         text = data.strip()
         if text == "[DONE]":
             self.done = True
@@ -73,7 +88,12 @@ class ModelAnswer:
         try:
             chunk: Any = msgspec.json.decode(data)
         except msgspec.MsgspecError:
-            chunk = self._leniently(kind, text)
+            chunk = self._leniently(kind, text, cut)
+        if chunk is None or (
+            kind in KEEP_ALIVES
+            and not (isinstance(chunk, dict) and ("choices" in chunk or chunk.get("error")))
+        ):
+            return []
         if not isinstance(chunk, dict):
             if kind == "error" or isinstance(chunk, str):
                 raise self._failed(str(chunk))
@@ -107,18 +127,22 @@ class ModelAnswer:
 
     # -- errors --------------------------------------------------------------------------------------------
 
-    def _leniently(self, kind: str, text: str) -> Any:
-        """What msgspec refuses: halves of characters, or an error that was written as plain text."""
+    def _leniently(self, kind: str, text: str, cut: bool) -> Any:
+        """What msgspec refuses: halves of characters, or an error that was written as plain text.
+
+        None for a keep-alive, and for JSON that the end of the stream cut: `end` reports it.
+        """
         try:
             return json.loads(text)
         except (ValueError, RecursionError) as fault:
-            if text[:1] in ("{", "["):
+            json_like = text[:1] in ("{", "[")
+            if kind in KEEP_ALIVES or (cut and json_like):
+                return None
+            if json_like:
                 raise AgentError(
                     f"The model's endpoint sent a chunk that is not JSON: {self._quote(text, 120)}",
                     "agent_event_invalid",
                 ) from fault
-            if kind in ("ping", "keepalive", "heartbeat"):
-                return {}
             raise self._failed(text) from fault
 
     def _raise_error(self, kind: str, chunk: dict[str, Any]) -> None:
@@ -172,8 +196,7 @@ class ModelAnswer:
         out: list[Item] = []
         delta = choice.get("delta")
         if not delta:
-            whole = choice.get("message")  # not streamed, or the whole answer again behind its parts
-            delta = whole if whole and not self._spoke else {}
+            delta = self._missed(choice.get("message"))
         if isinstance(delta, str):
             delta = {"content": delta}
         if not isinstance(delta, dict):
@@ -197,6 +220,17 @@ class ModelAnswer:
         if reason:  # some send an empty one with every chunk
             self._reason = joined(str(reason))
         return out
+
+    def _missed(self, whole: Any) -> Any:
+        """Of a whole answer, not streamed or repeated behind its parts: what did not come in parts."""
+        if not isinstance(whole, dict):
+            return whole if whole and not self._spoke else {}
+        came = {"content", "refusal"} if self._spoke else set()
+        if self._calls:
+            came |= {"tool_calls", "function_call"}
+        if came:
+            came |= {"reasoning_content", "reasoning"}
+        return {name: value for name, value in whole.items() if name not in came}
 
     def _plain(self, content: Any, out: list[Item]) -> str:
         """Text in any of its shapes: a string, a part, a list of parts. Other parts are noted in `out`."""
@@ -237,7 +271,7 @@ class ModelAnswer:
         return out
 
     def _called(self, call: Any) -> list[Item]:
-        """A piece of a tool call: found again by its index, else by its id, else it goes on with the last one."""
+        """A piece of a tool call: found again by its index, else by its id, else it continues the last one."""
         if not isinstance(call, dict):
             return self._note("a tool call that is not an object")
         function = call.get("function")
@@ -245,22 +279,26 @@ class ModelAnswer:
         index, call_id, name = call.get("index"), call.get("id"), function.get("name")
         key: object
         if index is not None:
-            key = ("index", str(index))
+            key = self._at_index.get(str(index), ("index", str(index)))
         elif call_id:
-            key = ("id", str(call_id))
+            key = self._at_id.get(str(call_id), ("id", str(call_id)))
         elif name or self._last_call is None:
             key = ("new", len(self._calls))
         else:
             key = self._last_call
         if call_id and key in self._calls and self._calls[key].other(str(call_id)):
-            key = ("id", str(call_id))  # one index for all of them
+            key = self._at_id.get(str(call_id), ("id", str(call_id)))  # one index for all of them
         self._last_call = key
         out = self._end_thought()
         found = self._calls.get(key)
         if found is None:
             if len(self._calls) >= MAX_CALLS:
                 raise AgentError("The model called more than 128 tools in one answer.", "agent_flood")
-            found = self._calls[key] = _Call()
+            found = self._calls[key] = _Call(self._call_ids)
+        if index is not None:
+            self._at_index[str(index)] = key
+        if call_id:
+            self._at_id.setdefault(str(call_id), key)
         arguments = function.get("arguments")
         if arguments is not None and not isinstance(arguments, str):
             arguments = json.dumps(arguments)
@@ -289,7 +327,7 @@ class ModelAnswer:
 
     def _note(self, what: str) -> list[Item]:
         """Name a part that is not understood, once."""
-        what = joined(what)[:100]
+        what = joined(self._hide(what))[:100]
         if what in self._notes or len(self._notes) >= MAX_NOTES:
             return []
         self._notes.add(what)
@@ -297,10 +335,16 @@ class ModelAnswer:
 
 
 class _Call:
-    """A tool call as it grows. It begins once its name is known."""
+    """A tool call as it grows. It begins once its name is known.
 
-    def __init__(self) -> None:
-        self._id = ""
+    Args:
+        taken: the ids under which the answer's calls are shown: one that is taken is replaced.
+    """
+
+    def __init__(self, taken: set[str]) -> None:
+        self._taken = taken
+        self._id = ""  # as the endpoint has it
+        self._shown_id = ""
         self._name = ""
         self._waiting = ""
         self._begun = False
@@ -316,23 +360,34 @@ class _Call:
         if not self._begun:
             self._name += name
         self._waiting += self._halves.feed(arguments)
+        if len(self._name) > MAX_CALL_NAME:
+            raise AgentError("The model called a tool by a name of more than 256 characters.", "agent_flood")
+        if not self._name and len(self._waiting) > MAX_NAMELESS:  # the engine counts only what it is given
+            raise AgentError(
+                "The model sent more than 64 KB of arguments to a tool without a name.", "agent_flood"
+            )
         return self._show() if self._name and self._waiting else []
 
     def _show(self) -> list[Item]:
         out: list[Item] = []
         if not self._begun:
             self._begun = True
-            self._id = self._id or uuid.uuid4().hex
-            out.append(ev.tool_call_start(self._id, self._name or "unknown"))
+            self._shown_id = self._id if self._id and self._id not in self._taken else uuid.uuid4().hex
+            self._taken.add(self._shown_id)
+            out.append(ev.tool_call_start(self._shown_id, self._name or "unknown"))
         if self._waiting:
-            out.append(ev.tool_call_args(self._id, self._waiting))
+            out.append(ev.tool_call_args(self._shown_id, self._waiting))
             self._waiting = ""
         return out
 
     def end(self) -> list[Item]:
         """The answer is over."""
         self._waiting += self._halves.end()
-        return [*self._show(), ev.tool_call_end(self._id)]
+        return [
+            *self._show(),
+            ev.tool_call_end(self._shown_id),
+            ev.tool_call_result(uuid.uuid4().hex, self._shown_id, NOT_OFFERED),
+        ]
 
 
 def _listed(value: Any) -> list[Any]:

@@ -90,7 +90,7 @@ async def completion(
         try:
             url = f"{endpoint.url}/chat/completions"
             async for sent in endpoint.stream(url, body, run.deadline, span, whole=True):
-                for item in answer.event(sent.kind, sent.data):
+                for item in answer.event(sent.kind, sent.data, cut=sent.cut):
                     yield item
                 if answer.done:
                     break

@@ -3,11 +3,13 @@
 The WHATWG rules that matter here: a byte order mark at the beginning is skipped, lines end in LF, CRLF or CR, `data:`
 lines of one event are joined by LF, an empty line ends the event, `id:`, `retry:` and comments are skipped. Two things
 that the rules drop are returned, because users need them: an event that the end of the stream cuts off, and a line that
-is no field (an error in plain text, JSON without `data:`) as an event of kind `STRAY`.
+is no field (an error in plain text, JSON without `data:`) as an event of kind `STRAY`. A field of an unknown name
+(`timestamp: 12`) is skipped if an event follows it, else it may be an error's text (`error: no memory`).
 """
 
 from __future__ import annotations
 
+import re
 from typing import Final, NamedTuple
 
 from narthex.ports.agents import AgentError
@@ -17,21 +19,30 @@ MAX_EVENT_BYTES: Final = (
 )  # four times what the engine takes: its refusal names the event, ours cannot
 MESSAGE: Final = "message"
 STRAY: Final = "stray"
+KEEP_ALIVES: Final = frozenset({"ping", "keepalive", "keep-alive", "heartbeat"})
+"""Kinds of events whose data mean nothing."""
 _BOM: Final = b"\xef\xbb\xbf"
 _SKIPPED: Final = frozenset({b"id", b"retry"})
+_FIELD: Final = re.compile(rb"[a-z][a-z0-9_-]{0,30}:")
+_MAX_UNKNOWN: Final = 8
 
 
 class ServerEvent(NamedTuple):
-    """One event: `kind` is its `event:` field, `message` where it has none; `data` is never empty."""
+    """One event: `kind` is its `event:` field, `message` where it has none; `data` is never empty.
+
+    Attributes:
+        cut: the end of the stream came before the event's own end: its data may be incomplete.
+    """
 
     kind: str
     data: str
+    cut: bool = False
 
 
 class EventReader:
     """Feed it what arrives; it returns every event that is complete."""
 
-    __slots__ = ("_begun", "_buffer", "_data", "_kind", "_size", "_skip_lf")
+    __slots__ = ("_begun", "_buffer", "_data", "_kind", "_size", "_skip_lf", "_unknown")
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -40,6 +51,7 @@ class EventReader:
         self._data: list[bytes] = []
         self._size = 0
         self._skip_lf = False
+        self._unknown: list[bytes] = []  # fields of unknown names since the last event
 
     def feed(self, chunk: bytes) -> list[ServerEvent]:
         """Take the next bytes, cut anywhere.
@@ -66,20 +78,25 @@ class EventReader:
         return found
 
     def end(self) -> list[ServerEvent]:
-        """The event that the end of the stream cut off. Raises AgentError as `feed`."""
+        """What the end of the stream cut off: an event, or fields of unknown names. Raises AgentError as `feed`."""
         last, self._buffer = self._buffer, b""
-        found = [self._line(last) if last else None, self._line(b"")]
+        found = [self._line(last, cut=True) if last else None, self._line(b"", cut=True)]
+        if self._unknown:
+            found.append(ServerEvent(STRAY, _text(b"\n".join(self._unknown), cut=True), cut=True))
         return [event for event in found if event is not None]
 
     def _bound(self, more: int) -> None:
         if self._size + more > MAX_EVENT_BYTES:
             raise AgentError("The agent's endpoint sent an event of more than 1 MB.", "agent_flood")
 
-    def _line(self, line: bytes) -> ServerEvent | None:
+    def _line(self, line: bytes, *, cut: bool = False) -> ServerEvent | None:
         if not line:
             data, self._data, self._size = b"\n".join(self._data), [], 0
             kind, self._kind = self._kind, ""
-            return ServerEvent(kind or MESSAGE, _text(data)) if data.strip() else None
+            if not data.strip():
+                return None
+            self._unknown.clear()
+            return ServerEvent(kind or MESSAGE, _text(data, cut=cut), cut)
         if line.startswith(b":"):
             return None
         name, _, value = line.partition(b":")
@@ -89,15 +106,21 @@ class EventReader:
             self._size += len(value)
             self._bound(0)
         elif name == b"event":
-            self._kind = _text(value.removeprefix(b" "))[:100]
-        elif name not in _SKIPPED and line.strip():
-            return ServerEvent(STRAY, _text(line))
+            self._kind = _text(value.removeprefix(b" "), cut=cut)[:100]
+        elif name in _SKIPPED or not line.strip():
+            return None
+        elif _FIELD.match(line):
+            if len(self._unknown) < _MAX_UNKNOWN:
+                self._unknown.append(line)
+        else:
+            self._unknown.clear()
+            return ServerEvent(STRAY, _text(line, cut=cut), cut)
         return None
 
 
-def _text(data: bytes) -> str:
+def _text(data: bytes, *, cut: bool = False) -> str:
     try:
-        return data.decode()
+        return data.decode(errors="replace" if cut else "strict")  # a cut may go through a character
     except UnicodeDecodeError as fault:
         raise AgentError(
             "The agent's endpoint sent bytes that are not UTF-8.", "agent_event_invalid"

@@ -112,6 +112,7 @@ class Intake:
         self._auto = ""
         self._chunk = None
         for event in self._order.closing_events():
+            await self._release_halves(event)
             await self.own(event)
 
     async def restart(self, attempt: int) -> None:
