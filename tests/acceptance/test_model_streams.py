@@ -249,8 +249,7 @@ OPENAI = {
     "tools-again-behind-parts": Case(
         (
             call("{}", index=0, id="t1", name="look"),
-            b'data: {"choices":[{"message":{"tool_calls":'
-            b'[{"id":"t1","function":{"name":"look","arguments":"{}"}}]}}]}\n\n',
+            b'data: {"choices":[{"message":{"tool_calls":[{"id":"t1","function":{"name":"look"}}]}}]}\n\n',
             chunk(finish="stop"),
         ),
         tools=(("look", "{}"),),
