@@ -1,18 +1,22 @@
 """Rules of the whole suite: one time unit, a clean environment, no silent skip in CI, slow suites only when asked for.
 
 Not here: fixtures of a room (its own conftest). Rules: `NARTHEX_TEST_TIME_UNIT` scales every time-out (2 on a slow
-machine); what decides policy is taken out of the environment once, so that no test depends on who runs it; in CI a
-skipped test is a failed test, because a suite that was skipped has proved nothing.
+machine); what decides policy is taken out of the environment once, so that no test depends on who runs it; a test that
+configures the process's logging, as `narthex check` does, leaves none of it to the next one; in CI a skipped test is a
+failed test, because a suite that was skipped has proved nothing.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from functools import partial
 from typing import Any, Final
 
 import hypothesis
 import pytest
+import structlog
 
 from tests import alone, progress
 from tests.timing import TIME_UNIT
@@ -22,6 +26,7 @@ GIVEN: Final = dict(os.environ)
 """The environment as it was given, for suites that test a deployed system (tests/e2e/staging)."""
 OPT_IN: Final = ("conformance", "soak", "bench")
 """Markers of suites that take minutes: run only when `-m` names them."""
+_configure: Final = structlog.configure
 ALLOWED_SKIP: Final = pytest.StashKey[bool]()
 """Of a test that plays a scenario which may be skipped on the system under test (`narthex.e2e.skips`)."""
 POLICY_VARIABLES: Final = (
@@ -44,8 +49,31 @@ def pytest_configure(config: pytest.Config) -> None:
     slow = [hypothesis.HealthCheck.too_slow]
     hypothesis.settings.register_profile("shared machine", deadline=None, suppress_health_check=slow)
     hypothesis.settings.load_profile("shared machine")
+    # A logger that keeps its first configuration would keep that of a test for all later ones.
+    structlog.configure = _uncached  # type: ignore[assignment]
     alone.install(config)
     progress.install(config)
+
+
+def _uncached(**options: Any) -> None:
+    _configure(**options | {"cache_logger_on_first_use": False})
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Restore the process's logging where the test has changed it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    restore = (
+        partial(_configure, **structlog.get_config())
+        if structlog.is_configured()
+        else structlog.reset_defaults
+    )
+    processors = structlog.get_config()["processors"]
+    yield
+    if structlog.get_config()["processors"] is not processors:
+        restore()
+        root.handlers[:], root.level = handlers, level
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

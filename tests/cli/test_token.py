@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from narthex.adapters.tokens.compact import Compact, take_apart
 from narthex.adapters.tokens.passwords import Argon2Passwords
@@ -18,16 +15,6 @@ from narthex.cli.arguments import seconds_of
 from narthex.cli.main import run
 from narthex.errors import EXIT_CONFIG, EXIT_FINDINGS, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE, ClientError
 from tests.adapters.tokens.issuer import SECRET
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    """The commands configure the process's logging; it is restored after each test."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    structlog.reset_defaults()
-    root.handlers[:], root.level = handlers, level
 
 
 @pytest.fixture
