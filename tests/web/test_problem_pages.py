@@ -23,15 +23,15 @@ ROOMS = ("app", "domain", "guard", "protocol", "status", "web", "wiring")
 
 
 def errors_in(path: Path) -> Iterator[tuple[str, int]]:
-    """The codes that a module gives to `ClientError`, with their numbers."""
+    """The codes that a module gives to `ClientError`, with their numbers; 0 where a caller gives it."""
     for call in ast.walk(ast.parse(path.read_text())):
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "ClientError":
             numbers = [one.value for one in call.keywords if one.arg == "number"]
             code = call.args[0] if call.args else None
             if isinstance(code, ast.Constant) and isinstance(code.value, str):
                 (number,) = numbers or [ast.Constant(ClientError(code.value, "").number)]
-                assert isinstance(number, ast.Constant), f"{path}:{call.lineno}"
-                yield code.value, int(str(number.value))
+                assert isinstance(number, ast.Constant | ast.Name), f"{path}:{call.lineno}"
+                yield code.value, int(str(number.value)) if isinstance(number, ast.Constant) else 0
 
 
 def errors() -> set[tuple[str, int]]:
