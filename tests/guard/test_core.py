@@ -123,7 +123,7 @@ async def test_rotation(tmp_path: Path) -> None:
 
 async def test_drain_is_paced(tmp_path: Path) -> None:
     """A drain closes every socket 3001, spread over the grace, and refuses newcomers meanwhile."""
-    async with core(tmp_path, drain_grace_s=1.0, max_connections_per_user=1000) as guard:
+    async with core(tmp_path, drain_grace_s=3.0, max_connections_per_user=1000) as guard:
         held = [await admitted(guard, head(authorization=f"Bearer {token('ann')}")) for _ in range(200)]
         draining = asyncio.create_task(guard.lifecycle.drain())
         await until(lambda: guard.state() == "draining")
@@ -133,7 +133,7 @@ async def test_drain_is_paced(tmp_path: Path) -> None:
         await draining
         assert {one.closed.code for one in held if one.closed} == {3001}
         times = sorted(one.closed_at for one in held)
-        assert 0.3 < times[-1] - times[0] < 1.0
+        assert 0.9 < times[-1] - times[0] < 3.0
 
 
 def test_every_problem_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
