@@ -89,6 +89,19 @@ def test_only_the_drain_carries_the_key() -> None:
     assert not any(later)
 
 
+@pytest.mark.parametrize(
+    "location", ["https://chat.example.com/api/v1/drain", "//chat.example.com/api/v1/drain"]
+)
+def test_a_redirect_is_named_by_the_url_to_give(capsys: pytest.CaptureFixture[str], location: str) -> None:
+    """Most proxies send http to https; the key does not follow."""
+    moved = f"HTTP/1.1 301 Moved\r\nLocation: {location}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    heads: list[bytes] = []
+    with answering(moved.encode(), None, heads) as url:
+        assert run(["drain", url]) != 0
+    assert len(heads) == 1
+    assert "://chat.example.com." in capsys.readouterr().err
+
+
 def test_a_wrong_key_is_told_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     """The remedy is for the key, and not for an expired token."""
     body = '{"detail":"The admin key is wrong.","remedy":"Get a fresh token from the configured issuer."}'

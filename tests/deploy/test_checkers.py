@@ -134,7 +134,7 @@ ARGUMENTS = {
 
 
 def test_every_resource_is_held_to_a_schema() -> None:
-    """A resource that is added, or an argument that nobody looked up, is noticed. `terraform validate`: -m soak."""
+    """A resource that is added, or an argument that is not on the list, is noticed. `terraform validate`: -m soak."""
     kinds = {kind for kind, _, _ in resources()}
     assert kinds == {"google_cloud_run_v2_service", *RESOURCES, *ARGUMENTS}
     for kind, _, body in resources():

@@ -31,12 +31,18 @@ EXISTING: Final = (
 DEPLOYER: Final = "deploy@acme.iam.gserviceaccount.com"
 
 
-async def test_cloud_run_in_an_hour(tmp_path: Path) -> None:
-    """The service and the load balancer of docs/deploy.md, from a checkout and an empty project."""
-    checkout = tmp_path / "checkout"
-    checkout.mkdir()
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout of the project, from which a reader builds the image."""
+    found = tmp_path / "checkout"
+    found.mkdir()
     for name in CONTEXT:
-        (checkout / name).symlink_to(ROOT / name)
+        (found / name).symlink_to(ROOT / name)
+    return found
+
+
+async def test_cloud_run_in_an_hour(checkout: Path, tmp_path: Path) -> None:
+    """The service and the load balancer of docs/deploy.md, from a checkout and an empty project."""
     cloud = Cloud(checkout, tmp_path)
     lines = cloud_lines(ROOT / "docs" / "deploy.md", "gcloud")
     assert await cloud.typed(lines) == ""
@@ -51,12 +57,8 @@ async def test_cloud_run_in_an_hour(tmp_path: Path) -> None:
     await needs_every_line(cloud, lines, is_made)
 
 
-async def test_a_service_without_a_network_does_not_reach_its_engines(tmp_path: Path) -> None:
+async def test_a_service_without_a_network_does_not_reach_its_engines(checkout: Path, tmp_path: Path) -> None:
     """The project that is played refuses the service whose engines have private addresses: as Cloud Run does."""
-    checkout = tmp_path / "checkout"
-    checkout.mkdir()
-    for name in CONTEXT:
-        (checkout / name).symlink_to(ROOT / name)
     cloud = Cloud(checkout, tmp_path)
     lines = cloud_lines(ROOT / "docs" / "deploy.md", "gcloud")
     alone = [line.replace(" --network default --subnet default", "") for line in lines]

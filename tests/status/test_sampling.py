@@ -218,7 +218,7 @@ async def test_a_page_that_takes_no_samples_is_logged_once() -> None:
             raise answer
         taken.set()
 
-    log = CapturingLogger()  # of its own: whatever ran before in this process may have set a level
+    log = CapturingLogger()  # of its own: a level that an earlier test has set does not reach it
     one = Sampler(Checks(), lambda: None, PrometheusMeter(), "n", record, log, interval_s=0.001)
     await one.start()
     async with asyncio.timeout(within(10)):

@@ -132,7 +132,7 @@ async def test_the_uri_of_the_client_is_believed_from_trusted_proxies_only(
 async def test_the_host_of_the_client_is_believed_from_trusted_proxies_only(
     guard: GuardCore, host: str, headers: list[tuple[str, str]], peer: tuple[str, int], admitted: bool
 ) -> None:
-    """A request for a host that is not allowed is refused, whoever brings the credential."""
+    """A request for a host that is not allowed is refused, also with a good credential."""
     answer = await ask(guard, host=host, peer=peer, headers=bearer(("X-Original-URI", "/ws"), *headers))
     assert (answer.status_code == 204) is admitted
     if not admitted:

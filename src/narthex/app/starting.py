@@ -150,9 +150,8 @@ class RunStarter:
                     queue=busy != "reject",
                 )
             except ClientError as fault:
-                if (
-                    fault.code == "thread_not_found"
-                ):  # deleted meanwhile: the message must not outlive the thread in the log
+                # Deleted meanwhile: the message must not outlive the thread in the log.
+                if fault.code == "thread_not_found":
                     await self._chat.forget(identity, thread_id)
                 raise
             if busy == "interrupt":  # another node may have begun a run meanwhile

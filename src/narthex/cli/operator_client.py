@@ -75,7 +75,7 @@ class OperatorClient:
                 "Check the URL, and whether the server runs.",
             ) from fault
         if answer.is_redirect:  # not followed: the key would go to another address
-            place = answer.headers.get("location", "").partition("/status")[0]
+            place = str(answer.url.join(answer.headers.get("location", ""))).partition(path)[0]
             raise ClientError(
                 "elsewhere",
                 f"{self.base} redirects to {place}.",

@@ -29,6 +29,7 @@ from narthex.adapters.agents.concierge_reports import (
 )
 from narthex.adapters.agents.concierge_watch import Facts, Items, Watch, listen
 from narthex.adapters.agents.speech import ToolCallEvents, say, think
+from narthex.app.tasks import end_tasks
 from narthex.domain.refusals import TABLE
 from narthex.ports.agents import Agent, Event, RunInput
 
@@ -184,8 +185,7 @@ class Concierge:
             async for item in Watch(self._facts, self.pace_s, total_s, heard).run():
                 yield item
         finally:
-            listener.cancel()
-            await asyncio.gather(listener, return_exceptions=True)
+            await end_tasks(listener)
 
 
 def _said(run: RunInput) -> str:

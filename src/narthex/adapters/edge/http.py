@@ -27,6 +27,7 @@ _BETWEEN: Final = 0  # no byte of a next request yet
 _HEAD: Final = 1
 _BODY: Final = 2
 _SHORT_BODY_BYTES: Final = 16 * KIB
+_SHORT_BODY_DIGITS: Final = len(str(_SHORT_BODY_BYTES))
 
 
 class _Stop(Exception):
@@ -208,9 +209,8 @@ class HttpConnection(HttpToolsProtocol, Stage):
             self._body = bytearray()
         else:
             self._start()
-        self._phase = (
-            _BODY  # last: an error before this line is one of the head, and no application has begun
-        )
+        # Last: an error before this line is one of the head, and no application has begun.
+        self._phase = _BODY
 
     def on_body(self, body: bytes) -> None:
         """A piece of a request's body."""
@@ -256,7 +256,7 @@ class HttpConnection(HttpToolsProtocol, Stage):
         if self.expect_100_continue:  # the client waits for the application before it sends the body
             return False
         length = next((value.strip() for name, value in self.headers if name == b"content-length"), b"0")
-        return len(length) <= len(b"%d" % _SHORT_BODY_BYTES) and 0 < int(length) <= _SHORT_BODY_BYTES
+        return len(length) <= _SHORT_BODY_DIGITS and 0 < int(length) <= _SHORT_BODY_BYTES
 
     def _between(self) -> None:
         """No answer is under way: the next step is the client's, or a proxy's for its next client."""

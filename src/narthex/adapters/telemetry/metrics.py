@@ -374,9 +374,8 @@ class PrometheusMeter:
                 total += count
                 if labels[0] == "admitted":
                     admitted += count
-                elif (
-                    labels[0] == "refused" and count
-                ):  # `inert` ones are neither: they may still prove themselves
+                # `inert` ones are neither: they may still prove themselves.
+                elif labels[0] == "refused" and count:
                     refused[labels[1]] += count
         return {
             "websocket": {"active_connections": sum(by_class.values())}

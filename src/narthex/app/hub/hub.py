@@ -282,7 +282,7 @@ class Hub:
             raise
 
     def _begin_reads_anew(self) -> None:
-        """The engine is back: requests of before may be on a connection that is gone, and nobody will answer them."""
+        """The engine is back: it will not answer the requests that went out on a connection that is gone."""
         self._returns += 1
         waits, self._waits = self._waits, {}
         for wait in waits.values():
@@ -304,9 +304,8 @@ class Hub:
                         channel.key, since=Position(channel.last, channel.epoch)
                     )
             except (DependencyError, TimeoutError):
-                if (
-                    returns == self._returns
-                ):  # the broker is down: clients keep their sockets, nothing is skipped
+                # The broker is down: clients keep their sockets, nothing is skipped.
+                if returns == self._returns:
                     await self._pause(channel, pause_s)
                     pause_s, patience_s = min(pause_s * 2, PAUSE_LAST_S), min(patience_s * 2, REREAD_LAST_S)
                 if returns != self._returns:

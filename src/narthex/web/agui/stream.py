@@ -133,9 +133,8 @@ class RunStream:
         with contextlib.suppress(DependencyError):
             async for block in self._blocks(run_id, names, over=over, is_over=is_over, before=before):
                 yield block
-        self._over = (
-            True  # not where the client left: it closes the generator at a `yield`, or cancels its task
-        )
+        # Not where the client left: it closes the generator at a `yield`, or cancels its task.
+        self._over = True
 
     async def _blocks(
         self,

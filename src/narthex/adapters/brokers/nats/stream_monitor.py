@@ -247,9 +247,8 @@ class StreamMonitor:
         since, now = self._unanswered_since, asyncio.get_running_loop().time()
         if since is None or now - since < SILENT_S:
             return
-        if (
-            self._log_stream.replicas > 1
-        ):  # one without room leaves its work to the others; without most, none answers
+        # Of several servers, one without room leaves its work to the others; without most of them, none answers.
+        if self._log_stream.replicas > 1:
             raise DependencyError(
                 "broker",
                 f"The NATS servers have stored nothing for {SILENT_S:g} s: most of them must run and agree.",
